@@ -1,0 +1,1 @@
+//! What a QEMU binary can do: machines, devices, objects, CPU models, learned once over QMP.

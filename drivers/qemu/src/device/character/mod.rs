@@ -1,0 +1,1 @@
+//! Character devices: `<serial>`, `<parallel>`, `<console>`, `<channel>`.

@@ -1,0 +1,1 @@
+//! Domain XML: reading, completing with libvirt's defaults, checking, addresses, aliases, writing.

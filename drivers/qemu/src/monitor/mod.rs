@@ -1,0 +1,1 @@
+//! The QMP monitor: requests with deadlines, events, and no trust in what QEMU says.

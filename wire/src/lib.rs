@@ -1,0 +1,3 @@
+//! The one definition of every message that crosses a process boundary.
+
+pub mod error;
