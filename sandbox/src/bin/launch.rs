@@ -1,0 +1,69 @@
+//! The trampoline in front of a helper: confines itself by the profile that the broker passes, then becomes the program.
+//!
+//! `bulkhead-launch PROFILE_FD PROGRAM [ARGUMENT ...]`; the environment is the program's already.
+
+use bulkhead_sandbox::{Place, Profile, confine};
+use std::ffi::CString;
+use std::io::Read;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::process::ExitCode;
+
+/// What the broker reads from the exit code: the program was never reached.
+const NOT_LAUNCHED: u8 = 125;
+
+fn main() -> ExitCode {
+    match launch() {
+        Ok(never) => match never {},
+        Err(message) => {
+            let _ = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                format!("bulkhead-launch: {message}\n").as_bytes(),
+            );
+            ExitCode::from(NOT_LAUNCHED)
+        }
+    }
+}
+
+fn launch() -> Result<std::convert::Infallible, String> {
+    let mut arguments = std::env::args_os().skip(1);
+    let number: RawFd = arguments
+        .next()
+        .and_then(|number| number.to_str().and_then(|number| number.parse().ok()))
+        .ok_or("the first argument is no descriptor number")?;
+    #[expect(unsafe_code, reason = "the broker passes the profile under this number")]
+    // SAFETY: nothing else in this process has touched the descriptor, and it is closed with `file`.
+    let mut file = unsafe { std::fs::File::from(OwnedFd::from_raw_fd(number)) };
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)
+        .map_err(|error| format!("profile: {error}"))?;
+    drop(file);
+    let profile = Profile::from_json(&text).map_err(|error| format!("profile: {error}"))?;
+    let arguments: Vec<CString> = arguments
+        .map(|argument| CString::new(argument.into_vec()).map_err(|error| error.to_string()))
+        .collect::<Result<_, _>>()?;
+    let program = arguments.first().cloned().ok_or("no program named")?;
+    let environment: Vec<CString> = std::env::vars_os()
+        .filter_map(|(name, value)| CString::new([name.into_vec(), value.into_vec()].join(&b'=')).ok())
+        .collect();
+    // Descriptors that are not close-on-exec are the program's; rules name some more that must last until they are used.
+    let keep: Vec<RawFd> = open_descriptors().map_err(|error| format!("descriptors: {error}"))?;
+    confine(&profile, &keep).map_err(|error| error.to_string())?;
+    for rule in &profile.files {
+        if let Place::Opened(number) = rule.place {
+            let _ = nix::unistd::close(number);
+        }
+    }
+    nix::unistd::execve(&program, &arguments, &environment)
+        .map_err(|error| format!("{}: {error}", program.to_string_lossy()))
+}
+
+fn open_descriptors() -> std::io::Result<Vec<RawFd>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        if let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            numbers.push(number);
+        }
+    }
+    Ok(numbers)
+}

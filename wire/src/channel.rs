@@ -1,0 +1,546 @@
+//! Both ends of a channel between two processes: the caller's and the server's.
+//!
+//! The caller's end survives its server: when the server dies the owner attaches a new link, and calls that may be
+//! repeated are sent again within their deadline. Nothing queues without bound: a channel has [`CREDIT`] calls in
+//! flight, and who has no credit waits inside its own deadline.
+
+use crate::codec;
+use crate::error::{Code, Error, Origin};
+use crate::frame::{Header, Kind, Token};
+use crate::link::{self, Frame, LinkError, LinkReader, LinkWriter};
+use crate::table::{CallContext, CallInfo, Driver, REVISION};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+/// Calls that may be open on a channel at one time.
+pub const CREDIT: usize = 32;
+
+/// Frames waiting to be written.
+const OUTBOX: usize = 64;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere must not take down every later call; the tables under these locks are valid at all times.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A frame on its way out.
+type Outgoing = (Header, Vec<u8>, Vec<OwnedFd>);
+
+async fn write_all(mut writer: LinkWriter, mut outbox: mpsc::Receiver<Outgoing>) -> Result<(), LinkError> {
+    while let Some((header, body, files)) = outbox.recv().await {
+        writer.write(header, &body, &files).await?;
+    }
+    Ok(())
+}
+
+type Answered = Result<(Vec<u8>, Vec<OwnedFd>), Error>;
+
+/// One connection to one incarnation of a server.
+#[derive(Debug)]
+struct Connection {
+    outbox: mpsc::Sender<Outgoing>,
+    pending: Mutex<Option<HashMap<u64, oneshot::Sender<Answered>>>>,
+    credit: Semaphore,
+}
+
+/// What a caller knows of its server.
+#[derive(Debug, Clone)]
+enum Slot {
+    /// Not there at the moment; one is on its way.
+    Down,
+    /// There.
+    Up(Arc<Connection>),
+    /// Not to be had.
+    Held(String),
+}
+
+/// The calling end. Cheap to clone; clones share the link and differ in the token they speak with.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    shared: Arc<CallerShared>,
+    token: Token,
+}
+
+#[derive(Debug)]
+struct CallerShared {
+    peer: Driver,
+    slot: watch::Sender<Slot>,
+    next_id: AtomicU64,
+    events: Mutex<Option<mpsc::Sender<Vec<u8>>>>,
+}
+
+impl Caller {
+    /// A caller that waits for its first link.
+    #[must_use]
+    pub fn new(peer: Driver) -> Self {
+        let shared = CallerShared {
+            peer,
+            slot: watch::Sender::new(Slot::Down),
+            next_id: AtomicU64::new(1),
+            events: Mutex::new(None),
+        };
+        Self {
+            shared: Arc::new(shared),
+            token: Token::default(),
+        }
+    }
+
+    /// The same channel, speaking for the client of that token.
+    #[must_use]
+    pub fn with_token(&self, token: Token) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            token,
+        }
+    }
+
+    /// Delivers the bodies of event frames to this queue. A full queue loses events, which the server's own
+    /// `Lagged` reports; it is never waited for.
+    pub fn deliver_events(&self, queue: mpsc::Sender<Vec<u8>>) {
+        *lock(&self.shared.events) = Some(queue);
+    }
+
+    /// Takes a new link into use; earlier ones are forgotten. Returns when it ends, with the reason.
+    pub async fn run(&self, socket: OwnedFd) -> LinkError {
+        match link::open(socket, REVISION).await {
+            Ok((reader, writer)) => self.serve_link(reader, writer).await,
+            Err(error) => error,
+        }
+    }
+
+    async fn serve_link(&self, mut reader: LinkReader, writer: LinkWriter) -> LinkError {
+        let (outbox, queue) = mpsc::channel(OUTBOX);
+        let connection = Arc::new(Connection {
+            outbox,
+            pending: Mutex::new(Some(HashMap::new())),
+            credit: Semaphore::new(CREDIT),
+        });
+        self.shared.slot.send_replace(Slot::Up(Arc::clone(&connection)));
+        let writing = tokio::spawn(write_all(writer, queue));
+        let error = loop {
+            match reader.read().await {
+                Ok(frame) => {
+                    if let Err(error) = self.accept(&connection, frame) {
+                        break error;
+                    }
+                }
+                Err(error) => break error,
+            }
+        };
+        writing.abort();
+        self.shared.slot.send_if_modified(|slot| {
+            let ours = matches!(slot, Slot::Up(current) if Arc::ptr_eq(current, &connection));
+            if ours {
+                *slot = Slot::Down;
+            }
+            ours
+        });
+        // Dropping the senders tells every waiting call that its server has gone.
+        drop(lock(&connection.pending).take());
+        connection.credit.close();
+        error
+    }
+
+    fn accept(&self, connection: &Connection, frame: Frame) -> Result<(), LinkError> {
+        let answer = match frame.header.kind {
+            Kind::Reply => Ok((frame.body, frame.descriptors)),
+            Kind::Failure => {
+                let error = codec::decode::<Error>(&frame.body, frame.descriptors)
+                    .map_err(|error| LinkError::Violation(error.to_string()))?;
+                Err(error)
+            }
+            Kind::Event => {
+                let events = lock(&self.shared.events).clone();
+                if let Some(events) = events {
+                    let _ = events.try_send(frame.body);
+                }
+                return Ok(());
+            }
+            kind => return Err(LinkError::Violation(format!("a server does not send {kind:?}"))),
+        };
+        let waiting = lock(&connection.pending)
+            .as_mut()
+            .and_then(|pending| pending.remove(&frame.header.id));
+        // Nobody waits for an answer that came after its deadline.
+        if let Some(waiting) = waiting {
+            let _ = waiting.send(answer);
+        }
+        Ok(())
+    }
+
+    /// Calls fail at once with this reason, until a link is attached.
+    pub fn hold(&self, reason: String) {
+        self.shared.slot.send_replace(Slot::Held(reason));
+    }
+
+    /// Calls wait, within their deadlines, until a link is attached.
+    pub fn wait_for_link(&self) {
+        self.shared.slot.send_if_modified(|slot| {
+            let held = matches!(slot, Slot::Held(_));
+            if held {
+                *slot = Slot::Down;
+            }
+            held
+        });
+    }
+
+    /// Makes a call.
+    ///
+    /// # Errors
+    /// What the server answers; the deadline; a server that is gone or held.
+    pub async fn call<A: Serialize, R: DeserializeOwned>(
+        &self,
+        info: &'static CallInfo,
+        arguments: A,
+    ) -> Result<R, Error> {
+        let (body, files) = codec::encode(&arguments)
+            .map_err(|error| Error::new(Code::RPC, Origin::RPC, format!("{}: {error}", info.name)))?;
+        drop(arguments);
+        let deadline = (!info.deadline.is_zero()).then(|| Instant::now() + info.deadline);
+        let (body, files) = self.exchange(info, body, files, deadline).await?;
+        codec::decode(&body, files)
+            .map_err(|error| Error::new(Code::RPC, Origin::RPC, format!("{}: reply: {error}", info.name)))
+    }
+
+    async fn exchange(
+        &self,
+        info: &'static CallInfo,
+        body: Vec<u8>,
+        files: Vec<OwnedFd>,
+        deadline: Option<Instant>,
+    ) -> Answered {
+        let attempts = self.attempts(info, body, files, deadline);
+        let Some(deadline) = deadline else {
+            return attempts.await;
+        };
+        match tokio::time::timeout_at(deadline, attempts).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(Error::new(
+                Code::OPERATION_TIMEOUT,
+                Origin::RPC,
+                format!(
+                    "{} was not answered by the {} driver within {} ms",
+                    info.name,
+                    self.shared.peer,
+                    info.deadline.as_millis()
+                ),
+            )),
+        }
+    }
+
+    async fn attempts(
+        &self,
+        info: &'static CallInfo,
+        body: Vec<u8>,
+        files: Vec<OwnedFd>,
+        deadline: Option<Instant>,
+    ) -> Answered {
+        let has_files = !files.is_empty();
+        let mut files = Some(files);
+        loop {
+            let connection = self.connection(info).await?;
+            let Ok(_credit) = connection.credit.acquire().await else {
+                continue;
+            };
+            let (sender, receiver) = oneshot::channel();
+            let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+            {
+                let mut pending = lock(&connection.pending);
+                let Some(pending) = pending.as_mut() else { continue };
+                pending.insert(id, sender);
+            }
+            let mut guard = CancelGuard {
+                connection: &connection,
+                id,
+                armed: true,
+            };
+            let time_left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let header = Header {
+                id,
+                operation: info.operation,
+                token: self.token,
+                trace: u32::try_from(id & 0xffff_ffff).unwrap_or(0),
+                time_left_ms: time_left.map_or(0, |left| {
+                    u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1)
+                }),
+                ..Header::new(Kind::Call)
+            };
+            let sent = connection
+                .outbox
+                .send((header, body.clone(), files.take().unwrap_or_default()))
+                .await;
+            if sent.is_ok()
+                && let Ok(answer) = receiver.await
+            {
+                guard.armed = false;
+                return answer;
+            }
+            guard.armed = false;
+            if !info.repeatable || has_files {
+                return Err(Error::new(
+                    Code::OPERATION_FAILED,
+                    Origin::RPC,
+                    format!(
+                        "The {} driver ended while it served {}; whether the call took effect shows in the object's state",
+                        self.shared.peer, info.name
+                    ),
+                ));
+            }
+        }
+    }
+
+    async fn connection(&self, info: &CallInfo) -> Result<Arc<Connection>, Error> {
+        let mut slot = self.shared.slot.subscribe();
+        loop {
+            match &*slot.borrow_and_update() {
+                Slot::Up(connection) => return Ok(Arc::clone(connection)),
+                Slot::Held(reason) => {
+                    return Err(Error::new(
+                        Code::OPERATION_FAILED,
+                        Origin::RPC,
+                        format!(
+                            "The {} driver is out of service ({reason}): {} was not tried",
+                            self.shared.peer, info.name
+                        ),
+                    ));
+                }
+                Slot::Down => {}
+            }
+            if slot.changed().await.is_err() {
+                return Err(Error::new(Code::INTERNAL, Origin::RPC, "The channel was closed"));
+            }
+        }
+    }
+
+    /// Waits until a link is attached or the peer is held.
+    pub async fn settled(&self) {
+        let mut slot = self.shared.slot.subscribe();
+        let _ = slot.wait_for(|slot| !matches!(slot, Slot::Down)).await;
+    }
+}
+
+/// Tells the server when a caller loses interest.
+struct CancelGuard<'a> {
+    connection: &'a Arc<Connection>,
+    id: u64,
+    armed: bool,
+}
+
+impl Drop for CancelGuard<'_> {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        if let Some(pending) = lock(&self.connection.pending).as_mut() {
+            pending.remove(&self.id);
+        }
+        let header = Header {
+            id: self.id,
+            ..Header::new(Kind::Cancel)
+        };
+        // A full outbox means that the server is not reading; its own deadline ends the call then.
+        let _ = self.connection.outbox.try_send((header, Vec::new(), Vec::new()));
+    }
+}
+
+/// Sends events to the other end of a channel. Never waits: what a slow reader misses is counted and told.
+#[derive(Debug, Clone)]
+pub struct EventSink {
+    outbox: mpsc::Sender<Outgoing>,
+    missed: Arc<AtomicU64>,
+}
+
+impl EventSink {
+    /// Sends an event, or counts it as missed. `lagged` makes the event that tells how many were missed.
+    /// Returns false when the subscriber has gone.
+    pub fn send<E: Serialize>(&self, event: &E, lagged: impl FnOnce(u64) -> E) -> bool {
+        if self.outbox.is_closed() {
+            return false;
+        }
+        let missed = self.missed.swap(0, Ordering::Relaxed);
+        if missed > 0 && !self.push(&lagged(missed)) {
+            self.missed.fetch_add(missed + 1, Ordering::Relaxed);
+            return true;
+        }
+        if !self.push(event) {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+        }
+        true
+    }
+
+    fn push<E: Serialize>(&self, event: &E) -> bool {
+        // Half of the outbox stays free for replies.
+        if self.outbox.capacity() <= OUTBOX / 2 {
+            return false;
+        }
+        codec::encode(event).is_ok_and(|(body, _)| {
+            self.outbox
+                .try_send((Header::new(Kind::Event), body, Vec::new()))
+                .is_ok()
+        })
+    }
+}
+
+/// What a server does with the calls of a channel.
+pub trait Serve: Send + Sync + 'static {
+    /// Finds a call in the server's table.
+    fn find(&self, operation: u16) -> Option<&'static CallInfo>;
+
+    /// Decides whether the other end, speaking with this token, may make the call.
+    ///
+    /// # Errors
+    /// The refusal that is sent back.
+    fn allow(&self, info: &CallInfo, token: Token) -> Result<(), Error>;
+
+    /// Serves it.
+    fn serve(&self, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> crate::dispatch::Answer;
+}
+
+/// Serves a channel until it ends; says why it ended.
+pub async fn serve<S: Serve>(socket: OwnedFd, server: Arc<S>) -> LinkError {
+    match link::open(socket, REVISION).await {
+        Ok((reader, writer)) => serve_link(reader, writer, server).await,
+        Err(error) => error,
+    }
+}
+
+async fn serve_link<S: Serve>(mut reader: LinkReader, writer: LinkWriter, server: Arc<S>) -> LinkError {
+    let (outbox, queue) = mpsc::channel(OUTBOX);
+    let mut writing = tokio::spawn(write_all(writer, queue));
+    let open: Arc<Mutex<HashMap<u64, AbortHandle>>> = Arc::default();
+    let events = EventSink {
+        outbox: outbox.clone(),
+        missed: Arc::default(),
+    };
+    let error = loop {
+        // Whichever ends first ends the channel; a frame half read is dropped with the reader.
+        let frame = tokio::select! {
+            frame = reader.read() => frame,
+            ended = &mut writing => {
+                break match ended {
+                    Ok(Err(error)) => error,
+                    _ => LinkError::Closed,
+                };
+            }
+        };
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => break error,
+        };
+        match frame.header.kind {
+            Kind::Call => {
+                if let Err(error) = start(&server, frame, &outbox, &open, &events) {
+                    break error;
+                }
+            }
+            Kind::Cancel => {
+                if let Some(call) = lock(&open).remove(&frame.header.id) {
+                    call.abort();
+                }
+            }
+            kind => break LinkError::Violation(format!("a caller does not send {kind:?}")),
+        }
+    };
+    for (_, call) in lock(&open).drain() {
+        call.abort();
+    }
+    writing.abort();
+    error
+}
+
+fn start<S: Serve>(
+    server: &Arc<S>,
+    frame: Frame,
+    outbox: &mpsc::Sender<Outgoing>,
+    open: &Arc<Mutex<HashMap<u64, AbortHandle>>>,
+    events: &EventSink,
+) -> Result<(), LinkError> {
+    let Frame {
+        header,
+        body,
+        descriptors,
+    } = frame;
+    let info = server
+        .find(header.operation)
+        .ok_or_else(|| LinkError::Violation(format!("call of unknown operation {}", header.operation)))?;
+    {
+        let open = lock(open);
+        if open.len() >= CREDIT {
+            return Err(LinkError::Violation(format!(
+                "more than {CREDIT} calls open at once"
+            )));
+        }
+        if open.contains_key(&header.id) {
+            return Err(LinkError::Violation(format!("call id {} is in use", header.id)));
+        }
+    }
+    let call = CallContext {
+        info,
+        token: header.token,
+        trace: header.trace,
+        time_left: (header.time_left_ms > 0).then(|| Duration::from_millis(u64::from(header.time_left_ms))),
+        events: events.clone(),
+    };
+    let time_left = call.time_left;
+    let answer = match server.allow(info, header.token) {
+        Ok(()) => server.serve(call, body, descriptors),
+        Err(refusal) => Box::pin(async move { Err(refusal) }),
+    };
+    let outbox = outbox.clone();
+    let still_open = Arc::clone(open);
+    // The task's first act waits for the gate, so that its own end can't come before it is listed.
+    let (gate, listed) = oneshot::channel::<()>();
+    let task = tokio::spawn(async move {
+        let _ = listed.await;
+        let answer = match time_left {
+            Some(left) => tokio::time::timeout(left, answer)
+                .await
+                .unwrap_or_else(|_elapsed| {
+                    Err(Error::new(
+                        Code::OPERATION_TIMEOUT,
+                        Origin::RPC,
+                        format!(
+                            "{} did not end within the {} ms that its caller waits",
+                            info.name,
+                            left.as_millis()
+                        ),
+                    ))
+                }),
+            None => answer.await,
+        };
+        let outgoing = match answer {
+            Ok((body, files)) => (
+                Header {
+                    id: header.id,
+                    ..Header::new(Kind::Reply)
+                },
+                body,
+                files,
+            ),
+            Err(error) => {
+                let body = codec::encode(&error).map(|(body, _)| body).unwrap_or_default();
+                (
+                    Header {
+                        id: header.id,
+                        ..Header::new(Kind::Failure)
+                    },
+                    body,
+                    Vec::new(),
+                )
+            }
+        };
+        lock(&still_open).remove(&header.id);
+        let _ = outbox.send(outgoing).await;
+    });
+    lock(open).insert(header.id, task.abort_handle());
+    let _ = gate.send(());
+    Ok(())
+}

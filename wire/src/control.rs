@@ -1,0 +1,266 @@
+//! What broker and driver say to one another over a driver's control link. The only link a driver has at birth.
+
+use crate::descriptor::Descriptor;
+use crate::error::Error;
+use crate::frame::Token;
+use crate::table::Driver;
+use crate::types::Busy;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The folders of a stack. A driver's own are `etc/NAME`, `lib/NAME`, `run/NAME`, `cache/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Definitions.
+    pub etc: PathBuf,
+    /// What must outlive a reboot and is no definition.
+    pub lib: PathBuf,
+    /// Live state and sockets.
+    pub run: PathBuf,
+    /// Logs.
+    pub log: PathBuf,
+    /// What can be made again.
+    pub cache: PathBuf,
+}
+
+impl Layout {
+    /// The folder in which a guest's sockets and live files are.
+    #[must_use]
+    pub fn guest(&self, key: &str) -> PathBuf {
+        self.run.join("guests").join(key)
+    }
+}
+
+/// Who a client is, as the broker read it from the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Process id.
+    pub pid: u32,
+    /// May it only look?
+    pub read_only: bool,
+}
+
+/// Which side of a channel a process has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Side {
+    /// It answers the calls.
+    Serve,
+    /// It makes the calls.
+    Call,
+}
+
+/// What a helper may do with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Open for reading.
+    Read,
+    /// Open for reading and writing.
+    ReadWrite,
+    /// A folder in which it may do everything but make device nodes.
+    Folder,
+}
+
+/// A driver's wish for a helper. A wish: the class's ceiling in the manifest decides.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HelperRequest {
+    /// The helper's name within the stack, unique (`guest UUID`).
+    pub key: String,
+    /// The class (`qemu`), which has a ceiling.
+    pub class: String,
+    /// The program, which the class must list.
+    pub program: PathBuf,
+    /// Arguments after the program's name.
+    pub arguments: Vec<String>,
+    /// The whole environment.
+    pub environment: Vec<(String, String)>,
+    /// Files it may open.
+    pub files: Vec<(PathBuf, Access)>,
+    /// Listening unix sockets that the broker makes in the guest's folder: file name, and number in the helper.
+    pub listeners: Vec<(String, i32)>,
+    /// Open files that the driver gives: number in the helper, file.
+    pub descriptors: Vec<(i32, Descriptor)>,
+    /// May it use the network of the stack? Else it gets an empty one.
+    pub network: bool,
+    /// Where its standard error goes: a file in the stack's log folder.
+    pub log: Option<String>,
+    /// Is it ended when the driver's client (the application) goes away?
+    pub autodestroy: bool,
+}
+
+/// A helper that runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Helper {
+    /// Its key.
+    pub key: String,
+    /// Its process id.
+    pub pid: u32,
+    /// What tells it from a later process of the same id: field 22 of `/proc/PID/stat`.
+    pub start_ticks: u64,
+    /// It, exactly: readable when it ends.
+    pub process: Descriptor,
+}
+
+/// What a driver asks of the broker.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Start a helper.
+    HelperStart(HelperRequest),
+    /// End a helper at once.
+    HelperKill {
+        /// Its key.
+        key: String,
+    },
+    /// Connect to a helper's unix socket in its guest folder.
+    Connect {
+        /// The helper's key.
+        key: String,
+        /// The socket's file name.
+        socket: String,
+    },
+    /// Open a terminal that a helper made (`/dev/pts/4`).
+    Terminal {
+        /// The helper's key.
+        key: String,
+        /// Its path, as the helper named it.
+        path: PathBuf,
+    },
+    /// Keep a descriptor for the next incarnation.
+    Deposit {
+        /// Its name, unique within the driver.
+        name: String,
+        /// The open file.
+        file: Descriptor,
+    },
+    /// Drop a deposited descriptor.
+    Withdraw {
+        /// Its name.
+        name: String,
+    },
+    /// The driver is about to adopt this object: should it die now, the object is to blame.
+    Adopting {
+        /// The object's name within the driver; empty: no longer adopting.
+        object: String,
+    },
+}
+
+/// What the broker answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Response {
+    /// Done.
+    Done,
+    /// The helper runs.
+    Helper(Helper),
+    /// The open file.
+    File(Descriptor),
+}
+
+/// From the broker to a driver.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToDriver {
+    /// The first message, after the driver has confined itself.
+    Welcome(Box<Welcome>),
+    /// One end of a channel.
+    ChannelUp {
+        /// Who is at the other end.
+        peer: Driver,
+        /// Which side this driver has.
+        side: Side,
+        /// The client, if the other end is one and not a driver: what its own token stands for.
+        client: Option<Identity>,
+        /// The socket.
+        socket: Descriptor,
+    },
+    /// A peer can't be had: calls to it fail at once with this reason.
+    ChannelHeld {
+        /// Who.
+        peer: Driver,
+        /// Why.
+        reason: String,
+    },
+    /// From now on this token may be used.
+    ClientUp {
+        /// The token.
+        token: Token,
+        /// Whose it is.
+        identity: Identity,
+    },
+    /// A client has gone; its token is void.
+    ClientDown {
+        /// The token.
+        token: Token,
+    },
+    /// Answer with a beat of the same number.
+    Heartbeat {
+        /// Its number.
+        number: u64,
+    },
+    /// The answer to a request.
+    Answer {
+        /// The request's id.
+        id: u64,
+        /// The answer.
+        result: Result<Response, Error>,
+    },
+    /// A helper has ended.
+    HelperEnded {
+        /// Its key.
+        key: String,
+        /// Exit code, or minus the signal; `None` if somebody else reaped it.
+        status: Option<i32>,
+    },
+    /// Leave in order.
+    Stop,
+}
+
+/// What a driver needs to know to begin.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Which start of this driver it is, from 1.
+    pub incarnation: u64,
+    /// The stack's folders.
+    pub layout: Layout,
+    /// `system`, `session` or `embed`.
+    pub mode: String,
+    /// The process whose end is the driver's end too (the application, the broker).
+    pub owner: Descriptor,
+    /// What earlier incarnations deposited.
+    pub deposits: Vec<(String, Descriptor)>,
+    /// Helpers of this driver that run.
+    pub helpers: Vec<Helper>,
+    /// Objects not to be adopted.
+    pub set_aside: Vec<String>,
+    /// Programs that the host's owner allows for each class of helper.
+    pub programs: Vec<(String, PathBuf)>,
+}
+
+/// From a driver to the broker.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromDriver {
+    /// Confined; what is really in force and what is missing.
+    Confined {
+        /// In force, in a few words each.
+        in_force: Vec<String>,
+        /// Missing, each with the consequence.
+        missing: Vec<String>,
+    },
+    /// State is recovered; channels may come.
+    Ready,
+    /// The answer to a heartbeat.
+    Beat {
+        /// Its number.
+        number: u64,
+        /// What its objects are busy with, 64 at most.
+        busy: Vec<Busy>,
+    },
+    /// A request.
+    Ask {
+        /// Its id.
+        id: u64,
+        /// What is asked.
+        request: Request,
+    },
+}

@@ -1,0 +1,94 @@
+//! The qemu driver's calls.
+
+use super::{CallInfo, Class, Driver, Permission, calls};
+use crate::types::{DomainInfo, DomainList, DomainRef, DomainState, Stream, Uuid};
+use std::time::Duration;
+
+calls! {
+    driver: Qemu;
+
+    /// Version of the hypervisor: major * 1,000,000 + minor * 1,000 + release.
+    1 connect_get_version() -> u64
+        { remote: Some(4), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// What host and hypervisor can do, as XML.
+    2 connect_get_capabilities() -> String
+        { remote: Some(7), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The host's name.
+    3 connect_get_hostname() -> String
+        { remote: Some(59), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Defines a domain, or gives one a new definition.
+    10 domain_define_xml_flags(xml: String, flags: u32) -> DomainRef
+        { remote: Some(350), deadline: Duration::from_secs(60), body_max_bytes: 8 << 20 }
+    /// Removes a definition.
+    11 domain_undefine_flags(domain: DomainRef, flags: u32) -> ()
+        { remote: Some(231), deadline: Duration::from_secs(60) }
+    /// Starts a defined domain.
+    12 domain_create_with_flags(domain: DomainRef, flags: u32) -> DomainRef
+        { remote: Some(196), deadline: Duration::from_secs(60) }
+    /// Starts a domain that is gone when it stops.
+    13 domain_create_xml(xml: String, flags: u32) -> DomainRef
+        { remote: Some(10), deadline: Duration::from_secs(60), body_max_bytes: 8 << 20 }
+    /// Finds a domain by its name.
+    20 domain_lookup_by_name(name: String) -> DomainRef
+        { remote: Some(23), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Finds a domain by its uuid.
+    21 domain_lookup_by_uuid(uuid: Uuid) -> DomainRef
+        { remote: Some(24), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Finds a running domain by its number.
+    22 domain_lookup_by_id(id: i32) -> DomainRef
+        { remote: Some(22), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Lists domains; `flags` are `virConnectListAllDomainsFlags`.
+    23 connect_list_all_domains(need_results: i32, flags: u32) -> DomainList
+        { remote: Some(273), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// State and reason.
+    24 domain_get_state(domain: DomainRef, flags: u32) -> DomainState
+        { remote: Some(212), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// State, memory, CPUs and CPU time.
+    25 domain_get_info(domain: DomainRef) -> DomainInfo
+        { remote: Some(16), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The definition; `flags` are `virDomainXMLFlags`.
+    26 domain_get_xml_desc(domain: DomainRef, flags: u32) -> String
+        { remote: Some(14), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Does it run?
+    27 domain_is_active(domain: DomainRef) -> i32
+        { remote: Some(150), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Does its definition outlive it?
+    28 domain_is_persistent(domain: DomainRef) -> i32
+        { remote: Some(151), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Is it started with the stack?
+    29 domain_get_autostart(domain: DomainRef) -> i32
+        { remote: Some(15), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Starts it with the stack, or no longer.
+    30 domain_set_autostart(domain: DomainRef, autostart: i32) -> ()
+        { remote: Some(29), repeatable: true }
+    /// Stops its CPUs.
+    31 domain_suspend(domain: DomainRef) -> ()
+        { remote: Some(34), repeatable: true }
+    /// Lets its CPUs run.
+    32 domain_resume(domain: DomainRef) -> ()
+        { remote: Some(28), repeatable: true }
+    /// Asks the guest to shut down; `flags` are `virDomainShutdownFlagValues`.
+    33 domain_shutdown_flags(domain: DomainRef, flags: u32) -> ()
+        { remote: Some(258) }
+    /// Asks the guest to shut down and start again; `flags` are `virDomainRebootFlagValues`.
+    34 domain_reboot(domain: DomainRef, flags: u32) -> ()
+        { remote: Some(27) }
+    /// Resets the guest's hardware.
+    35 domain_reset(domain: DomainRef, flags: u32) -> ()
+        { remote: Some(245) }
+    /// Ends the guest; `flags` are `virDomainDestroyFlagsValues`. Needs no cooperation of anybody.
+    36 domain_destroy_flags(domain: DomainRef, flags: u32) -> ()
+        { remote: Some(234) }
+    /// Opens a console or serial port; the stream is the terminal itself.
+    40 domain_open_console(domain: DomainRef, device: Option<String>, flags: u32) -> Stream
+        { remote: Some(201), repeatable: true }
+    /// Takes a picture of a screen.
+    41 domain_screenshot(domain: DomainRef, screen: u32, flags: u32) -> Stream
+        { remote: Some(211), class: Class::Mutate, repeatable: true }
+    /// The command line that a definition would become.
+    42 connect_domain_xml_to_native(format: String, xml: String, flags: u32) -> String
+        { remote: Some(136), class: Class::Query, repeatable: true, body_max_bytes: 8 << 20 }
+    /// From now on this channel carries the driver's events.
+    50 events_subscribe() -> ()
+        { permission: Permission::Read, class: Class::Query, repeatable: true }
+}
