@@ -390,7 +390,7 @@ impl EventSink {
 }
 
 /// What a server does with the calls of a channel.
-pub trait Serve: Send + Sync + 'static {
+pub trait Serve: Send + Sync + Sized + 'static {
     /// Finds a call in the server's table.
     fn find(&self, operation: u16) -> Option<&'static CallInfo>;
 
@@ -401,7 +401,7 @@ pub trait Serve: Send + Sync + 'static {
     fn allow(&self, info: &CallInfo, token: Token) -> Result<(), Error>;
 
     /// Serves it.
-    fn serve(&self, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> crate::dispatch::Answer;
+    fn serve(self: &Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> crate::dispatch::Answer;
 }
 
 /// Serves a channel until it ends; says why it ended.

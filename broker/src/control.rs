@@ -1,0 +1,165 @@
+//! The control socket: what only the stack's owner may ask. Serves the `stack` table to whoever may open the socket, which
+//! lies in a folder of the owner's.
+
+use crate::{Handle, OpenError, WeakHandle};
+use bulkhead_wire::channel::{self, Serve};
+use bulkhead_wire::control::Identity;
+use bulkhead_wire::descriptor::Descriptor;
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::frame::Token;
+use bulkhead_wire::table::{CallContext, CallInfo, Driver, find, stack};
+use bulkhead_wire::types::StackStatus;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::net::UnixListener;
+
+/// The socket's file name below the run folder.
+pub const SOCKET: &str = "control.sock";
+
+/// One connection to the control socket.
+struct Session {
+    stack: Handle,
+    identity: Identity,
+    /// Tokens that end with this connection.
+    tokens: Mutex<Vec<Token>>,
+}
+
+/// Makes the socket.
+pub(crate) fn bind(run: &Path) -> Result<UnixListener, OpenError> {
+    let failed = |source| OpenError::Control {
+        path: PathBuf::from(run).join(SOCKET),
+        source,
+    };
+    let (path, _handle) = crate::root::short_socket_path(run, SOCKET).map_err(failed)?;
+    // Ours to remove: the root's lock is held.
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Accepts until the stack ends.
+pub(crate) async fn accept(listener: UnixListener, stack: WeakHandle) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::error!(%error, "control socket");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(peer) = stream.peer_cred() else { continue };
+        let own = nix::unistd::getuid().as_raw();
+        if peer.uid() != own && peer.uid() != 0 {
+            tracing::warn!(uid = peer.uid(), "refused on the control socket");
+            continue;
+        }
+        let identity = Identity {
+            uid: peer.uid(),
+            gid: peer.gid(),
+            pid: peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
+            read_only: false,
+        };
+        let Some(stack) = stack.upgrade() else { return };
+        let session = Arc::new(Session {
+            stack,
+            identity,
+            tokens: Mutex::default(),
+        });
+        tokio::spawn(async move {
+            if let Ok(stream) = stream.into_std() {
+                let _ = channel::serve(OwnedFd::from(stream), Arc::clone(&session)).await;
+            }
+            let tokens = std::mem::take(&mut *session.tokens.lock().unwrap_or_else(PoisonError::into_inner));
+            for token in tokens {
+                session.stack.client_down(token).await;
+            }
+        });
+    }
+}
+
+/// The table's server for one connection.
+struct Calls(Arc<Session>);
+
+impl Serve for Session {
+    fn find(&self, operation: u16) -> Option<&'static CallInfo> {
+        find(Driver::Broker, operation)
+    }
+
+    fn allow(&self, _info: &CallInfo, _token: Token) -> Result<(), Error> {
+        // Who could open the socket is the owner; credentials were checked at accept.
+        Ok(())
+    }
+
+    fn serve(
+        self: &Arc<Self>,
+        call: CallContext,
+        body: Vec<u8>,
+        files: Vec<OwnedFd>,
+    ) -> bulkhead_wire::dispatch::Answer {
+        stack::dispatch(Arc::new(Calls(Arc::clone(self))), call, body, files)
+    }
+}
+
+impl stack::Server for Calls {
+    async fn stack_status(
+        &self,
+        _call: CallContext,
+        _arguments: stack::stack_status::Arguments,
+    ) -> Result<StackStatus, Error> {
+        self.0.stack.status().await
+    }
+
+    async fn channel_open(
+        &self,
+        _call: CallContext,
+        arguments: stack::channel_open::Arguments,
+    ) -> Result<(Descriptor, Token), Error> {
+        let identity = Identity {
+            read_only: arguments.read_only,
+            ..self.0.identity.clone()
+        };
+        let token = self.0.stack.client_up(identity).await?;
+        self.0
+            .tokens
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(token);
+        let socket = self
+            .0
+            .stack
+            .channel(token, arguments.driver)
+            .await?
+            .map_err(|reason| {
+                let message = format!("The {} driver is out of service: {reason}", arguments.driver);
+                Error::new(Code::OPERATION_FAILED, Origin::RPC, message)
+            })?;
+        Ok((Descriptor::new(socket), token))
+    }
+
+    async fn driver_hold(
+        &self,
+        _call: CallContext,
+        arguments: stack::driver_hold::Arguments,
+    ) -> Result<(), Error> {
+        self.0.stack.hold(arguments.driver).await
+    }
+
+    async fn driver_release(
+        &self,
+        _call: CallContext,
+        arguments: stack::driver_release::Arguments,
+    ) -> Result<(), Error> {
+        self.0.stack.release(arguments.driver).await
+    }
+
+    async fn stack_stop(
+        &self,
+        _call: CallContext,
+        _arguments: stack::stack_stop::Arguments,
+    ) -> Result<(), Error> {
+        self.0.stack.stop().await;
+        Ok(())
+    }
+}

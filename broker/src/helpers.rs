@@ -1,0 +1,533 @@
+//! Helpers: what a driver may ask for, and how a wish becomes a process that outlives the driver.
+//!
+//! A captured driver must not command the broker. A request names a class; the class has a ceiling here: programs that
+//! the host's owner listed, and files that are never given. The broker opens the files itself, checks what it really
+//! opened, and hands on descriptors.
+
+use crate::launcher::process;
+use crate::launcher::{self, Command};
+use crate::root;
+use bulkhead_sandbox::profile::{FileRule, Place};
+use bulkhead_sandbox::{Access as Rights, profiles};
+use bulkhead_wire::control::{Access, HelperRequest, Layout};
+use bulkhead_wire::error::{Code, Error, Origin};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use serde::{Deserialize, Serialize};
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+/// What a class of helper may be given at most.
+#[derive(Debug)]
+pub(crate) struct Ceiling {
+    pub(crate) class: &'static str,
+    /// File names that a program of this class may begin with, in the folders of [`PROGRAM_FOLDERS`].
+    programs: &'static [&'static str],
+    /// Data that every instance may read.
+    data: &'static [(&'static str, &'static str)],
+    /// May an instance have the stack's network?
+    network: bool,
+}
+
+const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/usr/local/bin", "/usr/libexec"];
+
+pub(crate) static CEILINGS: &[Ceiling] = &[
+    Ceiling {
+        class: "qemu",
+        programs: &["qemu-system-"],
+        data: &[
+            ("/usr/share/qemu", "firmware and key maps"),
+            ("/usr/share/seabios", "firmware"),
+            ("/usr/share/ipxe", "network boot firmware"),
+            ("/usr/lib/ipxe", "network boot firmware"),
+            ("/usr/share/vgabios", "firmware"),
+            ("/usr/share/OVMF", "firmware"),
+            ("/usr/share/AAVMF", "firmware"),
+            ("/usr/share/ovmf", "firmware"),
+            ("/sys/devices/system", "the host's CPU topology"),
+            ("/proc/self", "its own threads and memory"),
+            ("/etc/nsswitch.conf", "user networking looks names up"),
+            ("/etc/resolv.conf", "user networking passes the name server on"),
+            ("/etc/hosts", "user networking looks names up"),
+        ],
+        network: true,
+    },
+    Ceiling {
+        class: "qemu-probe",
+        programs: &["qemu-system-"],
+        data: &[
+            ("/usr/share/qemu", "firmware and key maps"),
+            ("/usr/share/seabios", "firmware"),
+        ],
+        network: false,
+    },
+    Ceiling {
+        class: "swtpm",
+        programs: &["swtpm"],
+        data: &[],
+        network: false,
+    },
+];
+
+/// Never given to any helper, whoever asks.
+const NEVER: &[&str] = &[
+    "/etc/shadow",
+    "/etc/gshadow",
+    "/etc/sudoers",
+    "/etc/sudoers.d",
+    "/etc/ssh",
+    "/etc/ssl/private",
+    "/root/.ssh",
+    "/proc",
+    "/sys",
+    "/boot",
+    "/run/systemd",
+    "/run/dbus",
+    "/run/docker.sock",
+    "/run/libvirt",
+    "/var/lib/libvirt/secrets",
+    "/etc/libvirt/secrets",
+];
+
+/// Device nodes that may be given.
+const DEVICES: &[&str] = &[
+    "/dev/kvm",
+    "/dev/hwrng",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/ptmx",
+    "/dev/vhost-net",
+];
+
+/// What is on disk about a running helper: enough to find it again after the broker has died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) key: String,
+    pub(crate) class: String,
+    pub(crate) owner: String,
+    pub(crate) pid: u32,
+    pub(crate) start_ticks: u64,
+    pub(crate) autodestroy: bool,
+    pub(crate) confinement: Vec<String>,
+}
+
+/// A helper that runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) record: Record,
+    pub(crate) pidfd: OwnedFd,
+}
+
+fn refused(key: &str, why: impl std::fmt::Display) -> Error {
+    Error::new(
+        Code::OPERATION_DENIED,
+        Origin::BROKER,
+        format!("Helper '{key}' is refused: {why}"),
+    )
+}
+
+/// A key becomes a file name.
+fn check_key(key: &str) -> Result<(), Error> {
+    let fits = !key.is_empty()
+        && key.len() <= 64
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if fits {
+        Ok(())
+    } else {
+        Err(refused("?", "its key is no plain name"))
+    }
+}
+
+fn check_program(key: &str, ceiling: &Ceiling, program: &Path) -> Result<(), Error> {
+    let named = program
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let listed = ceiling.programs.iter().any(|prefix| {
+        named == *prefix || (prefix.ends_with('-') && named.starts_with(prefix) && named.len() > prefix.len())
+    });
+    let folder = program.parent().and_then(Path::to_str).unwrap_or_default();
+    if !listed || !PROGRAM_FOLDERS.contains(&folder) {
+        let why = format!(
+            "{} is not among the programs of class '{}'",
+            program.display(),
+            ceiling.class
+        );
+        return Err(refused(key, why));
+    }
+    let metadata = fs::metadata(program)
+        .map_err(|error| Error::system(Origin::BROKER, format!("Program {}", program.display()), &error))?;
+    if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+        return Err(refused(
+            key,
+            format!("{} can be changed by others than root", program.display()),
+        ));
+    }
+    Ok(())
+}
+
+/// Opens a file that a helper asks for, and decides by what was really opened.
+fn open_checked(key: &str, layout: &Layout, path: &Path, access: Access) -> Result<OwnedFd, Error> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let file = openat2(nix::fcntl::AT_FDCWD, path, how).map_err(|errno| {
+        Error::system(
+            Origin::BROKER,
+            format!("Can't open {}", path.display()),
+            &errno.into(),
+        )
+    })?;
+    let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|error| {
+        Error::system(
+            Origin::BROKER,
+            format!("Can't look at {}", path.display()),
+            &error,
+        )
+    })?;
+    let guest = layout.guest(key);
+    let own = real.starts_with(&guest) || real.starts_with(layout.lib.join("qemu")) && real.is_file();
+    let forbidden = NEVER.iter().map(Path::new).any(|never| real.starts_with(never))
+        || [&layout.etc, &layout.run, &layout.log, &layout.cache, &layout.lib]
+            .into_iter()
+            .any(|folder| real.starts_with(folder));
+    if forbidden && !own {
+        return Err(refused(
+            key,
+            format!("{} is never given to a guest", real.display()),
+        ));
+    }
+    let metadata = fs::metadata(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|error| {
+        Error::system(
+            Origin::BROKER,
+            format!("Can't look at {}", path.display()),
+            &error,
+        )
+    })?;
+    let kind = metadata.file_type();
+    if kind.is_char_device()
+        && !DEVICES.iter().any(|device| real == Path::new(device))
+        && !real.starts_with("/dev/pts")
+    {
+        return Err(refused(
+            key,
+            format!("{} is a device that no guest gets", real.display()),
+        ));
+    }
+    if kind.is_socket() {
+        return Err(refused(
+            key,
+            format!("{} is a socket; those are opened by the broker", real.display()),
+        ));
+    }
+    if kind.is_dir() && access != Access::Folder || access == Access::Folder && !real.starts_with(&guest) {
+        return Err(refused(
+            key,
+            format!(
+                "{}: a whole folder is given only of the guest's own",
+                real.display()
+            ),
+        ));
+    }
+    Ok(file)
+}
+
+fn listener(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd, Error> {
+    if name.is_empty() || name.contains('/') || name.len() > 64 {
+        return Err(refused(key, "a socket's name is no plain file name"));
+    }
+    let folder = layout.guest(key);
+    let made = root::short_socket_path(&folder, name).and_then(|(path, _handle)| {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        UnixListener::bind(&path)
+    });
+    let listener =
+        made.map_err(|error| Error::system(Origin::BROKER, format!("Socket {name} of {key}"), &error))?;
+    Ok(listener.into())
+}
+
+/// The number under which the trampoline finds its profile.
+const PROFILE_NUMBER: RawFd = 3;
+/// Numbers for files that rules name; a driver may choose those below.
+const RULE_NUMBERS: RawFd = 256;
+
+/// Starts a helper.
+///
+/// # Errors
+/// A wish above the ceiling; files that are not there; a program that does not start.
+pub(crate) fn start(
+    layout: &Layout,
+    libexec: &Path,
+    owner: &str,
+    request: HelperRequest,
+) -> Result<Running, Error> {
+    let key = request.key;
+    check_key(&key)?;
+    let ceiling = CEILINGS
+        .iter()
+        .find(|ceiling| ceiling.class == request.class)
+        .ok_or_else(|| refused(&key, "there is no such class"))?;
+    check_program(&key, ceiling, &request.program)?;
+    if request.network && !ceiling.network {
+        return Err(refused(&key, format!("class '{}' has no network", ceiling.class)));
+    }
+    let guest = layout.guest(&key);
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&guest)
+        .map_err(|error| Error::system(Origin::BROKER, format!("Folder {}", guest.display()), &error))?;
+
+    let network = request
+        .network
+        .then(|| "the guest has user networking or a display on the network".to_owned());
+    let mut profile = profiles::helper(ceiling.class, &request.program, network, ceiling.data);
+    let mut descriptors: Vec<(RawFd, OwnedFd)> = Vec::new();
+    for (number, (path, access)) in (RULE_NUMBERS..).zip(&request.files) {
+        let file = open_checked(&key, layout, path, *access)?;
+        let access = match access {
+            Access::Read => Rights::Read,
+            Access::ReadWrite => Rights::ReadWrite,
+            Access::Folder => Rights::Manage,
+        };
+        profile.files.push(FileRule {
+            place: Place::Opened(number),
+            access,
+            reason: path.display().to_string(),
+        });
+        descriptors.push((number, file));
+    }
+    let mut taken = vec![0, 1, 2, PROFILE_NUMBER];
+    let mut claim = |number: RawFd| {
+        let free = number > PROFILE_NUMBER && number < RULE_NUMBERS && !taken.contains(&number);
+        taken.push(number);
+        if free {
+            Ok(())
+        } else {
+            Err(refused(
+                &key,
+                format!("descriptor number {number} is taken or out of range"),
+            ))
+        }
+    };
+    for (name, number) in &request.listeners {
+        claim(*number)?;
+        descriptors.push((*number, listener(layout, &key, name)?));
+    }
+    for (number, file) in request.descriptors {
+        claim(number)?;
+        let file = file
+            .into_owned()
+            .ok_or_else(|| refused(&key, "a descriptor did not come"))?;
+        descriptors.push((number, file));
+    }
+
+    let system = |what: &'static str| move |error: io::Error| Error::system(Origin::BROKER, what, &error);
+    let text = profile
+        .to_json()
+        .map_err(|error| Error::new(Code::INTERNAL, Origin::BROKER, error.to_string()))?;
+    descriptors.push((
+        PROFILE_NUMBER,
+        memory_file("profile", &text).map_err(system("Can't make a memory file"))?,
+    ));
+    let null = || {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map(OwnedFd::from)
+    };
+    descriptors.push((0, null().map_err(system("Can't open /dev/null"))?));
+    descriptors.push((1, null().map_err(system("Can't open /dev/null"))?));
+    let log = match &request.log {
+        Some(name) => log_file(layout, name).map_err(system("Can't open the log")),
+        None => null().map_err(system("Can't open /dev/null")),
+    }?;
+    descriptors.push((2, log));
+
+    let text_of = |text: &std::ffi::OsStr| {
+        CString::new(text.as_bytes()).map_err(|_| refused(&key, "a zero byte in its arguments"))
+    };
+    let mut arguments = vec![
+        text_of(PROFILE_NUMBER.to_string().as_ref())?,
+        text_of(request.program.as_os_str())?,
+    ];
+    for argument in &request.arguments {
+        arguments.push(text_of(argument.as_ref())?);
+    }
+    let environment = request
+        .environment
+        .iter()
+        .map(|(name, value)| text_of(format!("{name}={value}").as_ref()))
+        .collect::<Result<_, _>>()?;
+    let launcher = libexec.join("bulkhead-launch");
+    let process = launcher::launch(&Command {
+        program: &launcher,
+        arguments,
+        environment,
+        descriptors,
+    })
+    .map_err(|error| {
+        Error::system(
+            Origin::BROKER,
+            format!("Can't start {}", launcher.display()),
+            &error,
+        )
+    })?;
+    let record = Record {
+        start_ticks: process::start_ticks(process.pid).unwrap_or(0),
+        pid: process.pid,
+        class: request.class,
+        owner: owner.to_owned(),
+        autodestroy: request.autodestroy,
+        confinement: profile.summary(),
+        key,
+    };
+    let running = Running {
+        record,
+        pidfd: process.pidfd,
+    };
+    if let Err(error) = write_record(layout, &running.record) {
+        // A helper that could not be found again must not live.
+        process::signal(&running.pidfd, libc::SIGKILL);
+        return Err(Error::system(Origin::BROKER, "Can't record the helper", &error));
+    }
+    Ok(running)
+}
+
+fn log_file(layout: &Layout, name: &str) -> io::Result<OwnedFd> {
+    if name.is_empty() || name.contains('/') || name.starts_with('.') || name.len() > 200 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "its name is no plain file name",
+        ));
+    }
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(layout.log.join(name))
+        .map(Into::into)
+}
+
+/// A file in memory with this content, read from its beginning.
+pub(crate) fn memory_file(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
+    use std::io::{Seek, Write};
+    let file = nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+    let mut file = File::from(file);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+fn record_path(layout: &Layout, key: &str) -> PathBuf {
+    layout.run.join("broker/helpers").join(key)
+}
+
+fn write_record(layout: &Layout, record: &Record) -> io::Result<()> {
+    root::write_file(&record_path(layout, &record.key), &serde_json::to_vec(record)?)
+}
+
+/// Forgets a helper that has ended.
+pub(crate) fn forget(layout: &Layout, key: &str) {
+    let _ = fs::remove_file(record_path(layout, key));
+}
+
+/// Finds the helpers of an earlier broker: those of which pid and start time are still the same process. The records of
+/// others are removed.
+pub(crate) fn adopt(layout: &Layout) -> Vec<Running> {
+    let Ok(entries) = fs::read_dir(layout.run.join("broker/helpers")) else {
+        return Vec::new();
+    };
+    let mut running = Vec::new();
+    for entry in entries.flatten() {
+        let record: Option<Record> = fs::read(entry.path())
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        let alive = record.and_then(|record| {
+            // The descriptor first, the comparison second: so they speak of the same process.
+            let pidfd = process::open(record.pid).ok()?;
+            (process::start_ticks(record.pid) == Some(record.start_ticks))
+                .then_some(Running { record, pidfd })
+        });
+        match alive {
+            Some(helper) => running.push(helper),
+            None => {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+    running
+}
+
+/// Opens a terminal that a helper made: the helper must hold the other side of exactly this one.
+///
+/// # Errors
+/// A path that is no terminal of this helper.
+pub(crate) fn terminal(helper: &Record, path: &Path) -> Result<OwnedFd, Error> {
+    let denied = || {
+        refused(
+            &helper.key,
+            format!("{} is no terminal of this guest", path.display()),
+        )
+    };
+    let number: u32 = path
+        .strip_prefix("/dev/pts")
+        .ok()
+        .and_then(|rest| rest.to_str()?.parse().ok())
+        .ok_or_else(denied)?;
+    let entries = fs::read_dir(format!("/proc/{}/fdinfo", helper.pid)).map_err(|error| {
+        Error::system(
+            Origin::BROKER,
+            format!("Can't look at guest {}", helper.key),
+            &error,
+        )
+    })?;
+    let line = format!("tty-index:\t{number}");
+    let owns = entries
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
+        .any(|text| text.lines().any(|found| found == line));
+    if !owns {
+        return Err(denied());
+    }
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
+        .open(path)
+        .map(Into::into)
+        .map_err(|error| Error::system(Origin::BROKER, format!("Can't open {}", path.display()), &error))
+}
+
+/// The programs of each class that are on this machine.
+pub(crate) fn programs() -> Vec<(String, PathBuf)> {
+    let mut found = Vec::new();
+    for folder in PROGRAM_FOLDERS {
+        let Ok(entries) = fs::read_dir(folder) else {
+            continue;
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            for ceiling in CEILINGS {
+                if check_program("-", ceiling, &path).is_ok() {
+                    found.push((ceiling.class.to_owned(), path.clone()));
+                }
+            }
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,230 @@
+//! The broker: the only process that starts processes, in no data path, parsing nothing a stranger wrote.
+//!
+//! Owns: the [`supervisor`]'s decisions, the drivers' processes and control links, channels between them, clients' tokens,
+//! deposited descriptors, helpers, the root's lock and the control socket. Never does: libvirt's XML or RPC, any
+//! driver's job. Used by: the daemon `bulkheadd`, and as a library by the application that embeds a stack.
+
+pub mod control;
+mod helpers;
+mod launcher;
+pub mod manifest;
+
+pub mod root;
+mod stack;
+pub mod supervisor;
+
+pub use root::{Mode, RootError};
+pub use stack::Config;
+
+use bulkhead_wire::control::{Identity, Layout};
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::frame::Token;
+use bulkhead_wire::table::Driver;
+use bulkhead_wire::types::StackStatus;
+use root::Root;
+use stack::{Order, Stack};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Why a stack can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The root can't be had.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The drivers' programs are not there.
+    #[error("The program {} is not there; set the folder of the drivers' programs", .0.display())]
+    Libexec(PathBuf),
+    /// The control socket can't be made.
+    #[error("Can't listen on {}", .path.display())]
+    Control {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// No thread or runtime.
+    #[error("Can't start the supervisor")]
+    Thread(#[source] io::Error),
+}
+
+/// A running stack. The stack ends, in order, when the last handle is dropped.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    orders: mpsc::Sender<Order>,
+    changed: watch::Receiver<u64>,
+    layout: Layout,
+}
+
+/// A handle that does not keep the stack alive.
+pub(crate) struct WeakHandle {
+    orders: mpsc::WeakSender<Order>,
+    changed: watch::Receiver<u64>,
+    layout: Layout,
+}
+
+impl WeakHandle {
+    pub(crate) fn upgrade(&self) -> Option<Handle> {
+        let orders = self.orders.upgrade()?;
+        Some(Handle {
+            orders,
+            changed: self.changed.clone(),
+            layout: self.layout.clone(),
+        })
+    }
+}
+
+/// Orders that wait for the stack's task; who gives more waits.
+const ORDERS: usize = 256;
+
+/// Opens a stack and supervises it on a thread of its own.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open(config: Config, layout: Layout) -> Result<Handle, OpenError> {
+    if config.mode == Mode::Embed {
+        root::check(&config.root)?;
+    }
+    for program in manifest::MANIFESTS
+        .iter()
+        .map(|manifest| manifest.program)
+        .chain(["bulkhead-launch"])
+    {
+        let program = config.libexec.join(program);
+        if !program.is_file() {
+            return Err(OpenError::Libexec(program));
+        }
+    }
+    let root = Root::open(&config.root, layout)?;
+    let layout = root.layout.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(OpenError::Thread)?;
+    let listener = {
+        let _inside = runtime.enter();
+        control::bind(&layout.run)?
+    };
+    let (orders, received) = mpsc::channel(ORDERS);
+    let (changed, watched) = watch::channel(0);
+    let handle = Handle {
+        orders,
+        changed: watched,
+        layout,
+    };
+    // The control socket must not keep the stack alive: it holds no handle while nobody is connected.
+    let weak = WeakHandle {
+        orders: handle.orders.downgrade(),
+        changed: handle.changed.clone(),
+        layout: handle.layout.clone(),
+    };
+    std::thread::Builder::new()
+        .name("bulkhead-broker".to_owned())
+        .spawn(move || {
+            runtime.block_on(async move {
+                let accepting = tokio::spawn(control::accept(listener, weak));
+                Stack::run(config, root, received, changed).await;
+                accepting.abort();
+            });
+        })
+        .map_err(OpenError::Thread)?;
+    Ok(handle)
+}
+
+fn gone<E>(_error: E) -> Error {
+    Error::new(
+        Code::OPERATION_INVALID,
+        Origin::BROKER,
+        "The stack has been closed",
+    )
+}
+
+impl Handle {
+    /// The stack's folders.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    async fn order(&self, order: Order) -> Result<(), Error> {
+        self.orders.send(order).await.map_err(gone)
+    }
+
+    /// Starts drivers, unless they run.
+    ///
+    /// # Errors
+    /// A stack that has been closed.
+    pub async fn want(&self, drivers: &[Driver]) -> Result<(), Error> {
+        self.order(Order::Want(drivers.to_vec())).await
+    }
+
+    /// Registers a client.
+    ///
+    /// # Errors
+    /// A stack that has been closed.
+    pub async fn client_up(&self, identity: Identity) -> Result<Token, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.order(Order::ClientUp(identity, reply)).await?;
+        answer.await.map_err(gone)
+    }
+
+    /// Voids a client's token.
+    pub async fn client_down(&self, token: Token) {
+        let _ = self.order(Order::ClientDown(token)).await;
+    }
+
+    /// A channel to a driver, as soon as it serves; the inner error is the reason why it is out of service.
+    ///
+    /// # Errors
+    /// A stack that has been closed.
+    pub async fn channel(&self, token: Token, driver: Driver) -> Result<Result<OwnedFd, String>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.order(Order::Channel(token, driver, reply)).await?;
+        answer.await.map_err(gone)
+    }
+
+    /// Waits until some driver has changed its state.
+    ///
+    /// # Errors
+    /// A stack that has been closed.
+    pub async fn driver_changed(&mut self) -> Result<(), Error> {
+        self.changed.changed().await.map_err(gone)
+    }
+
+    /// The whole state.
+    ///
+    /// # Errors
+    /// A stack that has been closed.
+    pub async fn status(&self) -> Result<StackStatus, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.order(Order::Status(reply)).await?;
+        answer.await.map_err(gone)
+    }
+
+    /// Takes a driver out of service.
+    ///
+    /// # Errors
+    /// A stack that has been closed.
+    pub async fn hold(&self, driver: Driver) -> Result<(), Error> {
+        self.order(Order::Hold(driver)).await
+    }
+
+    /// Brings a held driver back.
+    ///
+    /// # Errors
+    /// A stack that has been closed.
+    pub async fn release(&self, driver: Driver) -> Result<(), Error> {
+        self.order(Order::Release(driver)).await
+    }
+
+    /// Ends the drivers in order and returns when they are gone. Guests live on.
+    pub async fn stop(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.order(Order::Stop(reply)).await.is_ok() {
+            let _ = answer.await;
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What each driver is and may ask for, as data: who may call whom, which helpers, how it is kept alive.
+//!
+//! The sandbox half of a manifest, what the process itself may do, stands in `bulkhead_sandbox::profiles`.
+
+use bulkhead_wire::table::Driver;
+use std::time::Duration;
+
+/// One driver.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// Which.
+    pub driver: Driver,
+    /// Its program's file name.
+    pub program: &'static str,
+    /// Whose calls it may make. Together these form a graph without cycles: nothing can wait in a circle.
+    pub calls: &'static [Driver],
+    /// The classes of helper it may ask for.
+    pub helpers: &'static [&'static str],
+    /// Descriptors it may have deposited at one time.
+    pub deposits_max: usize,
+    /// Time from start to ready.
+    pub ready_within: Duration,
+    /// Time between two heartbeats.
+    pub heartbeat_every: Duration,
+    /// Time in which a heartbeat must be answered.
+    pub heartbeat_within: Duration,
+    /// Time to leave in order when asked to.
+    pub stop_within: Duration,
+    /// Shorter lives than this are restarted with a pause.
+    pub min_uptime: Duration,
+}
+
+const fn manifest(driver: Driver, program: &'static str) -> Manifest {
+    Manifest {
+        driver,
+        program,
+        calls: &[],
+        helpers: &[],
+        deposits_max: 64,
+        ready_within: Duration::from_secs(20),
+        heartbeat_every: Duration::from_millis(1000),
+        heartbeat_within: Duration::from_millis(3000),
+        stop_within: Duration::from_secs(3),
+        min_uptime: Duration::from_millis(500),
+    }
+}
+
+/// All drivers, in the order in which they are started.
+pub static MANIFESTS: &[Manifest] = &[
+    manifest(Driver::Log, "bulkhead-log"),
+    manifest(Driver::Network, "bulkhead-network"),
+    Manifest {
+        calls: &[Driver::Network, Driver::Log],
+        helpers: &["qemu", "qemu-probe", "swtpm"],
+        deposits_max: 4096,
+        ..manifest(Driver::Qemu, "bulkhead-qemu")
+    },
+];
+
+/// The manifest of a driver, if this stack has it.
+#[must_use]
+pub fn of(driver: Driver) -> Option<&'static Manifest> {
+    MANIFESTS.iter().find(|manifest| manifest.driver == driver)
+}
+
+/// How often a driver may die before it is taken out of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Intensity {
+    /// So many deaths ...
+    pub deaths: usize,
+    /// ... within this time.
+    pub within: Duration,
+}
+
+impl Default for Intensity {
+    fn default() -> Self {
+        Self {
+            deaths: 5,
+            within: Duration::from_secs(30),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_call_graph_has_no_cycle() {
+        // Each driver may only call what is started before it.
+        for (index, manifest) in MANIFESTS.iter().enumerate() {
+            for called in manifest.calls {
+                assert!(
+                    MANIFESTS[..index].iter().any(|earlier| earlier.driver == *called),
+                    "{} calls {called}, which does not stand before it",
+                    manifest.driver
+                );
+            }
+        }
+    }
+}

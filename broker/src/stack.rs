@@ -1,0 +1,796 @@
+//! The shell around the supervisor: one task that owns all of a stack's processes, links and helpers.
+//!
+//! Everything reaches it as a message and nothing waits for anybody in here: links are written by tasks of their own, and
+//! a driver that does not read its link is a driver that hangs.
+
+use crate::helpers::{self, Running};
+use crate::launcher::process;
+use crate::launcher::{self, Command};
+use crate::manifest::{self, Intensity, MANIFESTS};
+use crate::root::{Mode, Root};
+use crate::supervisor::{Action, Event, Phase, Supervisor};
+use bulkhead_sandbox::profiles;
+use bulkhead_wire::codec;
+use bulkhead_wire::control::{FromDriver, Helper, Identity, Request, Response, Side, ToDriver, Welcome};
+use bulkhead_wire::descriptor::Descriptor;
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::frame::{Header, Kind, Token};
+use bulkhead_wire::link::{self, LinkError};
+use bulkhead_wire::table::{Driver, REVISION};
+use bulkhead_wire::types::{Busy, DriverStatus, HelperStatus, StackStatus};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How a stack is opened.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Which way it runs.
+    pub mode: Mode,
+    /// The root, for messages; the folders follow from it and the mode.
+    pub root: PathBuf,
+    /// Where the drivers' programs are.
+    pub libexec: PathBuf,
+    /// How often a driver may die.
+    pub intensity: Intensity,
+}
+
+/// Where a channel, or the reason why there is none, is awaited.
+type ChannelReply = oneshot::Sender<Result<OwnedFd, String>>;
+
+/// What the stack is asked to do.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Start these drivers unless they run.
+    Want(Vec<Driver>),
+    /// A client has come: make it a token.
+    ClientUp(Identity, oneshot::Sender<Token>),
+    /// A client has gone.
+    ClientDown(Token),
+    /// A channel to a driver, as soon as it serves.
+    Channel(Token, Driver, ChannelReply),
+    /// The whole state.
+    Status(oneshot::Sender<StackStatus>),
+    /// Take a driver out of service.
+    Hold(Driver),
+    /// Bring it back.
+    Release(Driver),
+    /// End all drivers; answered when they are gone.
+    Stop(oneshot::Sender<()>),
+}
+
+/// What reaches the stack's task from its own small tasks.
+#[derive(Debug)]
+enum Happening {
+    Said(Driver, u64, Box<FromDriver>),
+    LinkEnded(Driver, u64, LinkError),
+    DriverEnded(Driver, u64, Option<i32>),
+    HelperEnded(String, u32, Option<i32>),
+}
+
+/// A driver's process, while there is one.
+#[derive(Debug)]
+struct Alive {
+    incarnation: u64,
+    pid: u32,
+    pidfd: OwnedFd,
+    outbox: mpsc::Sender<(Vec<u8>, Vec<OwnedFd>)>,
+    welcomed: bool,
+    in_force: Vec<String>,
+    missing: Vec<String>,
+    busy: Vec<Busy>,
+}
+
+/// Messages to one driver that wait to be written.
+const OUTBOX: usize = 512;
+/// Happenings that wait for the stack's task; the tasks that report them wait in turn.
+const HAPPENINGS: usize = 256;
+/// Descriptors that the shelf and clients' waiting requests may hold.
+const WAITING_MAX: usize = 4096;
+
+pub(crate) struct Stack {
+    config: Config,
+    root: Root,
+    began: Instant,
+    supervisor: Supervisor,
+    alive: BTreeMap<Driver, Alive>,
+    clients: HashMap<Token, Identity>,
+    waiting: Vec<(Token, Driver, ChannelReply)>,
+    shelf: BTreeMap<(Driver, String), OwnedFd>,
+    helpers: BTreeMap<String, Running>,
+    happenings: mpsc::Sender<Happening>,
+    changed: watch::Sender<u64>,
+    stopped: Vec<oneshot::Sender<()>>,
+}
+
+impl Stack {
+    /// Runs until all drivers have ended after a stop.
+    pub(crate) async fn run(
+        config: Config,
+        root: Root,
+        mut orders: mpsc::Receiver<Order>,
+        changed: watch::Sender<u64>,
+    ) {
+        let (happenings, mut received) = mpsc::channel(HAPPENINGS);
+        let supervisor = Supervisor::new(MANIFESTS, config.intensity);
+        let mut stack = Self {
+            config,
+            root,
+            began: Instant::now(),
+            supervisor,
+            alive: BTreeMap::new(),
+            clients: HashMap::new(),
+            waiting: Vec::new(),
+            shelf: BTreeMap::new(),
+            helpers: BTreeMap::new(),
+            happenings,
+            changed,
+            stopped: Vec::new(),
+        };
+        stack.adopt_helpers();
+        loop {
+            let wakeup = stack
+                .supervisor
+                .next_wakeup()
+                .map(|at| tokio::time::Instant::from_std(stack.began + at));
+            // All three may be dropped half-way: receiving and sleeping lose nothing.
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => stack.obey(order),
+                    // The last handle has gone: the stack has no owner any more.
+                    None if stack.stopped.is_empty() => stack.stop(None),
+                    None => {}
+                },
+                Some(happening) = received.recv() => stack.happened(happening),
+                () = sleep_until(wakeup) => stack.step(Event::Tick),
+            }
+            if !stack.stopped.is_empty() && stack.alive.is_empty() {
+                break;
+            }
+        }
+        for stopped in stack.stopped.drain(..) {
+            let _ = stopped.send(());
+        }
+    }
+
+    fn adopt_helpers(&mut self) {
+        for helper in helpers::adopt(&self.root.layout) {
+            self.watch_helper(&helper);
+            self.helpers.insert(helper.record.key.clone(), helper);
+        }
+    }
+
+    fn now(&self) -> std::time::Duration {
+        self.began.elapsed()
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Want(drivers) => {
+                for driver in drivers {
+                    self.step(Event::Want(driver));
+                }
+            }
+            Order::ClientUp(identity, reply) => match self.token() {
+                Ok(token) => {
+                    self.clients.insert(token, identity);
+                    if reply.send(token).is_err() {
+                        self.clients.remove(&token);
+                    }
+                }
+                Err(error) => tracing::error!(%error, "no random bytes for a client's token"),
+            },
+            Order::ClientDown(token) => {
+                self.clients.remove(&token);
+                self.waiting.retain(|(waiting, _, _)| *waiting != token);
+                for driver in self.alive.keys().copied().collect::<Vec<_>>() {
+                    self.tell(driver, &ToDriver::ClientDown { token });
+                }
+            }
+            Order::Channel(token, driver, reply) => self.client_channel(token, driver, reply),
+            Order::Status(reply) => {
+                let _ = reply.send(self.status());
+            }
+            Order::Hold(driver) => self.step(Event::Hold(driver)),
+            Order::Release(driver) => self.step(Event::Release(driver)),
+            Order::Stop(reply) => self.stop(Some(reply)),
+        }
+    }
+
+    fn stop(&mut self, reply: Option<oneshot::Sender<()>>) {
+        self.stopped.push(reply.unwrap_or_else(|| oneshot::channel().0));
+        self.step(Event::Stop);
+    }
+
+    fn token(&self) -> io::Result<Token> {
+        let mut token = Token::default();
+        io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut token.0)?;
+        Ok(token)
+    }
+
+    fn step(&mut self, event: Event) {
+        for action in self.supervisor.step(self.now(), event) {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Launch(driver) => {
+                if let Err(error) = self.launch(driver) {
+                    tracing::error!(%driver, %error, "driver can't be started");
+                    self.step(Event::Ended(driver, format!("can't be started: {error}")));
+                }
+            }
+            Action::Kill(driver) => {
+                if let Some(alive) = self.alive.get(&driver) {
+                    process::signal(&alive.pidfd, libc::SIGKILL);
+                }
+            }
+            Action::AskStop(driver) => self.tell(driver, &ToDriver::Stop),
+            Action::Heartbeat(driver) => self.tell(driver, &ToDriver::Heartbeat { number: 0 }),
+            Action::Serve(driver) => self.connect_peers(driver),
+            Action::Held(driver, reason) => {
+                tracing::error!(%driver, %reason, "driver is out of service");
+                for manifest in MANIFESTS
+                    .iter()
+                    .filter(|manifest| manifest.calls.contains(&driver))
+                {
+                    self.tell(
+                        manifest.driver,
+                        &ToDriver::ChannelHeld {
+                            peer: driver,
+                            reason: reason.clone(),
+                        },
+                    );
+                }
+                for (_, _, reply) in self.waiting.extract_if(.., |(_, wanted, _)| *wanted == driver) {
+                    let _ = reply.send(Err(reason.clone()));
+                }
+                self.changed.send_modify(|generation| *generation += 1);
+            }
+            Action::SetAside(driver, object) => {
+                tracing::error!(%driver, %object, "object is set aside: its adoption ended the driver");
+                let _ = fs::write(self.aside(driver).join(file_name(&object)), object.as_bytes());
+            }
+        }
+    }
+
+    fn aside(&self, driver: Driver) -> PathBuf {
+        let folder = self.root.layout.run.join("broker/aside").join(driver.name());
+        let _ = fs::create_dir_all(&folder);
+        folder
+    }
+
+    fn set_aside(&self, driver: Driver) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.root.layout.run.join("broker/aside").join(driver.name())) else {
+            return Vec::new();
+        };
+        entries
+            .flatten()
+            .filter_map(|entry| fs::read_to_string(entry.path()).ok())
+            .collect()
+    }
+
+    fn launch(&mut self, driver: Driver) -> io::Result<()> {
+        let manifest =
+            manifest::of(driver).ok_or_else(|| io::Error::other("this stack has no such driver"))?;
+        let incarnation = self.supervisor.life(driver).map_or(1, |life| life.incarnation);
+        let folders = self.root.driver_folders(driver.name())?;
+        let profile = profiles::of_driver(driver.name(), &folders)
+            .ok_or_else(|| io::Error::other("it has no profile"))?;
+        let (ours, theirs) = pair()?;
+        let log = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(self.root.layout.log.join(format!("{driver}.driver.log")))?;
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        let program = self.config.libexec.join(manifest.program);
+        let process = launcher::launch(&Command {
+            program: &program,
+            arguments: Vec::new(),
+            environment: vec![c"LC_ALL=C".to_owned(), c"RUST_BACKTRACE=1".to_owned()],
+            descriptors: vec![
+                (0, null.into()),
+                (1, log.try_clone()?.into()),
+                (2, log.into()),
+                (3, theirs),
+                (4, helpers::memory_file("profile", &profile.to_json()?)?),
+            ],
+        })
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
+        let (outbox, queue) = mpsc::channel(OUTBOX);
+        tokio::spawn(talk(driver, incarnation, ours, queue, self.happenings.clone()));
+        let (watched, happenings) = (process.pidfd.try_clone()?, self.happenings.clone());
+        tokio::spawn(async move {
+            let status = process::ended(watched).await.ok().flatten();
+            let _ = happenings
+                .send(Happening::DriverEnded(driver, incarnation, status))
+                .await;
+        });
+        let alive = Alive {
+            incarnation,
+            pid: process.pid,
+            pidfd: process.pidfd,
+            outbox,
+            welcomed: false,
+            in_force: Vec::new(),
+            missing: Vec::new(),
+            busy: Vec::new(),
+        };
+        self.alive.insert(driver, alive);
+        Ok(())
+    }
+
+    /// Sends a message to a driver. One that does not read its link is treated as hung.
+    fn tell(&mut self, driver: Driver, message: &ToDriver) {
+        let Some(alive) = self.alive.get(&driver) else {
+            return;
+        };
+        let sent = codec::encode(message).is_ok_and(|encoded| alive.outbox.try_send(encoded).is_ok());
+        if !sent && !alive.outbox.is_closed() {
+            self.step(Event::Violation(
+                driver,
+                "does not read its control link".to_owned(),
+            ));
+        }
+    }
+
+    fn happened(&mut self, happening: Happening) {
+        match happening {
+            Happening::Said(driver, incarnation, message) => {
+                if self
+                    .alive
+                    .get(&driver)
+                    .is_some_and(|alive| alive.incarnation == incarnation)
+                {
+                    self.said(driver, *message);
+                }
+            }
+            Happening::LinkEnded(driver, incarnation, error) => {
+                let current = self
+                    .alive
+                    .get(&driver)
+                    .is_some_and(|alive| alive.incarnation == incarnation);
+                if current && !matches!(error, LinkError::Closed | LinkError::Io(_)) {
+                    tracing::error!(%driver, %error, "driver broke the protocol");
+                    self.step(Event::Violation(driver, format!("broke the protocol: {error}")));
+                }
+            }
+            Happening::DriverEnded(driver, incarnation, status) => {
+                if self
+                    .alive
+                    .get(&driver)
+                    .is_some_and(|alive| alive.incarnation == incarnation)
+                {
+                    self.alive.remove(&driver);
+                    self.step(Event::Ended(driver, process::describe_end(status)));
+                    self.changed.send_modify(|generation| *generation += 1);
+                }
+            }
+            Happening::HelperEnded(key, pid, status) => {
+                if self
+                    .helpers
+                    .get(&key)
+                    .is_none_or(|helper| helper.record.pid != pid)
+                {
+                    return;
+                }
+                helpers::forget(&self.root.layout, &key);
+                let owner = self.helpers.remove(&key).map(|helper| helper.record.owner);
+                if let Some(owner) = MANIFESTS
+                    .iter()
+                    .find(|manifest| Some(manifest.driver.name()) == owner.as_deref())
+                {
+                    self.tell(owner.driver, &ToDriver::HelperEnded { key, status });
+                }
+            }
+        }
+    }
+
+    fn said(&mut self, driver: Driver, message: FromDriver) {
+        match message {
+            FromDriver::Confined { in_force, missing } => {
+                if let Some(alive) = self.alive.get_mut(&driver) {
+                    alive.in_force = in_force;
+                    alive.missing = missing;
+                    if std::mem::replace(&mut alive.welcomed, true) {
+                        self.step(Event::Violation(
+                            driver,
+                            "said twice that it is confined".to_owned(),
+                        ));
+                        return;
+                    }
+                }
+                if let Err(error) = self.welcome(driver) {
+                    tracing::error!(%driver, %error, "driver can't be welcomed");
+                    self.step(Event::Violation(driver, format!("can't be welcomed: {error}")));
+                }
+            }
+            FromDriver::Ready => {
+                self.step(Event::Ready(driver));
+                self.changed.send_modify(|generation| *generation += 1);
+            }
+            FromDriver::Beat { busy, .. } => {
+                if let Some(alive) = self.alive.get_mut(&driver) {
+                    alive.busy = busy;
+                    alive.busy.truncate(64);
+                }
+                self.step(Event::Beat(driver));
+            }
+            FromDriver::Ask { id, request } => {
+                let result = self.answer(driver, request);
+                self.tell(driver, &ToDriver::Answer { id, result });
+            }
+        }
+    }
+
+    fn welcome(&mut self, driver: Driver) -> io::Result<()> {
+        let deposits = self
+            .shelf
+            .iter()
+            .filter(|((owner, _), _)| *owner == driver)
+            .map(|((_, name), file)| Ok((name.clone(), Descriptor::new(file.try_clone()?))))
+            .collect::<io::Result<_>>()?;
+        let helpers = self
+            .helpers
+            .values()
+            .filter(|helper| helper.record.owner == driver.name())
+            .map(describe)
+            .collect::<io::Result<_>>()?;
+        let welcome = Welcome {
+            incarnation: self.supervisor.life(driver).map_or(1, |life| life.incarnation),
+            layout: self.root.layout.clone(),
+            mode: self.config.mode.name().to_owned(),
+            owner: Descriptor::new(process::open(std::process::id())?),
+            deposits,
+            helpers,
+            set_aside: self.set_aside(driver),
+            programs: helpers::programs(),
+        };
+        self.tell(driver, &ToDriver::Welcome(Box::new(welcome)));
+        Ok(())
+    }
+
+    fn answer(&mut self, driver: Driver, request: Request) -> Result<Response, Error> {
+        let manifest = manifest::of(driver)
+            .ok_or_else(|| Error::new(Code::INTERNAL, Origin::BROKER, "A driver without a manifest asks"))?;
+        let denied = |what: String| {
+            Error::new(
+                Code::OPERATION_DENIED,
+                Origin::BROKER,
+                format!("The {driver} driver {what}"),
+            )
+        };
+        match request {
+            Request::HelperStart(request) => {
+                if !manifest.helpers.contains(&request.class.as_str()) {
+                    return Err(denied(format!(
+                        "may not ask for helpers of class '{}'",
+                        request.class
+                    )));
+                }
+                if self.helpers.contains_key(&request.key) {
+                    return Err(denied(format!("has a helper '{}' already", request.key)));
+                }
+                let running =
+                    helpers::start(&self.root.layout, &self.config.libexec, driver.name(), request)?;
+                let system =
+                    |error: io::Error| Error::system(Origin::BROKER, "Can't watch the helper", &error);
+                let described = describe(&running).map_err(system)?;
+                self.watch_helper(&running);
+                self.helpers.insert(running.record.key.clone(), running);
+                Ok(Response::Helper(described))
+            }
+            Request::HelperKill { key } => {
+                process::signal(&self.own_helper(driver, &key)?.pidfd, libc::SIGKILL);
+                Ok(Response::Done)
+            }
+            Request::Connect { key, socket } => {
+                self.own_helper(driver, &key)?;
+                if socket.contains('/') {
+                    return Err(denied("named a socket outside of its guest's folder".to_owned()));
+                }
+                let connected = crate::root::short_socket_path(&self.root.layout.guest(&key), &socket)
+                    .and_then(|(path, _handle)| std::os::unix::net::UnixStream::connect(path));
+                connected
+                    .map(|stream| Response::File(Descriptor::new(stream.into())))
+                    .map_err(|error| {
+                        Error::system(Origin::BROKER, format!("Socket {socket} of guest {key}"), &error)
+                    })
+            }
+            Request::Terminal { key, path } => {
+                helpers::terminal(&self.own_helper(driver, &key)?.record, &path)
+                    .map(|file| Response::File(Descriptor::new(file)))
+            }
+            Request::Deposit { name, file } => {
+                let held = self.shelf.keys().filter(|(owner, _)| *owner == driver).count();
+                if held >= manifest.deposits_max || name.len() > 256 {
+                    return Err(denied(format!(
+                        "may deposit {} descriptors at most",
+                        manifest.deposits_max
+                    )));
+                }
+                if let Some(file) = file.into_owned() {
+                    self.shelf.insert((driver, name), file);
+                }
+                Ok(Response::Done)
+            }
+            Request::Withdraw { name } => {
+                self.shelf.remove(&(driver, name));
+                Ok(Response::Done)
+            }
+            Request::Adopting { object } => {
+                self.step(Event::Adopting(driver, (!object.is_empty()).then_some(object)));
+                Ok(Response::Done)
+            }
+        }
+    }
+
+    fn own_helper(&self, driver: Driver, key: &str) -> Result<&Running, Error> {
+        self.helpers
+            .get(key)
+            .filter(|helper| helper.record.owner == driver.name())
+            .ok_or_else(|| {
+                Error::new(
+                    Code::OPERATION_INVALID,
+                    Origin::BROKER,
+                    format!("The {driver} driver has no helper '{key}'"),
+                )
+            })
+    }
+
+    fn watch_helper(&self, helper: &Running) {
+        let (key, pid, happenings) = (
+            helper.record.key.clone(),
+            helper.record.pid,
+            self.happenings.clone(),
+        );
+        match helper.pidfd.try_clone() {
+            Ok(pidfd) => {
+                tokio::spawn(async move {
+                    let status = process::ended(pidfd).await.ok().flatten();
+                    let _ = happenings.send(Happening::HelperEnded(key, pid, status)).await;
+                });
+            }
+            Err(error) => tracing::error!(%error, key, "helper can't be watched"),
+        }
+    }
+
+    /// A driver serves now: pairs for it and each peer that serves too, and for the clients that wait.
+    fn connect_peers(&mut self, driver: Driver) {
+        let serving = |stack: &Self, peer: Driver| {
+            stack
+                .supervisor
+                .life(peer)
+                .is_some_and(|life| matches!(life.phase, Phase::Ready { .. }))
+        };
+        let edges: Vec<(Driver, Driver)> = MANIFESTS
+            .iter()
+            .flat_map(|manifest| manifest.calls.iter().map(|called| (manifest.driver, *called)))
+            .filter(|(caller, called)| *caller == driver || *called == driver)
+            .collect();
+        for (caller, called) in edges {
+            if serving(self, caller) && serving(self, called) {
+                match pair() {
+                    Ok((calling, served)) => {
+                        self.tell(called, &channel(caller, Side::Serve, None, served));
+                        self.tell(caller, &channel(called, Side::Call, None, calling));
+                    }
+                    Err(error) => tracing::error!(%error, "no channel between {caller} and {called}"),
+                }
+            } else if let Some(Phase::Held { reason }) =
+                self.supervisor.life(called).map(|life| life.phase.clone())
+            {
+                self.tell(caller, &ToDriver::ChannelHeld { peer: called, reason });
+            }
+        }
+        let waiting: Vec<_> = self
+            .waiting
+            .extract_if(.., |(_, wanted, _)| *wanted == driver)
+            .collect();
+        for (token, driver, reply) in waiting {
+            self.client_channel(token, driver, reply);
+        }
+    }
+
+    fn client_channel(&mut self, token: Token, driver: Driver, reply: ChannelReply) {
+        let Some(identity) = self.clients.get(&token).cloned() else {
+            let _ = reply.send(Err("the client has gone".to_owned()));
+            return;
+        };
+        match self.supervisor.life(driver).map(|life| life.phase.clone()) {
+            None => {
+                let _ = reply.send(Err("this stack has no such driver".to_owned()));
+            }
+            Some(Phase::Held { reason }) => {
+                let _ = reply.send(Err(reason));
+            }
+            Some(Phase::Ready { .. }) => match pair() {
+                Ok((calling, served)) => {
+                    self.tell(
+                        driver,
+                        &ToDriver::ClientUp {
+                            token,
+                            identity: identity.clone(),
+                        },
+                    );
+                    self.tell(
+                        driver,
+                        &channel(Driver::Broker, Side::Serve, Some(identity), served),
+                    );
+                    let _ = reply.send(Ok(calling));
+                }
+                Err(error) => {
+                    let _ = reply.send(Err(format!("no channel: {error}")));
+                }
+            },
+            Some(phase) => {
+                if self.waiting.len() >= WAITING_MAX {
+                    let _ = reply.send(Err("too many clients wait already".to_owned()));
+                    return;
+                }
+                self.waiting.push((token, driver, reply));
+                if phase == Phase::Down {
+                    self.step(Event::Want(driver));
+                }
+            }
+        }
+    }
+
+    fn status(&self) -> StackStatus {
+        let now = self.now();
+        let driver = |(driver, life): (Driver, &crate::supervisor::Life)| {
+            let alive = self.alive.get(&driver);
+            DriverStatus {
+                name: driver.name().to_owned(),
+                pid: alive.map(|alive| alive.pid),
+                state: life.phase.label().to_owned(),
+                incarnation: life.incarnation,
+                restarts: life.deaths,
+                uptime_ms: match life.phase {
+                    Phase::Ready { since } => {
+                        u64::try_from(now.saturating_sub(since).as_millis()).unwrap_or(u64::MAX)
+                    }
+                    _ => 0,
+                },
+                memory_kib: alive.map_or(0, |alive| process::resident_kib(alive.pid)),
+                confinement: alive.map(|alive| alive.in_force.clone()).unwrap_or_default(),
+                confinement_missing: alive.map(|alive| alive.missing.clone()).unwrap_or_default(),
+                reason: match &life.phase {
+                    Phase::Held { reason } => Some(reason.clone()),
+                    _ => life.last_end.clone(),
+                },
+                busy: alive.map(|alive| alive.busy.clone()).unwrap_or_default(),
+                set_aside: self.set_aside(driver),
+            }
+        };
+        let helper = |helper: &Running| HelperStatus {
+            key: helper.record.key.clone(),
+            class: helper.record.class.clone(),
+            owner: helper.record.owner.clone(),
+            pid: helper.record.pid,
+            memory_kib: process::resident_kib(helper.record.pid),
+            confinement: helper.record.confinement.clone(),
+        };
+        StackStatus {
+            mode: self.config.mode.name().to_owned(),
+            root: self.root.path.display().to_string(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            drivers: self.supervisor.lives().map(driver).collect(),
+            helpers: self.helpers.values().map(helper).collect(),
+        }
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?)
+}
+
+fn channel(peer: Driver, side: Side, client: Option<Identity>, socket: OwnedFd) -> ToDriver {
+    ToDriver::ChannelUp {
+        peer,
+        side,
+        client,
+        socket: Descriptor::new(socket),
+    }
+}
+
+fn describe(helper: &Running) -> io::Result<Helper> {
+    Ok(Helper {
+        key: helper.record.key.clone(),
+        pid: helper.record.pid,
+        start_ticks: helper.record.start_ticks,
+        process: Descriptor::new(helper.pidfd.as_fd().try_clone_to_owned()?),
+    })
+}
+
+fn file_name(object: &str) -> String {
+    object
+        .chars()
+        .map(|letter| {
+            if letter.is_ascii_alphanumeric() || letter == '-' {
+                letter
+            } else {
+                '_'
+            }
+        })
+        .take(200)
+        .collect()
+}
+
+/// One driver's control link, both ways, until it ends.
+async fn talk(
+    driver: Driver,
+    incarnation: u64,
+    socket: OwnedFd,
+    mut queue: mpsc::Receiver<(Vec<u8>, Vec<OwnedFd>)>,
+    happenings: mpsc::Sender<Happening>,
+) {
+    let opened = link::open(socket, REVISION).await;
+    let (mut reader, mut writer) = match opened {
+        Ok(halves) => halves,
+        Err(error) => {
+            let _ = happenings
+                .send(Happening::LinkEnded(driver, incarnation, error))
+                .await;
+            return;
+        }
+    };
+    let writing = tokio::spawn(async move {
+        while let Some((body, files)) = queue.recv().await {
+            if writer
+                .write(Header::new(Kind::Control), &body, &files)
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+    });
+    let error = loop {
+        let frame = match reader.read().await {
+            Ok(frame) => frame,
+            Err(error) => break error,
+        };
+        if frame.header.kind != Kind::Control {
+            break LinkError::Violation(format!("{:?} on the control link", frame.header.kind));
+        }
+        match codec::decode::<FromDriver>(&frame.body, frame.descriptors) {
+            Ok(message) => {
+                if happenings
+                    .send(Happening::Said(driver, incarnation, Box::new(message)))
+                    .await
+                    .is_err()
+                {
+                    break LinkError::Closed;
+                }
+            }
+            Err(error) => break LinkError::Violation(error.to_string()),
+        }
+    };
+    writing.abort();
+    let _ = happenings
+        .send(Happening::LinkEnded(driver, incarnation, error))
+        .await;
+}
