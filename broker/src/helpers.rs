@@ -351,11 +351,14 @@ pub(crate) fn start(
     };
     descriptors.push((0, null().map_err(system("Can't open /dev/null"))?));
     descriptors.push((1, null().map_err(system("Can't open /dev/null"))?));
-    let log = match &request.log {
-        Some(name) => log_file(layout, name).map_err(system("Can't open the log")),
-        None => null().map_err(system("Can't open /dev/null")),
-    }?;
-    descriptors.push((2, log));
+    let errors = match request
+        .errors
+        .and_then(bulkhead_wire::descriptor::Descriptor::into_owned)
+    {
+        Some(file) => file,
+        None => null().map_err(system("Can't open /dev/null"))?,
+    };
+    descriptors.push((2, errors));
 
     let text_of = |text: &std::ffi::OsStr| {
         CString::new(text.as_bytes()).map_err(|_| refused(&key, "a zero byte in its arguments"))
@@ -405,22 +408,6 @@ pub(crate) fn start(
         return Err(Error::system(Origin::BROKER, "Can't record the helper", &error));
     }
     Ok(running)
-}
-
-fn log_file(layout: &Layout, name: &str) -> io::Result<OwnedFd> {
-    if name.is_empty() || name.contains('/') || name.starts_with('.') || name.len() > 200 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "its name is no plain file name",
-        ));
-    }
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(layout.log.join(name))
-        .map(Into::into)
 }
 
 /// A file in memory with this content, read from its beginning.

@@ -11,7 +11,9 @@ use crate::root::{Mode, Root};
 use crate::supervisor::{Action, Event, Phase, Supervisor};
 use bulkhead_sandbox::profiles;
 use bulkhead_wire::codec;
-use bulkhead_wire::control::{FromDriver, Helper, Identity, Request, Response, Side, ToDriver, Welcome};
+use bulkhead_wire::control::{
+    FaultRule, FromDriver, Helper, Identity, Request, Response, Side, ToDriver, Welcome,
+};
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::frame::{Header, Kind, Token};
@@ -39,6 +41,8 @@ pub struct Config {
     pub libexec: PathBuf,
     /// How often a driver may die.
     pub intensity: Intensity,
+    /// Faults to make. Empty for every stack that is not there to be tested.
+    pub faults: Vec<FaultRule>,
 }
 
 /// Where a channel, or the reason why there is none, is awaited.
@@ -449,11 +453,22 @@ impl Stack {
             incarnation: self.supervisor.life(driver).map_or(1, |life| life.incarnation),
             layout: self.root.layout.clone(),
             mode: self.config.mode.name().to_owned(),
-            owner: Descriptor::new(process::open(std::process::id())?),
+            owner: Some(Descriptor::new(process::open(std::process::id())?)),
             deposits,
             helpers,
             set_aside: self.set_aside(driver),
             programs: helpers::programs(),
+            // Only the first incarnation fails: what is tested is how the next one finds things.
+            faults: match self.supervisor.life(driver) {
+                Some(life) if life.incarnation == 1 => self
+                    .config
+                    .faults
+                    .iter()
+                    .filter(|rule| rule.driver == driver)
+                    .cloned()
+                    .collect(),
+                _ => Vec::new(),
+            },
         };
         self.tell(driver, &ToDriver::Welcome(Box::new(welcome)));
         Ok(())

@@ -229,7 +229,9 @@ impl Supervisor {
                 let reason = "by command".to_owned();
                 if life.is_alive() {
                     life.hold_after_end = Some(reason);
-                    life.phase = Phase::Stopping { until: now + life.manifest.stop_within };
+                    life.phase = Phase::Stopping {
+                        until: now + life.manifest.stop_within,
+                    };
                     actions.push(Action::AskStop(driver));
                 } else if life.phase == Phase::Dying {
                     // Its process still is: held once that has ended.

@@ -19,7 +19,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid};
 use std::fs;
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// What is really in force, and what is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,6 +80,14 @@ pub fn confine(profile: &Profile, keep: &[RawFd]) -> Result<Report, ConfineError
         SystemCalls::Helper { .. } => "seccomp: harmful calls refused".to_owned(),
     });
     Ok(report)
+}
+
+/// Takes over descriptors that a parent put under fixed numbers before this program began.
+#[must_use]
+pub fn inherited<const N: usize>(numbers: [RawFd; N]) -> [OwnedFd; N] {
+    // SAFETY: the broker starts this program with exactly these numbers open, and nothing has used them before its first
+    // line, where this is called.
+    numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 fn close_others(keep: &[RawFd]) -> io::Result<()> {

@@ -401,7 +401,12 @@ pub trait Serve: Send + Sync + Sized + 'static {
     fn allow(&self, info: &CallInfo, token: Token) -> Result<(), Error>;
 
     /// Serves it.
-    fn serve(self: &Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> crate::dispatch::Answer;
+    fn serve(
+        self: &Arc<Self>,
+        call: CallContext,
+        body: Vec<u8>,
+        files: Vec<OwnedFd>,
+    ) -> crate::dispatch::Answer;
 }
 
 /// Serves a channel until it ends; says why it ended.

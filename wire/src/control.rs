@@ -85,8 +85,8 @@ pub struct HelperRequest {
     pub descriptors: Vec<(i32, Descriptor)>,
     /// May it use the network of the stack? Else it gets an empty one.
     pub network: bool,
-    /// Where its standard error goes: a file in the stack's log folder.
-    pub log: Option<String>,
+    /// Where its standard error goes, if anywhere.
+    pub errors: Option<Descriptor>,
     /// Is it ended when the driver's client (the application) goes away?
     pub autodestroy: bool,
 }
@@ -226,7 +226,7 @@ pub struct Welcome {
     /// `system`, `session` or `embed`.
     pub mode: String,
     /// The process whose end is the driver's end too (the application, the broker).
-    pub owner: Descriptor,
+    pub owner: Option<Descriptor>,
     /// What earlier incarnations deposited.
     pub deposits: Vec<(String, Descriptor)>,
     /// Helpers of this driver that run.
@@ -235,6 +235,21 @@ pub struct Welcome {
     pub set_aside: Vec<String>,
     /// Programs that the host's owner allows for each class of helper.
     pub programs: Vec<(String, PathBuf)>,
+    /// Faults to make, if the stack was opened for it.
+    pub faults: Vec<FaultRule>,
+}
+
+/// The n-th time that a point of a driver's code is reached, the driver fails.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultRule {
+    /// The driver.
+    pub driver: Driver,
+    /// The point (`definition.before_rename`, `domain_create_with_flags.before`).
+    pub point: String,
+    /// Which time, from 1.
+    pub nth: u32,
+    /// Hangs instead of ending at once.
+    pub hang: bool,
 }
 
 /// From a driver to the broker.

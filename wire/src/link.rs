@@ -18,6 +18,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 /// One frame with all that came with it.
@@ -254,6 +255,16 @@ impl LinkWriter {
         }
         Ok(())
     }
+}
+
+/// Watches a descriptor (a pidfd, say) for readability.
+///
+/// # Errors
+/// When it can't be registered with the runtime.
+pub fn watch(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by the result, which keeps it open for as long as it is registered.
+    let watched = unsafe { AsyncFd::register(file) };
+    watched.map_err(|error| io::Error::other(error.to_string()))
 }
 
 fn send(socket: RawFd, first: &[u8], second: &[u8], files: &[RawFd]) -> io::Result<usize> {

@@ -5,7 +5,6 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use tokio::io::unix::AsyncFd;
 
 /// Waits for a child's end: its exit code, or minus its signal. `None` if somebody else reaped it (an application that
 /// reaps everything) or it is not our child.
@@ -28,8 +27,7 @@ pub(crate) fn reap(pidfd: &OwnedFd) -> Option<i32> {
 /// # Errors
 /// When the runtime can't watch the descriptor.
 pub(crate) async fn ended(pidfd: OwnedFd) -> io::Result<Option<i32>> {
-    // SAFETY: the descriptor is owned by `watched`, which hands it back to nobody.
-    let watched = unsafe { AsyncFd::register(pidfd)? };
+    let watched = bulkhead_wire::link::watch(pidfd)?;
     let _ready = watched.readable().await?;
     Ok(reap(watched.get_ref()))
 }

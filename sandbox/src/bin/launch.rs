@@ -5,7 +5,7 @@
 use bulkhead_sandbox::{Place, Profile, confine};
 use std::ffi::CString;
 use std::io::Read;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 
@@ -31,9 +31,8 @@ fn launch() -> Result<std::convert::Infallible, String> {
         .next()
         .and_then(|number| number.to_str().and_then(|number| number.parse().ok()))
         .ok_or("the first argument is no descriptor number")?;
-    #[expect(unsafe_code, reason = "the broker passes the profile under this number")]
-    // SAFETY: nothing else in this process has touched the descriptor, and it is closed with `file`.
-    let mut file = unsafe { std::fs::File::from(OwnedFd::from_raw_fd(number)) };
+    let [profile] = bulkhead_sandbox::inherited([number]);
+    let mut file = std::fs::File::from(profile);
     let mut text = Vec::new();
     file.read_to_end(&mut text)
         .map_err(|error| format!("profile: {error}"))?;

@@ -1,0 +1,6 @@
+//! What the level above stands on when it touches a disk: [`state`] files that survive a crash, and [`fault`] points.
+//!
+//! Never does: channels, processes, anything asynchronous.
+
+pub mod fault;
+pub mod state;

@@ -1,0 +1,13 @@
+//! The runtime that a driver process stands on.
+//!
+//! Owns: a driver's life from its first line ([`driver`]), what it may ask of its broker ([`stack`]), one task and
+//! mailbox for each object ([`object`]), what readers see ([`snapshot`]), events to subscribers ([`events`]).
+//! Never does: anything that only one driver needs.
+
+pub mod driver;
+pub mod events;
+pub mod object;
+pub mod snapshot;
+pub mod stack;
+
+pub use bulkhead_base::{fault, state};

@@ -1,0 +1,231 @@
+//! One task and one bounded mailbox for each object: operations on one object are ordered, operations on different
+//! objects never wait for each other. Who waits, for what and since when, can be seen.
+
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::types::Busy;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+
+/// A future that borrows the object it works on.
+pub type Work<'a, R> = Pin<Box<dyn Future<Output = R> + Send + 'a>>;
+
+type Operation<S> = Box<dyn for<'a> FnOnce(&'a mut S) -> Work<'a, ()> + Send>;
+
+/// Operations that wait for one object; who comes after is refused.
+const MAILBOX: usize = 128;
+
+#[derive(Debug, Default)]
+struct Doing {
+    current: Mutex<Option<(&'static str, Instant)>>,
+    waiting: AtomicU32,
+}
+
+/// The way to an object: sends it operations. Cheap to clone; the object's task ends with the last one.
+pub struct Object<S> {
+    name: Arc<str>,
+    mailbox: mpsc::Sender<(&'static str, Operation<S>)>,
+    doing: Arc<Doing>,
+}
+
+impl<S> Clone for Object<S> {
+    fn clone(&self) -> Self {
+        Self {
+            name: Arc::clone(&self.name),
+            mailbox: self.mailbox.clone(),
+            doing: Arc::clone(&self.doing),
+        }
+    }
+}
+
+impl<S> std::fmt::Debug for Object<S> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Object({})", self.name)
+    }
+}
+
+impl<S: Send + 'static> Object<S> {
+    /// Starts the object's task. `make` gets the way to it, for those that the state itself tells about things.
+    pub fn spawn(name: &str, make: impl FnOnce(WeakObject<S>) -> S) -> Self {
+        let (mailbox, mut received) = mpsc::channel::<(&'static str, Operation<S>)>(MAILBOX);
+        let doing = Arc::new(Doing::default());
+        let object = Self {
+            name: name.into(),
+            mailbox,
+            doing: Arc::clone(&doing),
+        };
+        let mut state = make(object.downgrade());
+        tokio::spawn(async move {
+            while let Some((operation, work)) = received.recv().await {
+                doing.waiting.fetch_sub(1, Ordering::Relaxed);
+                *doing.current.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((operation, Instant::now()));
+                work(&mut state).await;
+                *doing.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+        });
+        object
+    }
+
+    /// A way to the object that does not keep it alive.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakObject<S> {
+        WeakObject {
+            name: Arc::clone(&self.name),
+            mailbox: self.mailbox.downgrade(),
+            doing: Arc::clone(&self.doing),
+        }
+    }
+
+    /// Has an operation done in its turn, and waits for the result. Whoever stops waiting does not stop the operation:
+    /// an object is never left half-changed.
+    ///
+    /// # Errors
+    /// Too many operations wait already, or the object has gone.
+    pub async fn run<R, F>(&self, operation: &'static str, work: F) -> Result<R, Error>
+    where
+        R: Send + 'static,
+        F: for<'a> FnOnce(&'a mut S) -> Work<'a, R> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.post(operation, move |state| {
+            Box::pin(async move {
+                let _ = reply.send(work(state).await);
+            })
+        })?;
+        answer.await.map_err(|_gone| {
+            Error::new(
+                Code::OPERATION_INVALID,
+                Origin::NONE,
+                format!("{} has gone while {operation} waited", self.name),
+            )
+        })
+    }
+
+    /// Has an operation done in its turn, without waiting.
+    ///
+    /// # Errors
+    /// Too many operations wait already.
+    pub fn post<F>(&self, operation: &'static str, work: F) -> Result<(), Error>
+    where
+        F: for<'a> FnOnce(&'a mut S) -> Work<'a, ()> + Send + 'static,
+    {
+        self.doing.waiting.fetch_add(1, Ordering::Relaxed);
+        self.mailbox
+            .try_send((operation, Box::new(work)))
+            .map_err(|_full| {
+                self.doing.waiting.fetch_sub(1, Ordering::Relaxed);
+                let busy = self.busy().map_or_else(String::new, |busy| {
+                    format!(" with {} for {} ms", busy.operation, busy.since_ms)
+                });
+                let message = format!(
+                    "{} is busy{busy}, and {MAILBOX} operations wait for it already",
+                    self.name
+                );
+                Error::new(Code::OPERATION_TIMEOUT, Origin::NONE, message)
+            })
+    }
+
+    /// What the object is doing; `None` while it rests.
+    #[must_use]
+    pub fn busy(&self) -> Option<Busy> {
+        let current = *self.doing.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.map(|(operation, since)| Busy {
+            object: self.name.to_string(),
+            operation: operation.to_owned(),
+            since_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            waiting: self.doing.waiting.load(Ordering::Relaxed),
+        })
+    }
+}
+
+/// A way to an object that does not keep it alive.
+pub struct WeakObject<S> {
+    name: Arc<str>,
+    mailbox: mpsc::WeakSender<(&'static str, Operation<S>)>,
+    doing: Arc<Doing>,
+}
+
+impl<S> Clone for WeakObject<S> {
+    fn clone(&self) -> Self {
+        Self {
+            name: Arc::clone(&self.name),
+            mailbox: self.mailbox.clone(),
+            doing: Arc::clone(&self.doing),
+        }
+    }
+}
+
+impl<S> WeakObject<S> {
+    /// The object, if it still is.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Object<S>> {
+        let mailbox = self.mailbox.upgrade()?;
+        Some(Object {
+            name: Arc::clone(&self.name),
+            mailbox,
+            doing: Arc::clone(&self.doing),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn operations_are_done_in_order_and_seen() {
+        let object = Object::spawn("domain web", |_| Vec::new());
+        let (go, gate) = oneshot::channel::<()>();
+        let slow = {
+            let object = object.clone();
+            tokio::spawn(async move {
+                object
+                    .run("slow", |list: &mut Vec<u8>| {
+                        Box::pin(async move {
+                            let _ = gate.await;
+                            list.push(1);
+                        })
+                    })
+                    .await
+            })
+        };
+        tokio::task::yield_now().await;
+        object
+            .post("fast", |list| Box::pin(async move { list.push(2) }))
+            .unwrap();
+        tokio::task::yield_now().await;
+        let busy = object.busy().unwrap();
+        assert_eq!(
+            (busy.object.as_str(), busy.operation.as_str(), busy.waiting),
+            ("domain web", "slow", 1)
+        );
+        go.send(()).unwrap();
+        slow.await.unwrap().unwrap();
+        let list = object
+            .run("look", |list| Box::pin(async move { list.clone() }))
+            .await
+            .unwrap();
+        assert_eq!(list, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_full_mailbox_refuses_and_says_what_the_object_does() {
+        let object = Object::spawn("domain web", |_| ());
+        let (_keep, gate) = oneshot::channel::<()>();
+        object
+            .post("stuck", |()| Box::pin(async move { drop(gate.await) }))
+            .unwrap();
+        tokio::task::yield_now().await;
+        for _ in 0..MAILBOX {
+            object.post("more", |()| Box::pin(async {})).unwrap();
+        }
+        let refusal = object.post("one too many", |()| Box::pin(async {})).unwrap_err();
+        assert!(
+            refusal.message.contains("domain web is busy with stuck"),
+            "{refusal}"
+        );
+    }
+}

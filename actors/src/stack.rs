@@ -1,0 +1,197 @@
+//! What a driver may ask of its broker, and its channels to other drivers.
+
+use bulkhead_wire::channel::Caller;
+use bulkhead_wire::codec;
+use bulkhead_wire::control::{FromDriver, Helper, HelperRequest, Request, Response};
+use bulkhead_wire::descriptor::Descriptor;
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::table::Driver;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Time in which a broker answers; it does nothing that lasts.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+type Waiting = HashMap<u64, oneshot::Sender<Result<Response, Error>>>;
+
+/// The stack as a driver sees it.
+#[derive(Debug, Clone)]
+pub struct Stack(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    outbox: mpsc::Sender<(Vec<u8>, Vec<OwnedFd>)>,
+    waiting: Mutex<Waiting>,
+    next: AtomicU64,
+    peers: Mutex<HashMap<Driver, Caller>>,
+}
+
+impl Stack {
+    pub(crate) fn new(outbox: mpsc::Sender<(Vec<u8>, Vec<OwnedFd>)>) -> Self {
+        let shared = Shared {
+            outbox,
+            waiting: Mutex::default(),
+            next: AtomicU64::new(1),
+            peers: Mutex::default(),
+        };
+        Self(Arc::new(shared))
+    }
+
+    /// The channel to another driver. Calls wait, within their deadlines, while the other is being restarted.
+    #[must_use]
+    pub fn peer(&self, driver: Driver) -> Caller {
+        let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.entry(driver).or_insert_with(|| Caller::new(driver)).clone()
+    }
+
+    /// Sends a message. It is encoded at once: messages with descriptors can't be shared while something waits.
+    pub(crate) fn say(&self, message: &FromDriver) -> impl Future<Output = ()> + Send + use<> {
+        let (encoded, outbox) = (codec::encode(message), self.0.outbox.clone());
+        async move {
+            match encoded {
+                Ok(encoded) => drop(outbox.send(encoded).await),
+                Err(error) => tracing::error!(%error, "message to the broker"),
+            }
+        }
+    }
+
+    pub(crate) fn answered(&self, id: u64, result: Result<Response, Error>) {
+        if let Some(waiting) = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id)
+        {
+            let _ = waiting.send(result);
+        }
+    }
+
+    async fn ask(&self, request: Request) -> Result<Response, Error> {
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        self.0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, reply);
+        let said = self.say(&FromDriver::Ask { id, request });
+        said.await;
+        let answer = tokio::time::timeout(ANSWER_WITHIN, answer).await;
+        self.0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+        match answer {
+            Ok(Ok(result)) => result,
+            _ => Err(Error::new(
+                Code::OPERATION_TIMEOUT,
+                Origin::BROKER,
+                "The broker did not answer",
+            )),
+        }
+    }
+
+    async fn ask_file(&self, request: Request) -> Result<OwnedFd, Error> {
+        match self.ask(request).await? {
+            Response::File(file) => file.into_owned().ok_or_else(unexpected),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Starts a helper.
+    ///
+    /// # Errors
+    /// What the broker refuses or can't do.
+    pub async fn start_helper(&self, request: HelperRequest) -> Result<Helper, Error> {
+        match self.ask(Request::HelperStart(request)).await? {
+            Response::Helper(helper) => Ok(helper),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Ends a helper at once.
+    ///
+    /// # Errors
+    /// A helper that is not this driver's or has ended.
+    pub async fn kill_helper(&self, key: &str) -> Result<(), Error> {
+        self.ask(Request::HelperKill { key: key.to_owned() })
+            .await
+            .map(drop)
+    }
+
+    /// Connects to a helper's unix socket.
+    ///
+    /// # Errors
+    /// A socket that is not there or refuses.
+    pub async fn connect_helper(&self, key: &str, socket: &str) -> Result<OwnedFd, Error> {
+        self.ask_file(Request::Connect {
+            key: key.to_owned(),
+            socket: socket.to_owned(),
+        })
+        .await
+    }
+
+    /// Opens a terminal that a helper made.
+    ///
+    /// # Errors
+    /// A path that is no terminal of that helper.
+    pub async fn open_terminal(&self, key: &str, path: &Path) -> Result<OwnedFd, Error> {
+        self.ask_file(Request::Terminal {
+            key: key.to_owned(),
+            path: path.to_owned(),
+        })
+        .await
+    }
+
+    /// Has the broker keep a descriptor for the next incarnation.
+    ///
+    /// # Errors
+    /// More descriptors than the manifest allows.
+    pub async fn deposit(&self, name: &str, file: OwnedFd) -> Result<(), Error> {
+        self.ask(Request::Deposit {
+            name: name.to_owned(),
+            file: Descriptor::new(file),
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Has the broker drop a deposited descriptor.
+    ///
+    /// # Errors
+    /// A broker that does not answer.
+    pub async fn withdraw(&self, name: &str) -> Result<(), Error> {
+        self.ask(Request::Withdraw {
+            name: name.to_owned(),
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Tells the broker which object is being adopted: should that end this driver twice, the object is set aside.
+    ///
+    /// # Errors
+    /// A broker that does not answer.
+    pub async fn adopting(&self, object: Option<&str>) -> Result<(), Error> {
+        self.ask(Request::Adopting {
+            object: object.unwrap_or_default().to_owned(),
+        })
+        .await
+        .map(drop)
+    }
+}
+
+fn unexpected() -> Error {
+    Error::new(
+        Code::INTERNAL,
+        Origin::BROKER,
+        "The broker answered something else than was asked",
+    )
+}
