@@ -228,6 +228,14 @@ async fn cause(closed: &mut watch::Receiver<Option<Cause>>) -> Cause {
     }
 }
 
+/// A QEMU that ends without having read all we wrote makes a reset of it; what it said last is read before that.
+fn failed(error: &io::Error) -> Cause {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Cause::EndOfFile,
+        _ => Cause::Socket(error.to_string()),
+    }
+}
+
 /// A request on its way out.
 struct Outgoing {
     number: u64,
@@ -307,7 +315,7 @@ impl<T: Transport> Connection<T> {
                             return cause;
                         }
                     }
-                    Step::Read(Err(error)) => return Cause::Socket(error.to_string()),
+                    Step::Read(Err(error)) => return failed(&error),
                     Step::Written(result) => self.written(result),
                 },
                 () = sleep_until(wake.map_or_else(Instant::now, Instant::from_std)), if wake.is_some() => {}
@@ -397,7 +405,7 @@ impl<T: Transport> Connection<T> {
                     });
                 }
             }
-            Err(error) => self.broken = Some(Cause::Socket(error.to_string())),
+            Err(error) => self.broken = Some(failed(&error)),
         }
         if self.broken.is_some() {
             self.outbox.clear();

@@ -135,6 +135,12 @@ impl<T> State<T> {
             .collect()
     }
 
+    /// How many bytes are held for a line that is not complete.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.lines.held()
+    }
+
     /// Takes in what QEMU said. Actions that came before an offence are valid.
     pub(super) fn on_bytes(&mut self, mut input: &[u8], actions: &mut Vec<Action<T>>) -> Result<(), Cause> {
         loop {
