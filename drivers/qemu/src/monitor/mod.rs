@@ -1,7 +1,7 @@
 //! The QMP monitor: requests with deadlines, events, and no trust in what QEMU says.
 //!
-//! The pure core is [`line`] (framing and bounds), [`message`] (what a line means) and [`table`] (which request
-//! a reply belongs to); none of them does I/O or reads the clock. [`connection`] is the thin shell around them:
+//! The pure core is `line` (framing and bounds), `message` (what a line means) and `table` (which request
+//! a reply belongs to); none of them does I/O or reads the clock. `connection` is the thin shell around them:
 //! one task for each connection, which [`Monitor`] handles feed. [`commands`] gives the commands types, and
 //! [`agent`] speaks to the guest agent with the same framing.
 
