@@ -54,13 +54,6 @@ impl Object {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    /// Appends all of `other`.
-    pub(crate) fn extend(&mut self, other: Object) {
-        for (name, value) in other.0 {
-            self.set(&name, value);
-        }
-    }
 }
 
 impl From<bool> for Json {

@@ -7,9 +7,21 @@
 
 pub mod alias;
 
+mod address;
 mod assemble;
-mod json;
-mod option;
+mod boot;
+pub(crate) mod builder;
+mod clock;
+mod cpu;
+mod firmware;
+pub(crate) mod json;
+mod machine;
+pub(crate) mod memory;
+pub(crate) mod nodes;
+mod numa;
+pub(crate) mod option;
+mod smbios;
+pub(crate) mod virtio;
 
 pub use assemble::build;
 

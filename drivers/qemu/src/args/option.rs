@@ -45,6 +45,24 @@ impl KeyValues {
         self
     }
 
+    /// `on` or `off`, in place of an earlier value of the same key.
+    pub(crate) fn replace_switch(&mut self, key: &str, value: bool) -> &mut Self {
+        let kept: Vec<&str> = words(&self.0)
+            .filter(|word| word.split_once('=').is_none_or(|(found, _)| found != key))
+            .collect();
+        self.0 = kept.join(",");
+        self.switch(key, value)
+    }
+
+    /// Appends all of `other`.
+    pub(crate) fn append(&mut self, other: Self) -> &mut Self {
+        if !other.0.is_empty() {
+            self.separate();
+            self.0.push_str(&other.0);
+        }
+        self
+    }
+
     pub(crate) fn with(mut self, key: &str, value: impl Display) -> Self {
         self.set(key, value);
         self
@@ -67,6 +85,26 @@ impl From<KeyValues> for String {
     }
 }
 
+/// The words of a list, with their doubled commas.
+fn words(list: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(list).filter(|list| !list.is_empty());
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let mut at = 0;
+        while let Some(comma) = text[at..].find(',') {
+            let comma = at + comma;
+            if text[comma + 1..].starts_with(',') {
+                at = comma + 2;
+            } else {
+                rest = Some(&text[comma + 1..]);
+                return Some(&text[..comma]);
+            }
+        }
+        rest = None;
+        Some(text)
+    })
+}
+
 fn escape(value: &str) -> String {
     value.replace(',', ",,")
 }
@@ -74,6 +112,14 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_later_switch_wins() {
+        let mut list = KeyValues::new("m,odel");
+        list.switch("a", true).set("v", "x,a=on").switch("b", true);
+        list.replace_switch("a", false);
+        assert_eq!(String::from(list), "m,,odel,v=x,,a=on,b=on,a=off");
+    }
 
     #[test]
     fn a_comma_stays_inside_its_value() {

@@ -32,8 +32,8 @@ pub struct Capabilities {
     pub options: BTreeMap<String, BTreeSet<String>>,
     /// The CPU models.
     pub cpus: Vec<Cpu>,
-    /// What a guest gets that asks for the host's CPU model, if that is known.
-    pub host_model: Option<HostModel>,
+    /// What a guest gets that asks for the host's CPU model, by domain type (`kvm`, `qemu`), where that is known.
+    pub host_models: BTreeMap<String, HostModel>,
 }
 
 /// A version of QEMU; compares by age.

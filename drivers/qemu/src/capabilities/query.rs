@@ -154,7 +154,7 @@ impl Capabilities {
                     .collect::<Result<_, _>>()?,
                 Err(_) => Vec::new(),
             },
-            host_model: None,
+            host_models: BTreeMap::new(),
         })
     }
 }
@@ -258,12 +258,11 @@ fn cpu(value: &Value) -> Result<Cpu, ReplyError> {
 
 fn read_options(value: &Value) -> Result<BTreeMap<String, BTreeSet<String>>, ReplyError> {
     const COMMAND: &str = "query-command-line-options";
+    // Some entries have no name: they are options that nobody can give.
     list(COMMAND, value)?
         .iter()
-        .map(|entry| {
-            let parameters = names(COMMAND, &entry["parameters"])?;
-            Ok((name(COMMAND, entry, "option")?, parameters))
-        })
+        .filter_map(|entry| Some((optional_name(entry, "option")?, entry)))
+        .map(|(option, entry)| Ok((option, names(COMMAND, &entry["parameters"])?)))
         .collect()
 }
 
