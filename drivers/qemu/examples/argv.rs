@@ -21,8 +21,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cases = answers["cases"].as_object_mut().ok_or("no cases")?;
     for (name, case) in cases.iter_mut() {
         let wanted = name.starts_with("domain/") && case["steps"]["native"]["out"].is_string();
-        let Some(dump) = case["steps"]["dump"]["out"]
+        let Some(dump) = case["steps"]["secure"]["out"]
             .as_str()
+            .or_else(|| case["steps"]["dump"]["out"].as_str())
             .filter(|_| wanted)
             .map(str::to_owned)
         else {

@@ -3,7 +3,7 @@
 use super::builder::{Builder, invalid, number_attr, switch};
 use super::json::Object;
 use super::option::KeyValues;
-use super::{CommandLine, Paths, Purpose, alias};
+use super::{CommandLine, Paths, Purpose, Rendering, alias};
 use crate::capabilities::Capabilities;
 use crate::device;
 use bulkhead_wire::error::Error;
@@ -18,6 +18,9 @@ const NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 /// What the definition asks for and this QEMU, or we, can't do; text that no option may carry.
 pub fn build(root: &Element, capabilities: &Capabilities, paths: &Paths) -> Result<CommandLine, Error> {
     let mut root = root.clone();
+    if paths.rendering == Rendering::Native {
+        reduce_interfaces(&mut root);
+    }
     alias::assign(&mut root);
     let program = root
         .at("devices/emulator")
@@ -38,6 +41,23 @@ pub fn build(root: &Element, capabilities: &Capabilities, paths: &Paths) -> Resu
         environment,
         descriptors: if native { Vec::new() } else { descriptors },
     })
+}
+
+/// Makes of every interface what `domainXMLToNative` makes of it: a tap of that model and MAC address. Its address
+/// stays; a caller that wants what stock answers takes it away and has addresses assigned again.
+pub fn reduce_interfaces(root: &mut Element) {
+    let Some(devices) = root.child_mut("devices") else {
+        return;
+    };
+    for interface in devices.elements_mut().filter(|device| device.name == "interface") {
+        let mut reduced = Element::new("interface").with("type", "ethernet");
+        for part in ["mac", "model", "address"] {
+            if let Some(child) = interface.take(part) {
+                reduced.push(child);
+            }
+        }
+        *interface = reduced;
+    }
 }
 
 /// Processor, memory and firmware.
@@ -193,7 +213,7 @@ fn devices(builder: &mut Builder<'_>) -> Result<(), Error> {
     device::controller::args::build(builder)?;
     each(builder, "memory", device::memory::args::build)?;
     each(builder, "hub", device::hub::args::build)?;
-    reservations(builder)?;
+    reservations(builder);
     device::disk::args::floppy_controller(builder)?;
     each(builder, "disk", device::disk::args::build)?;
     each(builder, "filesystem", device::filesystem::args::build)?;
@@ -217,10 +237,19 @@ fn devices(builder: &mut Builder<'_>) -> Result<(), Error> {
     each(builder, "nvram", device::nvram::args::build)
 }
 
-/// Helpers that keep SCSI reservations.
-fn reservations(builder: &mut Builder<'_>) -> Result<(), Error> {
-    let _ = builder;
-    Ok(())
+/// The helper that keeps SCSI reservations, where the guest has one of its own.
+fn reservations(builder: &mut Builder<'_>) {
+    let managed = builder.devices("disk").any(|disk| {
+        disk.at("source/reservations")
+            .is_some_and(|reservations| switch(reservations, "managed") == Some(true))
+    });
+    if managed {
+        let helper = Object::new()
+            .with("qom-type", "pr-manager-helper")
+            .with("id", "pr-helper0")
+            .with("path", format!("{}/pr-helper0.sock", builder.paths.guest));
+        builder.object(&helper);
+    }
 }
 
 /// What comes after the devices, and devices that come late.

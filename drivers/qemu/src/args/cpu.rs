@@ -70,7 +70,7 @@ impl Builder<'_> {
         let mut list = match mode {
             "host-passthrough" => {
                 let mut list = KeyValues::new("host");
-                if self.is_x86()
+                if self.arch == "x86_64"
                     && let Some(on) = switch(cpu, "migratable")
                 {
                     list.switch("migratable", on);

@@ -44,7 +44,13 @@ impl<'a> Builder<'a> {
         let format = store.attr("format").unwrap_or("raw");
         let name = "libvirt-pflash1-storage";
         let mut node = match store.child("source") {
-            Some(described) => source::protocol(self, store.attr("type").unwrap_or("file"), described, name)?,
+            Some(described) => {
+                let kind = store.attr("type").unwrap_or("file");
+                let mut node = source::protocol(self, kind, described, name)?;
+                let auth = described.child("auth");
+                source::secrets(self, described, auth, &format!("{name}-auth"), name, &mut node)?;
+                node
+            }
             None => Object::new()
                 .with("driver", "file")
                 .with("filename", store.text()),

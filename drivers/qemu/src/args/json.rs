@@ -1,5 +1,6 @@
 //! JSON with its properties in the order they were given, as options and their readers expect it.
 
+use super::option::KeyValues;
 use std::fmt;
 
 /// A JSON value whose objects keep their order.
@@ -51,8 +52,38 @@ impl Object {
         self
     }
 
+    /// The same properties in QEMU's older form, `prefix.name=value,prefix.list.0=value`.
+    pub(crate) fn flatten(&self, prefix: &str, list: &mut KeyValues) {
+        for (name, value) in &self.0 {
+            value.flatten(&format!("{prefix}.{name}"), list);
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl Json {
+    fn flatten(&self, key: &str, list: &mut KeyValues) {
+        match self {
+            Self::Null => {}
+            Self::Bool(value) => {
+                list.switch(key, *value);
+            }
+            Self::Number(value) => {
+                list.set(key, value);
+            }
+            Self::Text(text) => {
+                list.set(key, text);
+            }
+            Self::List(values) => {
+                for (index, value) in values.iter().enumerate() {
+                    value.flatten(&format!("{key}.{index}"), list);
+                }
+            }
+            Self::Object(object) => object.flatten(key, list),
+        }
     }
 }
 

@@ -93,6 +93,7 @@ impl Builder<'_> {
             _ => {}
         }
         if let Some(gic) = features.child("gic")
+            && self.arch == "aarch64"
             && self.is_machine("virt")
         {
             list.set_some("gic-version", gic.attr("version"));

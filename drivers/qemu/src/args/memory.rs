@@ -263,5 +263,10 @@ pub(crate) fn cell_size(cell: &Element) -> Result<u64, Error> {
 
 /// Memory comes in whole MiB.
 pub(crate) fn align(size: u64) -> u64 {
-    size.div_ceil(MEBIBYTE).saturating_mul(MEBIBYTE)
+    align_to(size, MEBIBYTE)
+}
+
+/// The next multiple.
+pub(crate) fn align_to(size: u64, alignment: u64) -> u64 {
+    size.div_ceil(alignment).saturating_mul(alignment)
 }

@@ -23,7 +23,7 @@ pub(crate) mod option;
 mod smbios;
 pub(crate) mod virtio;
 
-pub use assemble::build;
+pub use assemble::{build, reduce_interfaces};
 
 /// How QEMU is started.
 #[derive(Debug, Clone, PartialEq, Eq)]

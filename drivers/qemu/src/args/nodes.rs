@@ -21,12 +21,7 @@ impl NodeNumbers {
         let scsi = devices
             .all("hostdev")
             .filter(|device| device.attr("type") == Some("scsi"));
-        for device in devices
-            .all("disk")
-            .rev()
-            .filter(|disk| has_source(disk))
-            .chain(scsi)
-        {
+        for device in devices.all("disk").rev().chain(scsi) {
             if let Some(alias) = device.path_attr("alias", "name") {
                 numbers.first.insert(alias.to_owned(), next);
             }

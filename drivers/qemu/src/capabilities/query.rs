@@ -250,7 +250,8 @@ fn cpu(value: &Value) -> Result<Cpu, ReplyError> {
     };
     Ok(Cpu {
         name: name(COMMAND, value, "name")?,
-        type_name: name(COMMAND, value, "typename")?,
+        // Aliases of models have no type of their own.
+        type_name: optional_name(value, "typename").unwrap_or_default(),
         unavailable,
         deprecated: value["deprecated"].as_bool().unwrap_or(false),
     })

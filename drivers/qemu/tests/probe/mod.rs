@@ -13,7 +13,7 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Capabilities by emulator, each asked once.
 pub struct Probes {
-    known: BTreeMap<String, Capabilities>,
+    known: BTreeMap<(String, bool), Capabilities>,
     host_models: BTreeMap<String, HostModel>,
 }
 
@@ -59,15 +59,17 @@ impl Probes {
         }
     }
 
-    /// What the domain's emulator can do.
+    /// What the domain's emulator can do with the domain's accelerator.
     pub fn capabilities(&mut self, root: &Element) -> Result<&Capabilities, Failure> {
         let emulator = root.at("devices/emulator").map(Element::text).unwrap_or_default();
-        if !self.known.contains_key(&emulator) {
-            let mut capabilities = ask(&emulator)?;
+        let kvm = root.attr("type") == Some("kvm");
+        let key = (emulator, kvm);
+        if !self.known.contains_key(&key) {
+            let mut capabilities = ask(&key.0, kvm)?;
             capabilities.host_models = self.host_models.clone();
-            self.known.insert(emulator.clone(), capabilities);
+            self.known.insert(key.clone(), capabilities);
         }
-        Ok(&self.known[&emulator])
+        Ok(&self.known[&key])
     }
 }
 
@@ -82,7 +84,7 @@ fn host_model(text: &str) -> HostModel {
     }
 }
 
-fn ask(emulator: &str) -> Result<Capabilities, Failure> {
+fn ask(emulator: &str, kvm: bool) -> Result<Capabilities, Failure> {
     let mut process = Command::new(emulator)
         .args([
             "-S",
@@ -90,7 +92,11 @@ fn ask(emulator: &str) -> Result<Capabilities, Failure> {
             "-nodefaults",
             "-nographic",
             "-machine",
-            "none,accel=tcg",
+            if kvm {
+                "none,accel=kvm:tcg"
+            } else {
+                "none,accel=tcg"
+            },
             "-qmp",
             "stdio",
         ])

@@ -5,7 +5,7 @@ pub(crate) mod source;
 
 use crate::args::Purpose;
 use crate::args::alias::disk_index;
-use crate::args::builder::{Builder, alias, attr, invalid, number_attr, number_text, switch, unsupported};
+use crate::args::builder::{Builder, alias, attr, invalid, number_attr, switch, unsupported};
 use crate::args::json::{Json, Object};
 use crate::args::nodes::has_source;
 use crate::args::option::KeyValues;
@@ -18,14 +18,18 @@ pub(crate) fn build(builder: &mut Builder<'_>, disk: &Element) -> Result<(), Err
     if disk.attr("type") == Some("vhostuser") {
         return vhost_user(builder, disk);
     }
+    // Plugged in once the guest runs: its overlay is made on top of what is open then.
+    if disk.path_attr("transient", "shareBacking") == Some("yes") {
+        return Ok(());
+    }
+    if bus(disk)? == "sd" {
+        return sd(builder, disk);
+    }
     let drive = if has_source(disk) {
         Some(chain::nodes(builder, disk)?)
     } else {
         None
     };
-    if bus(disk)? == "sd" {
-        return sd(builder, drive);
-    }
     let device = device(builder, disk, drive.as_deref())?;
     builder.device(&device);
     Ok(())
@@ -73,14 +77,31 @@ fn kind(disk: &Element) -> &str {
 }
 
 /// A card in a slot that is a part of the machine.
-fn sd(builder: &mut Builder<'_>, drive: Option<String>) -> Result<(), Error> {
-    let _ = builder;
-    match drive {
-        Some(_) => Err(unsupported(
-            "An SD card in the machine's own slot can't be given as a block node; use another bus",
-        )),
-        None => Ok(()),
+fn sd(builder: &mut Builder<'_>, disk: &Element) -> Result<(), Error> {
+    let source = disk
+        .child("source")
+        .ok_or_else(|| invalid("An SD card has no <source>"))?;
+    let mut list = KeyValues::empty();
+    match disk.attr("type") {
+        Some("file") => {
+            list.set("file", attr(source, "file")?);
+        }
+        Some("block") => {
+            list.set("file", attr(source, "dev")?);
+        }
+        kind => {
+            let node = source::protocol(builder, kind.unwrap_or_default(), source, alias(disk)?)?;
+            node.flatten("file", &mut list);
+        }
     }
+    list.set("format", disk.path_attr("driver", "type").unwrap_or("raw"))
+        .set("if", "sd")
+        .set("index", disk_index(target(disk)?).unwrap_or(0));
+    if disk.child("readonly").is_some() {
+        list.switch("readonly", true);
+    }
+    list.set_some("cache", cache_mode(disk));
+    builder.option("-drive", list)
 }
 
 fn device(builder: &Builder<'_>, disk: &Element, drive: Option<&str>) -> Result<Object, Error> {
@@ -134,8 +155,7 @@ fn device(builder: &Builder<'_>, disk: &Element, drive: Option<&str>) -> Result<
     }
     limits(disk, &mut device)?;
     identity(disk, bus, &mut device)?;
-    // What the guest may know of the host's cache does not concern read-only media.
-    if !cdrom && bus != "fdc" && kind(disk) != "lun" && disk.child("source").is_some() {
+    if bus != "fdc" && kind(disk) != "lun" && drive.is_some() {
         let on = match cache_mode(disk) {
             Some("none" | "writeback" | "unsafe") => Some("on"),
             Some("directsync" | "writethrough") => Some("off"),
@@ -347,9 +367,4 @@ pub(crate) fn target(disk: &Element) -> Result<&str, Error> {
         return Err(invalid(format!("'{name}' is not a target name for a disk")));
     }
     Ok(name)
-}
-
-/// A number in a child's text, if the child is there.
-pub(crate) fn child_number(element: &Element, name: &str) -> Result<Option<u64>, Error> {
-    element.child(name).map(number_text).transpose()
 }

@@ -220,10 +220,7 @@ fn spice_ports(graphics: &Element, listen: &Element, list: &mut KeyValues) -> Re
         }
     };
     let plain = pick(plain, automatic && mode != Some("secure"));
-    let tls = pick(
-        tls,
-        automatic && (mode == Some("secure") || channel("secure")) && graphics.attr("tlsPort").is_some(),
-    );
+    let tls = pick(tls, automatic && (mode == Some("secure") || channel("secure")));
     if plain > 0 || tls <= 0 {
         list.set("port", plain);
     }

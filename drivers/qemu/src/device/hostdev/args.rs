@@ -131,7 +131,14 @@ fn scsi(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
     let node = format!("libvirt-{number}-backend");
     let mut storage = if described.attr("protocol") == Some("iscsi") {
         let mut storage = source::protocol(builder, "network", described, &node)?;
-        source::secrets(builder, described, None, &node, &mut storage)?;
+        source::secrets(
+            builder,
+            described,
+            described.child("auth"),
+            &node,
+            &node,
+            &mut storage,
+        )?;
         storage
     } else {
         return Err(unsupported(

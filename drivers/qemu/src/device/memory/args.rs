@@ -2,10 +2,13 @@
 
 use crate::args::builder::{Builder, alias, attr, invalid, number_text, size_text, unsupported};
 use crate::args::json::Object;
-use crate::args::memory::{Backend, align};
+use crate::args::memory::{Backend, align, align_to};
 use crate::args::virtio;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
+
+/// The size that x86 maps an NVDIMM in.
+const NVDIMM_ALIGNMENT: u64 = 2 << 20;
 
 /// The backend and the device.
 pub(crate) fn build(builder: &mut Builder<'_>, memory: &Element) -> Result<(), Error> {
@@ -23,10 +26,15 @@ pub(crate) fn build(builder: &mut Builder<'_>, memory: &Element) -> Result<(), E
         .at("source/path")
         .map(Element::text)
         .filter(|_| matches!(model, "nvdimm" | "virtio-pmem"));
+    let size = size_text(size)?;
+    let size = match model {
+        "nvdimm" if builder.is_x86() => align_to(size, NVDIMM_ALIGNMENT),
+        _ => align(size),
+    };
     let mut backend = builder.backend(&Backend {
         id: &id,
         file: name,
-        size: align(size_text(size)?),
+        size,
         access: memory.attr("access"),
         discard: memory.attr("discard"),
         node,
@@ -40,9 +48,6 @@ pub(crate) fn build(builder: &mut Builder<'_>, memory: &Element) -> Result<(), E
         }
         if memory.at("source/pmem").is_some() {
             backend.set("pmem", true);
-        }
-        if target.child("readonly").is_some() {
-            backend.set("readonly", true);
         }
     }
     builder.object(&backend.object());

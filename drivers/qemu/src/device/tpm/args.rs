@@ -67,7 +67,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, tpm: &Element) -> Result<(), Erro
 
 fn device(builder: &mut Builder<'_>, tpm: &Element, name: &str, id: &str) -> Result<(), Error> {
     let model = attr(tpm, "model")?;
-    let driver = if model == "tpm-tis" && builder.arch == "aarch64" {
+    let driver = if model == "tpm-tis" && !builder.is_x86() {
         "tpm-tis-device"
     } else {
         model

@@ -83,11 +83,11 @@ pub(crate) fn nodes(builder: &mut Builder<'_>, disk: &Element) -> Result<String,
     let top = below.unwrap_or_default();
     if disk.path_attr("driver", "copy_on_read") == Some("on") {
         let name = format!("libvirt-CoR-{}", target(disk)?);
-        let mut node = Object::new()
+        let node = Object::new()
             .with("driver", "copy-on-read")
             .with("node-name", name.as_str())
-            .with("file", top);
-        node.set_some("discard", discard(disk));
+            .with("file", top)
+            .with("discard", "unmap");
         builder.json("-blockdev", &node);
         return Ok(name);
     }
@@ -154,8 +154,12 @@ fn layers(
             .all("slice")
             .find(|slice| slice.attr("type") == Some("storage"))
     });
-    let directory = image.element.attr("type") == Some("dir");
-    let formatted = image.format != "raw" && !(directory && image.format == "fat") || outer.is_some();
+    let formatted = image.format != "raw" || outer.is_some();
+    let secret_name = if formatted {
+        format!("{}-format", image.name)
+    } else {
+        storage_name.clone()
+    };
 
     let mut storage = source::protocol(
         builder,
@@ -163,7 +167,20 @@ fn layers(
         described,
         &storage_name,
     )?;
-    source::secrets(builder, described, inner, &storage_name, &mut storage)?;
+    let auth = described
+        .child("auth")
+        .or_else(|| disk.child("auth").filter(|_| image.top));
+    source::secrets(
+        builder,
+        described,
+        auth,
+        &format!("{storage_name}-auth"),
+        &storage_name,
+        &mut storage,
+    )?;
+    if let Some(inner) = inner {
+        storage.set("encrypt", source::image_encryption(builder, inner, &secret_name));
+    }
     file_options(builder, disk, image, described, &mut storage)?;
     storage.set("node-name", storage_name.as_str());
     let only_layer = !formatted;
@@ -222,7 +239,8 @@ fn format_layer(
 ) -> Result<(), Error> {
     let driver = match image.format {
         "raw" if encryption.is_some() => "luks",
-        "fat" => "vvfat",
+        // The protocol below makes the file system.
+        "fat" => "raw",
         "ploop" => "parallels",
         other => other,
     };
@@ -271,13 +289,21 @@ fn file_options(
     if !matches!(image.element.attr("type"), Some("file" | "block")) {
         return Ok(());
     }
-    let _ = builder;
     storage.set_some("aio", disk.path_attr("driver", "io"));
     if let Some(reservations) = described.child("reservations") {
         let id = if switch(reservations, "managed") == Some(true) {
             "pr-helper0".to_owned()
         } else {
-            format!("pr-helper-{}-storage", image.name)
+            let id = format!("pr-helper-{}-storage", image.name);
+            let path = described
+                .path_attr("reservations/source", "path")
+                .ok_or_else(|| invalid("<reservations> names no helper"))?;
+            let helper = Object::new()
+                .with("qom-type", "pr-manager-helper")
+                .with("id", id.as_str())
+                .with("path", path);
+            builder.object(&helper);
+            id
         };
         storage.set("pr-manager", id);
     }

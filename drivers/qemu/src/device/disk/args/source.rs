@@ -1,6 +1,5 @@
 //! The lowest block node: how QEMU reaches the bytes.
 
-use super::child_number;
 use crate::args::builder::{Builder, attr, bytes, invalid, number_attr, number_text, switch, unsupported};
 use crate::args::json::{Json, Object};
 use bulkhead_wire::error::Error;
@@ -263,15 +262,16 @@ fn user_number(text: &str) -> Option<u64> {
 pub(crate) fn secrets(
     builder: &mut Builder<'_>,
     source: &Element,
-    encryption: Option<&Element>,
+    auth: Option<&Element>,
+    secret: &str,
     node: &str,
     object: &mut Object,
 ) -> Result<(), Error> {
     let protocol = source.attr("protocol").unwrap_or_default();
     let curl = matches!(protocol, "http" | "https" | "ftp" | "ftps");
-    if let Some(auth) = source.child("auth") {
+    if let Some(auth) = auth {
         let user = attr(auth, "username")?;
-        let secret = format!("{node}-auth-secret0");
+        let secret = format!("{secret}-secret0");
         builder.secret(&secret);
         match protocol {
             "rbd" => {
@@ -287,9 +287,6 @@ pub(crate) fn secrets(
                 object.set("username", user).set("password-secret", secret);
             }
         }
-    }
-    if let Some(encryption) = encryption {
-        object.set("encrypt", image_encryption(builder, encryption, node));
     }
     if curl {
         if let Some(verify) = source.child("ssl").and_then(|ssl| switch(ssl, "verify")) {
@@ -311,7 +308,6 @@ pub(crate) fn secrets(
             object.set("readahead", size);
         }
     }
-    let _ = child_number;
     Ok(())
 }
 
@@ -323,7 +319,7 @@ fn child_number_attr(element: &Element, child: &str, name: &str) -> Result<Optio
 }
 
 /// Encryption inside Ceph; an image that was cloned from encrypted ones has a key for each of them.
-fn image_encryption(builder: &mut Builder<'_>, encryption: &Element, node: &str) -> Object {
+pub(crate) fn image_encryption(builder: &mut Builder<'_>, encryption: &Element, node: &str) -> Object {
     let format = encryption.attr("format").unwrap_or("luks");
     let count = encryption.all("secret").count().max(1);
     let mut object: Option<Object> = None;
