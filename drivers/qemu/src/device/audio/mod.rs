@@ -1,1 +1,3 @@
 //! `<audio>`.
+
+pub(crate) mod args;

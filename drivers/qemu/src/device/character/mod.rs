@@ -1,1 +1,3 @@
 //! Character devices: `<serial>`, `<parallel>`, `<console>`, `<channel>`.
+
+pub(crate) mod args;

@@ -1,1 +1,3 @@
 //! `<controller>`.
+
+pub(crate) mod args;

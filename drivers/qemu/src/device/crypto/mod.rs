@@ -1,1 +1,3 @@
 //! `<crypto>`.
+
+pub(crate) mod args;

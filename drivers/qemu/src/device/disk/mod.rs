@@ -1,1 +1,3 @@
 //! `<disk>`.
+
+pub(crate) mod args;

@@ -1,1 +1,3 @@
 //! `<filesystem>`.
+
+pub(crate) mod args;

@@ -1,1 +1,3 @@
 //! `<graphics>`.
+
+pub(crate) mod args;

@@ -1,1 +1,3 @@
 //! `<hostdev>`.
+
+pub(crate) mod args;

@@ -1,1 +1,3 @@
 //! `<hub>`.
+
+pub(crate) mod args;

@@ -1,1 +1,3 @@
 //! `<input>`.
+
+pub(crate) mod args;

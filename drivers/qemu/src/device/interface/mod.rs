@@ -1,1 +1,3 @@
 //! `<interface>`.
+
+pub(crate) mod args;

@@ -1,1 +1,3 @@
 //! `<iommu>`.
+
+pub(crate) mod args;

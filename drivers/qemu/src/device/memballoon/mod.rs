@@ -1,1 +1,3 @@
 //! `<memballoon>`.
+
+pub(crate) mod args;

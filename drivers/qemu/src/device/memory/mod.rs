@@ -1,1 +1,3 @@
 //! `<memory>`.
+
+pub(crate) mod args;

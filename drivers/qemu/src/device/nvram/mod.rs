@@ -1,1 +1,3 @@
 //! `<nvram>`.
+
+pub(crate) mod args;

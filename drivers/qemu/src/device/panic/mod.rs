@@ -1,1 +1,3 @@
 //! `<panic>`.
+
+pub(crate) mod args;

@@ -1,1 +1,3 @@
 //! `<pstore>`.
+
+pub(crate) mod args;

@@ -1,1 +1,3 @@
 //! `<redirdev>`.
+
+pub(crate) mod args;

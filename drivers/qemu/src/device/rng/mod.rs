@@ -1,1 +1,3 @@
 //! `<rng>`.
+
+pub(crate) mod args;

@@ -1,1 +1,3 @@
 //! `<shmem>`.
+
+pub(crate) mod args;

@@ -1,1 +1,3 @@
 //! `<smartcard>`.
+
+pub(crate) mod args;

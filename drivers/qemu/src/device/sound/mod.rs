@@ -1,1 +1,3 @@
 //! `<sound>`.
+
+pub(crate) mod args;

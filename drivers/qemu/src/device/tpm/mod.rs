@@ -1,1 +1,3 @@
 //! `<tpm>`.
+
+pub(crate) mod args;

@@ -1,1 +1,3 @@
 //! `<video>`.
+
+pub(crate) mod args;

@@ -1,1 +1,3 @@
 //! `<vsock>`.
+
+pub(crate) mod args;

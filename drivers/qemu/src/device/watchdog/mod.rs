@@ -1,1 +1,3 @@
 //! `<watchdog>`.
+
+pub(crate) mod args;
