@@ -19,6 +19,7 @@ mod embed;
 mod uri;
 
 pub use bulkhead_broker::manifest::Intensity;
+pub use bulkhead_sandbox::landlock_version;
 pub use bulkhead_wire as wire;
 pub use bulkhead_wire::control::FaultRule;
 pub use bulkhead_wire::error::Error;

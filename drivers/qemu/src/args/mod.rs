@@ -118,3 +118,28 @@ pub struct Paths {
     /// Which form is wanted.
     pub rendering: Rendering,
 }
+
+impl CommandLine {
+    /// The line as a person would type it into a shell, variables first: the answer of `domainXMLToNative`.
+    #[must_use]
+    pub fn to_shell(&self) -> String {
+        let variables = self
+            .environment
+            .iter()
+            .map(|(name, value)| format!("{name}={}", quote(value)));
+        let words = std::iter::once(&self.program)
+            .chain(&self.arguments)
+            .map(|word| quote(word));
+        variables.chain(words).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// A word for a shell; quoted only where it must be.
+fn quote(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "_@%+=:,./-".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}

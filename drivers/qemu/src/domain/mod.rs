@@ -27,3 +27,32 @@ pub struct Definition {
     /// The tree, as libvirt prints an inactive domain with its secrets.
     pub root: Element,
 }
+
+impl Definition {
+    /// INTERIM
+    pub fn read(xml: &[u8], _host: &Host, _purpose: Purpose) -> Result<Self, bulkhead_wire::error::Error> {
+        let root = bulkhead_xml::parse(xml, bulkhead_xml::Limits::default(), "domain/metadata").map_err(
+            |error| {
+                bulkhead_wire::error::Error::new(
+                    bulkhead_wire::error::Code::XML_ERROR,
+                    bulkhead_wire::error::Origin::DOMAIN,
+                    error.to_string(),
+                )
+            },
+        )?;
+        Ok(Self { root })
+    }
+
+    /// INTERIM
+    pub fn live(&self, id: i32) -> Element {
+        let mut root = self.root.clone();
+        root.set("id", id.to_string());
+        crate::args::alias::assign(&mut root);
+        root
+    }
+
+    /// INTERIM
+    pub fn to_xml(&self, _secure: bool) -> String {
+        self.root.to_xml()
+    }
+}

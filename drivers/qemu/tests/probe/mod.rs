@@ -158,20 +158,5 @@ pub fn paths(root: &Element) -> Paths {
 
 /// One line, quoted for a shell.
 pub fn native_text(line: &CommandLine) -> String {
-    let variables = line
-        .environment
-        .iter()
-        .map(|(name, value)| format!("{name}={}", quote(value)));
-    let words = std::iter::once(&line.program)
-        .chain(&line.arguments)
-        .map(|word| quote(word));
-    variables.chain(words).collect::<Vec<_>>().join(" ")
-}
-
-fn quote(word: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "_@%+=:,./-".contains(letter);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
+    line.to_shell()
 }
