@@ -97,27 +97,10 @@ const AF_NETLINK: u64 = 16;
 
 /// `FIONBIO`, `FIONREAD`, `FIOCLEX`, `TCGETS`: what the runtime and the standard library ask of descriptors.
 const DRIVER_IOCTLS: &[u64] = &[0x5421, 0x541b, 0x5451, 0x5401];
-/// `TUNSETIFF`, `TUNGETIFF`, `TUNGETFEATURES`, `TUNSETPERSIST`, `TUNSETOFFLOAD`, `TUNSETVNETHDRSZ`, `SIOCGIFFLAGS`,
-/// `SIOCSIFFLAGS`, `SIOCGIFMTU`, `SIOCSIFMTU`, `SIOCGIFHWADDR`, `SIOCSIFHWADDR`, `SIOCGIFINDEX`, `SIOCBRADDIF`,
-/// `SIOCBRDELIF`, `SIOCETHTOOL`.
-const INTERFACE_IOCTLS: &[u64] = &[
-    0x4004_54ca,
-    0x8004_54d2,
-    0x8004_54cf,
-    0x4004_54cb,
-    0x4004_54d0,
-    0x4004_54d8,
-    0x8913,
-    0x8914,
-    0x8921,
-    0x8922,
-    0x8927,
-    0x8924,
-    0x8933,
-    0x89a2,
-    0x89a3,
-    0x8946,
-];
+/// `TUNSETIFF`: attaches to a tap. Everything else about interfaces goes through netlink.
+const TAP_IOCTLS: &[u64] = &[0x4004_54ca];
+/// `NETLINK_ROUTE`, whose number as an address family's protocol is zero.
+const NETLINK_ROUTE: u64 = 0;
 
 /// Makes the programs for a profile, in the order in which they are to be installed.
 pub(crate) fn programs(calls: &SystemCalls) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
@@ -195,9 +178,12 @@ fn driver_rules(extras: &[(Extra, String)]) -> Rules {
     for (extra, _reason) in extras {
         match extra {
             Extra::Interfaces => {
-                ioctls.extend(INTERFACE_IOCTLS);
-                rules.insert(libc::SYS_socket, equals(0, &[AF_NETLINK]));
-                rules.insert(libc::SYS_bind, Vec::new());
+                ioctls.extend(TAP_IOCTLS);
+                let route_netlink = when([
+                    condition(0, SeccompCmpOp::Eq, AF_NETLINK),
+                    condition(2, SeccompCmpOp::Eq, NETLINK_ROUTE),
+                ]);
+                rules.insert(libc::SYS_socket, route_netlink);
             }
         }
     }

@@ -54,7 +54,7 @@ pub enum SystemCalls {
 /// A group of system calls beyond a driver's base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Extra {
-    /// Netlink sockets and the socket that interface ioctls go through.
+    /// Route netlink sockets, which look for and change interfaces, and attaching to a tap.
     Interfaces,
 }
 

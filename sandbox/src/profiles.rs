@@ -100,16 +100,10 @@ pub fn network(folders: &Folders) -> Profile {
                 rule(&folders.etc, Access::Manage, "definitions of networks"),
                 rule(&folders.lib, Access::Manage, "lease databases"),
                 rule(&folders.run, Access::Manage, "live state of networks"),
-                rule("/dev/net/tun", Access::ReadWrite, "opens taps"),
                 rule(
-                    "/sys/class/net",
-                    Access::Read,
-                    "who owns a tap that was made in advance",
-                ),
-                rule(
-                    "/sys/devices/virtual/net",
-                    Access::Read,
-                    "what the entries of /sys/class/net point to",
+                    "/dev/net/tun",
+                    Access::ReadWrite,
+                    "taps are attached to through it",
                 ),
             ],
         )
