@@ -32,6 +32,8 @@ pub(crate) struct Ceiling {
     data: &'static [(&'static str, &'static str)],
     /// May an instance have the stack's network?
     network: bool,
+    /// May an instance make terminals?
+    terminals: bool,
 }
 
 const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/usr/local/bin", "/usr/libexec"];
@@ -56,6 +58,7 @@ pub(crate) static CEILINGS: &[Ceiling] = &[
             ("/etc/hosts", "user networking looks names up"),
         ],
         network: true,
+        terminals: true,
     },
     Ceiling {
         class: "qemu-probe",
@@ -65,12 +68,14 @@ pub(crate) static CEILINGS: &[Ceiling] = &[
             ("/usr/share/seabios", "firmware"),
         ],
         network: false,
+        terminals: false,
     },
     Ceiling {
         class: "swtpm",
         programs: &["swtpm"],
         data: &[],
         network: false,
+        terminals: false,
     },
 ];
 
@@ -259,7 +264,7 @@ fn listener(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd, Error> {
 }
 
 /// The number under which the trampoline finds its profile.
-const PROFILE_NUMBER: RawFd = 3;
+const PROFILE_NUMBER: RawFd = 255;
 /// Numbers for files that rules name; a driver may choose those below.
 const RULE_NUMBERS: RawFd = 256;
 
@@ -293,7 +298,8 @@ pub(crate) fn start(
     let network = request
         .network
         .then(|| "the guest has user networking or a display on the network".to_owned());
-    let mut profile = profiles::helper(ceiling.class, &request.program, network, ceiling.data);
+    let terminals = ceiling.terminals.then(|| "its consoles are terminals".to_owned());
+    let mut profile = profiles::helper(ceiling.class, &request.program, network, terminals, ceiling.data);
     let mut descriptors: Vec<(RawFd, OwnedFd)> = Vec::new();
     for (number, (path, access)) in (RULE_NUMBERS..).zip(&request.files) {
         let file = open_checked(&key, layout, path, *access)?;
@@ -311,7 +317,7 @@ pub(crate) fn start(
     }
     let mut taken = vec![0, 1, 2, PROFILE_NUMBER];
     let mut claim = |number: RawFd| {
-        let free = number > PROFILE_NUMBER && number < RULE_NUMBERS && !taken.contains(&number);
+        let free = number > 2 && number < PROFILE_NUMBER && !taken.contains(&number);
         taken.push(number);
         if free {
             Ok(())
@@ -495,7 +501,8 @@ pub(crate) fn terminal(helper: &Record, path: &Path) -> Result<OwnedFd, Error> {
         .read(true)
         .write(true)
         .custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK)
-        .open(path)
+        // As the helper sees it: its terminals are in an instance of its own.
+        .open(format!("/proc/{}/root/dev/pts/{number}", helper.pid))
         .map(Into::into)
         .map_err(|error| Error::system(Origin::BROKER, format!("Can't open {}", path.display()), &error))
 }

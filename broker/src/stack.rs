@@ -242,12 +242,17 @@ impl Stack {
             Action::Serve(driver) => self.connect_peers(driver),
             Action::Held(driver, reason) => {
                 tracing::error!(%driver, %reason, "driver is out of service");
-                for manifest in MANIFESTS
+                let callers = MANIFESTS
                     .iter()
-                    .filter(|manifest| manifest.calls.contains(&driver))
+                    .filter(|manifest| manifest.calls.contains(&driver));
+                // Who does not serve yet is told when it does.
+                for caller in callers
+                    .map(|manifest| manifest.driver)
+                    .filter(|caller| self.serves(*caller))
+                    .collect::<Vec<_>>()
                 {
                     self.tell(
-                        manifest.driver,
+                        caller,
                         &ToDriver::ChannelHeld {
                             peer: driver,
                             reason: reason.clone(),
@@ -579,21 +584,21 @@ impl Stack {
         }
     }
 
+    fn serves(&self, driver: Driver) -> bool {
+        self.supervisor
+            .life(driver)
+            .is_some_and(|life| matches!(life.phase, Phase::Ready { .. }))
+    }
+
     /// A driver serves now: pairs for it and each peer that serves too, and for the clients that wait.
     fn connect_peers(&mut self, driver: Driver) {
-        let serving = |stack: &Self, peer: Driver| {
-            stack
-                .supervisor
-                .life(peer)
-                .is_some_and(|life| matches!(life.phase, Phase::Ready { .. }))
-        };
         let edges: Vec<(Driver, Driver)> = MANIFESTS
             .iter()
             .flat_map(|manifest| manifest.calls.iter().map(|called| (manifest.driver, *called)))
             .filter(|(caller, called)| *caller == driver || *called == driver)
             .collect();
         for (caller, called) in edges {
-            if serving(self, caller) && serving(self, called) {
+            if self.serves(caller) && self.serves(called) {
                 match pair() {
                     Ok((calling, served)) => {
                         self.tell(called, &channel(caller, Side::Serve, None, served));

@@ -148,7 +148,7 @@ fn limit(limits: &Limits) -> io::Result<()> {
 
 fn namespaces(profile: &Profile, report: &mut Report) -> io::Result<()> {
     let mut wanted = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-    if profile.hide {
+    if profile.hide || profile.terminals.is_some() {
         wanted |= CloneFlags::CLONE_NEWNS;
     }
     if profile.network.is_none() {
@@ -171,6 +171,15 @@ fn namespaces(profile: &Profile, report: &mut Report) -> io::Result<()> {
     report.in_force.push("ipc, uts namespaces".to_owned());
     if profile.network.is_none() {
         report.in_force.push("empty network namespace".to_owned());
+    }
+    if profile.terminals.is_some() {
+        match view::own_terminals() {
+            Ok(()) => report.in_force.push("own terminals".to_owned()),
+            Err(error) if uid.is_root() => return Err(error),
+            Err(error) => report.missing.push(format!(
+                "own terminals ({error}); this user's others can be opened"
+            )),
+        }
     }
     if profile.hide {
         match view::enter(profile) {

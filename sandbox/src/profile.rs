@@ -88,6 +88,8 @@ pub struct Profile {
     pub limits: Limits,
     /// Hide everything that no rule names (a mount namespace); false leaves the view as it is.
     pub hide: bool,
+    /// Terminals of its own, with the reason: it may make some, and can't see anybody else's.
+    pub terminals: Option<String>,
 }
 
 impl Profile {

@@ -43,6 +43,7 @@ fn driver(name: &str, files: Vec<FileRule>) -> Profile {
             address_space_bytes: Some(4 << 30),
         },
         hide: true,
+        terminals: None,
     }
 }
 
@@ -129,7 +130,13 @@ pub fn of_driver(name: &str, folders: &Folders) -> Option<Profile> {
 
 /// A helper, before the files of the instance are added: libraries and the program itself.
 #[must_use]
-pub fn helper(class: &str, program: &Path, network: Option<String>, data: &[(&str, &str)]) -> Profile {
+pub fn helper(
+    class: &str,
+    program: &Path,
+    network: Option<String>,
+    terminals: Option<String>,
+    data: &[(&str, &str)],
+) -> Profile {
     let mut files = vec![rule(program, Access::Execute, "the program itself")];
     for folder in ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"] {
         files.push(rule(folder, Access::Execute, "shared libraries and their loader"));
@@ -144,6 +151,10 @@ pub fn helper(class: &str, program: &Path, network: Option<String>, data: &[(&st
     }
     for device in ["/dev/urandom", "/dev/random"] {
         files.push(rule(device, Access::Read, "random numbers, for the guest too"));
+    }
+    if let Some(reason) = &terminals {
+        files.push(rule("/dev/pts", Access::ReadWrite, reason));
+        files.push(rule("/dev/ptmx", Access::ReadWrite, reason));
     }
     files.extend(
         data.iter()
@@ -165,5 +176,6 @@ pub fn helper(class: &str, program: &Path, network: Option<String>, data: &[(&st
             address_space_bytes: None,
         },
         hide: false,
+        terminals,
     }
 }

@@ -40,6 +40,22 @@ pub(crate) fn enter(profile: &Profile) -> io::Result<()> {
     Ok(())
 }
 
+/// Puts terminals of the process's own where everybody's were. The process must be in a mount namespace of its own.
+pub(crate) fn own_terminals() -> io::Result<()> {
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(
+        Some("devpts"),
+        "/dev/pts",
+        Some("devpts"),
+        flags,
+        Some("newinstance,ptmxmode=0666,mode=0600"),
+    )?;
+    mount(Some("/dev/pts/ptmx"), "/dev/ptmx", none, MsFlags::MS_BIND, none)?;
+    Ok(())
+}
+
 fn show(path: &Path, access: Access) -> io::Result<()> {
     let relative = path
         .strip_prefix("/")

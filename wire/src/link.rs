@@ -136,20 +136,20 @@ impl LinkReader {
         Ok(())
     }
 
-    /// Reads the next frame. Not safe to drop half-way unless the link is dropped too.
+    /// Reads the next frame. Safe to drop half-way: what has been received stays for the next call.
     ///
     /// # Errors
     /// See [`LinkError`]; after any error the link must be dropped.
     pub async fn read(&mut self) -> Result<Frame, LinkError> {
-        self.fill(HEADER_BYTES, true).await?;
+        self.fill(HEADER_BYTES).await?;
         let mut bytes = [0; HEADER_BYTES];
         bytes.copy_from_slice(&self.buffer[self.begin..self.begin + HEADER_BYTES]);
         let header = Header::from_bytes(&bytes)?;
-        self.begin += HEADER_BYTES;
         let length = header.body_bytes as usize;
-        self.fill(length, false).await?;
-        let body = self.buffer[self.begin..self.begin + length].to_vec();
-        self.begin += length;
+        self.fill(HEADER_BYTES + length).await?;
+        let body_begin = self.begin + HEADER_BYTES;
+        let body = self.buffer[body_begin..body_begin + length].to_vec();
+        self.begin = body_begin + length;
         let count = usize::from(header.descriptors);
         if self.descriptors.len() < count {
             return Err(LinkError::Violation(format!(
@@ -177,8 +177,10 @@ impl LinkReader {
     }
 
     /// Reads until `wanted` bytes are buffered. Memory grows with what arrives, not with what is announced.
-    async fn fill(&mut self, wanted: usize, between_frames: bool) -> Result<(), LinkError> {
+    async fn fill(&mut self, wanted: usize) -> Result<(), LinkError> {
         while self.buffer.len() - self.begin < wanted {
+            self.socket.readable().await?;
+            // From here to the end of the turn nothing waits, so the buffer is never seen half-changed.
             if self.begin > 0 {
                 self.buffer.drain(..self.begin);
                 self.begin = 0;
@@ -188,15 +190,15 @@ impl LinkReader {
                 .clamp(READ_BYTES, 256 << 10);
             let old_length = self.buffer.len();
             self.buffer.resize(old_length + missing, 0);
-            let socket = &self.socket;
-            let target = &mut self.buffer[old_length..];
-            let received = socket
-                .async_io(Interest::READABLE, || receive(socket.as_raw_fd(), target))
-                .await;
+            let (socket, target) = (&self.socket, &mut self.buffer[old_length..]);
+            let received = socket.try_io(Interest::READABLE, || receive(socket.as_raw_fd(), target));
             let (count, descriptors) = match received {
                 Ok(received) => received,
                 Err(error) => {
                     self.buffer.truncate(old_length);
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        continue;
+                    }
                     return Err(error.into());
                 }
             };
@@ -208,7 +210,7 @@ impl LinkReader {
                 ));
             }
             if count == 0 {
-                if between_frames && self.buffer.is_empty() {
+                if self.buffer.is_empty() {
                     return Err(LinkError::Closed);
                 }
                 return Err(LinkError::Violation("closed in the middle of a frame".to_owned()));

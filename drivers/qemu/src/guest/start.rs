@@ -164,7 +164,7 @@ impl Guest {
             attached = self.attach(events, MONITOR_WITHIN) => attached?,
             _ = process.readable() => return Err(self.died_at_start().await),
         };
-        self.name_terminals(&attached, &mut live).await?;
+        self.name_terminals(&attached, pid, &mut live).await?;
         seen.send_replace(Some(attached));
         self.follow(received, seen);
         fault::point("start", "before_record");
@@ -349,7 +349,7 @@ impl Guest {
     }
 
     /// Puts the names of the terminals that QEMU made into the live XML.
-    async fn name_terminals(&self, monitor: &Monitor, live: &mut Element) -> Result<(), Error> {
+    async fn name_terminals(&self, monitor: &Monitor, pid: u32, live: &mut Element) -> Result<(), Error> {
         let devices = monitor
             .within(COMMAND_WITHIN)
             .query_chardev()
@@ -362,7 +362,8 @@ impl Guest {
                 .find(|device| device.label == label)
                 .and_then(|device| device.filename.strip_prefix("pty:"))
                 .filter(|path| path.starts_with("/dev/pts/"))
-                .map(str::to_owned)
+                // QEMU's terminals are in an instance of its own; this is where others find them.
+                .map(|path| format!("/proc/{pid}/root{path}"))
         };
         for device in live
             .child_mut("devices")
@@ -555,12 +556,7 @@ fn state_of(number: i32) -> State {
 
 /// The files that QEMU opens by path: the guest's own disks and firmware, and no others.
 fn files(live: &Element, guest: &std::path::Path) -> Vec<(PathBuf, Access)> {
-    let mut files = vec![
-        (guest.to_owned(), Access::Folder),
-        (PathBuf::from("/dev/ptmx"), Access::ReadWrite),
-    ];
-    // Terminals that QEMU makes; their names are not known before, and each belongs to who made it.
-    files.push((PathBuf::from("/dev/pts"), Access::ReadWrite));
+    let mut files = vec![(guest.to_owned(), Access::Folder)];
     if live.attr("type") == Some("kvm") {
         files.push((PathBuf::from("/dev/kvm"), Access::ReadWrite));
     }

@@ -26,6 +26,8 @@ impl Guest {
             );
             Error::new(Code::INTERNAL, Origin::QEMU, message)
         })?;
+        // The broker knows the terminal by the name that QEMU has for it.
+        let path = path.split_once("/root").map_or(path, |(_, path)| path);
         let file = self
             .environment
             .stack
