@@ -328,7 +328,7 @@ async fn heard<D: DriverLogic>(
                 Side::Call => {
                     let caller = stack.peer(peer);
                     tokio::spawn(async move {
-                        let error = caller.run(socket).await;
+                        let error = caller.run(socket, Token::default()).await;
                         tracing::info!(%peer, %error, "channel ended");
                     });
                 }

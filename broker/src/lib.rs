@@ -59,6 +59,23 @@ pub struct Handle {
     layout: Layout,
 }
 
+/// Tells when a stack has ended and its root is free.
+#[derive(Debug, Clone)]
+pub struct Ended(watch::Receiver<bool>);
+
+impl Ended {
+    /// Has it?
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it has.
+    pub async fn wait(mut self) {
+        let _ = self.0.wait_for(|ended| *ended).await;
+    }
+}
+
 /// A handle that does not keep the stack alive.
 pub(crate) struct WeakHandle {
     orders: mpsc::WeakSender<Order>,
@@ -84,7 +101,7 @@ const ORDERS: usize = 256;
 ///
 /// # Errors
 /// See [`OpenError`].
-pub fn open(config: Config, layout: Layout) -> Result<Handle, OpenError> {
+pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError> {
     if config.mode == Mode::Embed {
         root::check(&config.root)?;
     }
@@ -110,6 +127,7 @@ pub fn open(config: Config, layout: Layout) -> Result<Handle, OpenError> {
     };
     let (orders, received) = mpsc::channel(ORDERS);
     let (changed, watched) = watch::channel(0);
+    let (ending, ended) = watch::channel(false);
     let handle = Handle {
         orders,
         changed: watched,
@@ -124,14 +142,17 @@ pub fn open(config: Config, layout: Layout) -> Result<Handle, OpenError> {
     std::thread::Builder::new()
         .name("bulkhead-broker".to_owned())
         .spawn(move || {
-            runtime.block_on(async move {
+            runtime.block_on(async {
                 let accepting = tokio::spawn(control::accept(listener, weak));
                 Stack::run(config, root, received, changed).await;
                 accepting.abort();
             });
+            // Everything of the stack is gone now, its lock too.
+            drop(runtime);
+            ending.send_replace(true);
         })
         .map_err(OpenError::Thread)?;
-    Ok(handle)
+    Ok((handle, Ended(ended)))
 }
 
 fn gone<E>(_error: E) -> Error {

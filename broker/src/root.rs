@@ -223,7 +223,7 @@ impl Root {
 ///
 /// # Errors
 /// When the folder can't be opened.
-pub(crate) fn short_socket_path(folder: &Path, name: &str) -> io::Result<(PathBuf, Option<File>)> {
+pub fn short_socket_path(folder: &Path, name: &str) -> io::Result<(PathBuf, Option<File>)> {
     let whole = folder.join(name);
     if whole.as_os_str().len() < SOCKET_PATH_MAX_BYTES {
         return Ok((whole, None));

@@ -82,6 +82,23 @@ pub fn confine(profile: &Profile, keep: &[RawFd]) -> Result<Report, ConfineError
     Ok(report)
 }
 
+/// The version of Landlock that this kernel has, if any.
+#[must_use]
+pub fn landlock_version() -> Option<i64> {
+    // LANDLOCK_CREATE_RULESET_VERSION.
+    const VERSION: u32 = 1;
+    // SAFETY: with this flag the call takes no memory and makes no descriptor.
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0_usize,
+            VERSION,
+        )
+    };
+    (version > 0).then_some(version)
+}
+
 /// Takes over descriptors that a parent put under fixed numbers before this program began.
 #[must_use]
 pub fn inherited<const N: usize>(numbers: [RawFd; N]) -> [OwnedFd; N] {

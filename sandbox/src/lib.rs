@@ -10,5 +10,5 @@ pub mod profile;
 pub mod profiles;
 mod view;
 
-pub use confine::{ConfineError, Report, confine, inherited};
+pub use confine::{ConfineError, Report, confine, inherited, landlock_version};
 pub use profile::{Access, FileRule, Limits, Place, Profile, SystemCalls};

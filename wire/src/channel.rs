@@ -49,6 +49,8 @@ struct Connection {
     outbox: mpsc::Sender<Outgoing>,
     pending: Mutex<Option<HashMap<u64, oneshot::Sender<Answered>>>>,
     credit: Semaphore,
+    /// What is spoken with on this connection by callers that have no token of their own.
+    token: Token,
 }
 
 /// What a caller knows of its server.
@@ -66,7 +68,7 @@ enum Slot {
 #[derive(Debug, Clone)]
 pub struct Caller {
     shared: Arc<CallerShared>,
-    token: Token,
+    token: Option<Token>,
 }
 
 #[derive(Debug)]
@@ -75,6 +77,7 @@ struct CallerShared {
     slot: watch::Sender<Slot>,
     next_id: AtomicU64,
     events: Mutex<Option<mpsc::Sender<Vec<u8>>>>,
+    links: watch::Sender<u64>,
 }
 
 impl Caller {
@@ -86,10 +89,11 @@ impl Caller {
             slot: watch::Sender::new(Slot::Down),
             next_id: AtomicU64::new(1),
             events: Mutex::new(None),
+            links: watch::Sender::new(0),
         };
         Self {
             shared: Arc::new(shared),
-            token: Token::default(),
+            token: None,
         }
     }
 
@@ -98,7 +102,7 @@ impl Caller {
     pub fn with_token(&self, token: Token) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
-            token,
+            token: Some(token),
         }
     }
 
@@ -108,22 +112,24 @@ impl Caller {
         *lock(&self.shared.events) = Some(queue);
     }
 
-    /// Takes a new link into use; earlier ones are forgotten. Returns when it ends, with the reason.
-    pub async fn run(&self, socket: OwnedFd) -> LinkError {
+    /// Takes a new link into use, speaking with this token; earlier links are forgotten. Returns when it ends, with the reason.
+    pub async fn run(&self, socket: OwnedFd, token: Token) -> LinkError {
         match link::open(socket, REVISION).await {
-            Ok((reader, writer)) => self.serve_link(reader, writer).await,
+            Ok((reader, writer)) => self.serve_link(reader, writer, token).await,
             Err(error) => error,
         }
     }
 
-    async fn serve_link(&self, mut reader: LinkReader, writer: LinkWriter) -> LinkError {
+    async fn serve_link(&self, mut reader: LinkReader, writer: LinkWriter, token: Token) -> LinkError {
         let (outbox, queue) = mpsc::channel(OUTBOX);
         let connection = Arc::new(Connection {
             outbox,
             pending: Mutex::new(Some(HashMap::new())),
             credit: Semaphore::new(CREDIT),
+            token,
         });
         self.shared.slot.send_replace(Slot::Up(Arc::clone(&connection)));
+        self.shared.links.send_modify(|count| *count += 1);
         let writing = tokio::spawn(write_all(writer, queue));
         let error = loop {
             match reader.read().await {
@@ -266,7 +272,7 @@ impl Caller {
             let header = Header {
                 id,
                 operation: info.operation,
-                token: self.token,
+                token: self.token.unwrap_or(connection.token),
                 trace: u32::try_from(id & 0xffff_ffff).unwrap_or(0),
                 time_left_ms: time_left.map_or(0, |left| {
                     u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1)
@@ -320,10 +326,10 @@ impl Caller {
         }
     }
 
-    /// Waits until a link is attached or the peer is held.
-    pub async fn settled(&self) {
-        let mut slot = self.shared.slot.subscribe();
-        let _ = slot.wait_for(|slot| !matches!(slot, Slot::Down)).await;
+    /// Tells when a new link is in use: the server is another incarnation, and knows nothing of subscriptions.
+    #[must_use]
+    pub fn links(&self) -> watch::Receiver<u64> {
+        self.shared.links.subscribe()
     }
 }
 

@@ -2,10 +2,15 @@
 //!
 //! The pure half: [`domain`] turns XML into a complete definition and back, [`device`] holds what each kind of
 //! device adds to that, [`args`] turns a definition into a command line, [`capabilities`] is what a QEMU binary
-//! can do. The other half talks: [`monitor`] speaks QMP.
+//! can do. The other half acts: [`monitor`] speaks QMP, `guest` is a domain's own actor, [`driver`] the driver as a whole,
+//! `calls` what it serves.
 
 pub mod args;
+mod calls;
 pub mod capabilities;
 pub mod device;
 pub mod domain;
+pub mod driver;
+mod guest;
 pub mod monitor;
+mod probe;

@@ -1,1 +1,145 @@
 //! A complete definition becomes a QEMU command line, the one that libvirt 11.3 makes for QEMU 10.
+//!
+//! Owns: the order of options, what belongs to the machine as a whole, names of block nodes and descriptors. Each kind
+//! of device adds its own part (`device/<kind>/args.rs`). Never does: I/O, filling in defaults, choosing addresses; the
+//! same input gives the same command line. Values reach QEMU as JSON or with their commas doubled, so that no
+//! text of the definition can become another option, and text with control characters is refused.
+
+pub mod alias;
+
+mod address;
+mod assemble;
+mod boot;
+pub(crate) mod builder;
+mod clock;
+mod cpu;
+mod firmware;
+pub(crate) mod json;
+mod machine;
+pub(crate) mod memory;
+pub(crate) mod nodes;
+mod numa;
+pub(crate) mod option;
+mod smbios;
+pub(crate) mod virtio;
+
+pub use assemble::{build, reduce_interfaces};
+
+/// How QEMU is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine {
+    /// The emulator's path.
+    pub program: String,
+    /// Its arguments, without the program itself.
+    pub arguments: Vec<String>,
+    /// The variables it gets, and no others.
+    pub environment: Vec<(String, String)>,
+    /// The open files it inherits. Empty for [`Rendering::Native`].
+    pub descriptors: Vec<DescriptorUse>,
+}
+
+/// One inherited descriptor: the number that the arguments name it by, and what must be open there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DescriptorUse {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Its number in QEMU.
+    pub number: u32,
+}
+
+/// What an inherited descriptor is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// The listening socket of the QMP monitor.
+    Monitor,
+    /// The listening (or, for a guest's end that connects, connected) socket of a character device.
+    Character {
+        /// The device's alias.
+        alias: String,
+    },
+    /// One queue of a network device's host end.
+    Tap {
+        /// The device's alias.
+        alias: String,
+        /// The queue, from 0.
+        queue: u32,
+    },
+    /// `/dev/vhost-net`, once for each queue.
+    VhostNet {
+        /// The device's alias.
+        alias: String,
+        /// The queue, from 0.
+        queue: u32,
+    },
+    /// `/dev/vhost-vsock` with the guest's CID set.
+    VhostVsock {
+        /// The device's alias.
+        alias: String,
+    },
+    /// `/dev/vhost-vdpa-N`.
+    Vdpa {
+        /// The device's alias.
+        alias: String,
+    },
+    /// The socket of the TPM emulator.
+    Tpm {
+        /// The device's alias.
+        alias: String,
+    },
+    /// A file that holds a secret's bytes.
+    Secret {
+        /// The QEMU object's id.
+        object: String,
+    },
+}
+
+/// Which of the two forms of one command line is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rendering {
+    /// As `domainXMLToNative` answers: sockets by path, descriptors by made-up numbers.
+    Native,
+    /// As the guest is started: sockets, taps and secrets as inherited descriptors.
+    Launch,
+}
+
+/// The guest's private places, and the few facts that are neither definition nor capability.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// The guest's own folder: `monitor.sock`, `master-key.aes`, graphics sockets, its home.
+    pub guest: String,
+    /// The folder of its channels' sockets.
+    pub channels: String,
+    /// The folder of file-backed memory.
+    pub memory: String,
+    /// The folder of the TLS certificates of graphics, disks and character devices.
+    pub certificates: String,
+    /// Seconds since 1970, for clocks that are set relative to now.
+    pub now: i64,
+    /// Which form is wanted.
+    pub rendering: Rendering,
+}
+
+impl CommandLine {
+    /// The line as a person would type it into a shell, variables first: the answer of `domainXMLToNative`.
+    #[must_use]
+    pub fn to_shell(&self) -> String {
+        let variables = self
+            .environment
+            .iter()
+            .map(|(name, value)| format!("{name}={}", quote(value)));
+        let words = std::iter::once(&self.program)
+            .chain(&self.arguments)
+            .map(|word| quote(word));
+        variables.chain(words).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// A word for a shell; quoted only where it must be.
+fn quote(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "_@%+=:,./-".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}

@@ -1,1 +1,370 @@
 //! Character devices: `<serial>`, `<parallel>`, `<console>`, `<channel>`.
+
+pub(crate) mod args;
+
+use super::chardev::{self, SocketPath};
+use super::common;
+use super::refusal;
+use super::schema::{Shape, attribute, number, place, shape, text};
+use super::value::Kind;
+use crate::device::context::Context;
+use bulkhead_wire::error::Error;
+use bulkhead_xml::Element;
+
+/// What a character device holds besides its connection and its target.
+const CHARACTER: Shape = shape(
+    "",
+    &[attribute("type", chardev::TYPES)],
+    &[place("source"), place("log"), place("protocol"), place("target")],
+);
+
+const SERIAL_TARGET: Shape = shape(
+    "target",
+    &[
+        attribute(
+            "type",
+            Kind::Supported(&[
+                "isa-serial",
+                "usb-serial",
+                "pci-serial",
+                "spapr-vio-serial",
+                "sclp-serial",
+                "system-serial",
+                "isa-debug",
+            ]),
+        ),
+        number("port"),
+    ],
+    &[shape("model", &[text("name")], &[])],
+)
+.kept();
+
+const CONSOLE_TARGET: Shape = shape(
+    "target",
+    &[
+        attribute(
+            "type",
+            Kind::Supported(&[
+                "serial", "xen", "uml", "virtio", "lxc", "openvz", "sclp", "sclplm",
+            ]),
+        ),
+        number("port"),
+    ],
+    &[],
+)
+.kept();
+
+const PARALLEL_TARGET: Shape = shape("target", &[number("port")], &[]).kept();
+
+const CHANNEL_TARGET: Shape = shape(
+    "target",
+    &[
+        attribute("type", Kind::Supported(&["guestfwd", "virtio", "xen", "none"])),
+        text("name"),
+        text("address"),
+        attribute("port", Kind::Text),
+    ],
+    &[],
+);
+
+/// The models of serial ports, and the target type that each needs.
+const MODELS: &[(&str, &str)] = &[
+    ("isa-serial", "isa-serial"),
+    ("usb-serial", "usb-serial"),
+    ("pci-serial", "pci-serial"),
+    ("spapr-vty", "spapr-vio-serial"),
+    ("sclpconsole", "sclp-serial"),
+    ("sclplmconsole", "sclp-serial"),
+    ("pl011", "system-serial"),
+    ("16550a", "system-serial"),
+    ("isa-debugcon", "isa-debug"),
+];
+
+/// What the rest of the driver asks about a character device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'a>(pub(crate) &'a Element);
+
+impl<'a> View<'a> {
+    /// The type of connection.
+    pub(crate) fn connection(self) -> &'a str {
+        self.0.attr("type").unwrap_or_default()
+    }
+
+    /// The type of the guest's device.
+    pub(crate) fn target(self) -> &'a str {
+        self.0.path_attr("target", "type").unwrap_or_default()
+    }
+
+    /// The number among its kind.
+    pub(crate) fn port(self) -> Option<u32> {
+        self.0
+            .path_attr("target", "port")
+            .and_then(|port| port.parse().ok())
+    }
+}
+
+/// The canonical form of a character device of any of the four kinds. The port of one that has none is given by
+/// [`number_ports`], which knows the others.
+pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+    let mut device = CHARACTER.read(input)?;
+    device.name.clone_from(&input.name);
+    let Some(kind) = device.attr("type").map(str::to_owned) else {
+        return complete_untyped(input, context);
+    };
+    let target = match input.name.as_str() {
+        "serial" => serial_target(input, context)?,
+        "parallel" => target_of(&PARALLEL_TARGET, input)?,
+        "console" => console_target(input, context)?,
+        _ => channel_target(input, &kind)?,
+    };
+    let automatic = input.name == "channel" && matches!(target.attr("type"), Some("virtio" | "xen"));
+    let path = if automatic {
+        SocketPath::Automatic
+    } else {
+        SocketPath::Given
+    };
+    chardev::append(input, &mut device, &kind, path)?;
+    if automatic {
+        forget_automatic_path(&mut device, target.attr("name"));
+    }
+    device.push(target);
+    common::append(input, &mut device, common::PLAIN)?;
+    Ok(device)
+}
+
+/// A device without a type is connected to a pseudo terminal.
+fn complete_untyped(input: &Element, context: &Context) -> Result<Element, Error> {
+    let mut typed = input.clone();
+    typed.set("type", "pty");
+    complete(&typed, context)
+}
+
+fn target_of(shape: &Shape, input: &Element) -> Result<Element, Error> {
+    match input.child("target") {
+        Some(target) => shape.read(target),
+        None => Ok(Element::new("target")),
+    }
+}
+
+fn is_virt(machine: &str) -> bool {
+    machine == "virt" || machine.starts_with("virt-")
+}
+
+fn is_arm(arch: &str) -> bool {
+    matches!(arch, "aarch64" | "armv6l" | "armv7l")
+}
+
+/// The serial port of an architecture where none is named: target type and model.
+fn default_serial(input: &Element, context: &Context) -> (&'static str, &'static str) {
+    match input.path_attr("address", "type") {
+        Some("usb") => return ("usb-serial", "usb-serial"),
+        Some("pci") => return ("pci-serial", "pci-serial"),
+        Some("spapr-vio") => return ("spapr-vio-serial", "spapr-vty"),
+        _ => {}
+    }
+    let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
+    match arch {
+        "i686" | "x86_64" => ("isa-serial", "isa-serial"),
+        "ppc64" | "ppc64le" if machine.starts_with("pseries") => ("spapr-vio-serial", "spapr-vty"),
+        "ppc64" | "ppc64le" if machine.starts_with("powernv") => ("isa-serial", "isa-serial"),
+        _ if is_arm(arch) && (is_virt(machine) || machine == "versatilepb") => ("system-serial", "pl011"),
+        "riscv32" | "riscv64" | "loongarch64" if is_virt(machine) => ("system-serial", "16550a"),
+        "s390" | "s390x" => ("sclp-serial", "sclpconsole"),
+        _ => ("", ""),
+    }
+}
+
+/// The model of a target type where none is named.
+fn default_model(kind: &str, context: &Context) -> Option<&'static str> {
+    if kind == "system-serial" {
+        return Some(if is_arm(&context.arch) { "pl011" } else { "16550a" });
+    }
+    MODELS
+        .iter()
+        .find(|(_, wanted)| *wanted == kind)
+        .map(|(model, _)| *model)
+}
+
+fn serial_target(input: &Element, context: &Context) -> Result<Element, Error> {
+    let mut target = target_of(&SERIAL_TARGET, input)?;
+    let (kind, model) = default_serial(input, context);
+    if target.attr("type").is_none() && !kind.is_empty() {
+        target.set("type", kind);
+        if target.path_attr("model", "name").is_none() {
+            target.child_or_insert("model").set("name", model);
+        }
+    }
+    let kind = target.attr("type").unwrap_or_default().to_owned();
+    match target.path_attr("model", "name").map(str::to_owned) {
+        None => {
+            if let Some(model) = default_model(&kind, context) {
+                target.child_or_insert("model").set("name", model);
+            }
+        }
+        Some(model) => {
+            let Some((_, wanted)) = MODELS.iter().find(|(name, _)| *name == model) else {
+                return Err(refusal::unsupported(
+                    input,
+                    format!("serial model '{model}' is unknown"),
+                ));
+            };
+            if *wanted != kind {
+                return Err(refusal::unsupported_by_qemu(
+                    input,
+                    format!("model '{model}' needs target type '{wanted}', not '{kind}'"),
+                ));
+            }
+        }
+    }
+    check_serial(input, &target, context)?;
+    SERIAL_TARGET.arrange(&mut target);
+    Ok(target)
+}
+
+/// Whether machine and address suit the target.
+fn check_serial(input: &Element, target: &Element, context: &Context) -> Result<(), Error> {
+    let kind = target.attr("type").unwrap_or_default();
+    let model = target.path_attr("model", "name").unwrap_or_default();
+    let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
+    let fits = match (kind, model) {
+        ("isa-serial" | "isa-debug", _) => {
+            matches!(
+                arch,
+                "i686" | "x86_64" | "alpha" | "hppa" | "mips" | "mipsel" | "mips64" | "mips64el"
+            ) || machine.starts_with("powernv")
+                || machine == "prep"
+        }
+        (_, "pl011") => is_arm(arch) && (is_virt(machine) || machine == "versatilepb"),
+        (_, "16550a") => matches!(arch, "riscv32" | "riscv64" | "loongarch64") && is_virt(machine),
+        ("spapr-vio-serial", _) => arch.starts_with("ppc64") && machine.starts_with("pseries"),
+        ("sclp-serial", _) => arch.starts_with("s390"),
+        _ => true,
+    };
+    if !fits {
+        return Err(refusal::unsupported_by_qemu(
+            input,
+            format!(
+                "a serial port '{kind}' of model '{model}' does not exist on machine '{machine}' of {arch}"
+            ),
+        ));
+    }
+    let wanted = match kind {
+        "isa-serial" | "isa-debug" => "isa",
+        "usb-serial" => "usb",
+        "pci-serial" => "pci",
+        "spapr-vio-serial" => "spapr-vio",
+        _ => return Ok(()),
+    };
+    match input.path_attr("address", "type") {
+        None | Some("unassigned") => Ok(()),
+        Some(given) if given == wanted => Ok(()),
+        Some(given) => Err(refusal::unsupported_by_qemu(
+            input,
+            format!("a serial port '{kind}' needs an address of type '{wanted}', not '{given}'"),
+        )),
+    }
+}
+
+fn console_target(input: &Element, context: &Context) -> Result<Element, Error> {
+    let mut target = target_of(&CONSOLE_TARGET, input)?;
+    match target.attr("type") {
+        None => target.set("type", "serial"),
+        Some(kind @ ("sclp" | "sclplm")) if !context.arch.starts_with("s390") => {
+            return Err(refusal::unsupported_by_qemu(
+                input,
+                format!("a console '{kind}' exists on s390 only"),
+            ));
+        }
+        Some(kind @ ("xen" | "uml" | "lxc" | "openvz")) => {
+            return Err(refusal::unsupported_by_qemu(
+                input,
+                format!("QEMU has no console '{kind}'; use 'serial' or 'virtio'"),
+            ));
+        }
+        Some(_) => {}
+    }
+    CONSOLE_TARGET.arrange(&mut target);
+    Ok(target)
+}
+
+fn channel_target(input: &Element, connection: &str) -> Result<Element, Error> {
+    let mut target = target_of(&CHANNEL_TARGET, input)?;
+    let Some(kind) = target.attr("type").map(str::to_owned) else {
+        return Err(refusal::xml(input, "a channel needs <target type=''>"));
+    };
+    match kind.as_str() {
+        "guestfwd" => {
+            target.unset("name");
+            let port = target.attr("port").and_then(super::value::decimal);
+            if target.attr("address").is_none() {
+                return Err(refusal::unsupported(
+                    input,
+                    "a guestfwd channel needs the address that it listens on",
+                ));
+            }
+            match port {
+                Some(port) if port <= 65535 => target.set("port", port.to_string()),
+                _ => return Err(refusal::unsupported(input, "a guestfwd channel needs a port")),
+            }
+        }
+        "virtio" | "xen" => {
+            target.unset("address");
+            target.unset("port");
+            if target.attr("name").is_none() {
+                let name = match connection {
+                    "spicevmc" | "qemu-vdagent" => Some("com.redhat.spice.0"),
+                    _ => None,
+                };
+                if let Some(name) = name {
+                    target.set("name", name);
+                }
+            }
+        }
+        _ => {}
+    }
+    CHANNEL_TARGET.arrange(&mut target);
+    Ok(target)
+}
+
+/// The sockets of channels that were made up for an earlier run of the guest lie in a folder of ours; such a path is
+/// not kept, so that the next run makes its own.
+fn forget_automatic_path(device: &mut Element, name: Option<&str>) {
+    let made_up = device.path_attr("source", "path").is_some_and(|path| {
+        let Some(rest) = path
+            .strip_prefix("/var/lib/libvirt/qemu/channel/target/")
+            .or_else(|| path.strip_prefix("/var/lib/libvirt/qemu/channel/"))
+            .or_else(|| path.strip_prefix("/run/libvirt/qemu/channel/"))
+        else {
+            return false;
+        };
+        let Some(name) = name else {
+            return false;
+        };
+        rest.strip_suffix(name).is_some_and(|front| {
+            front.ends_with('.') && !front.contains('/')
+                || front.ends_with('/') && !front.trim_end_matches('/').contains('/')
+        })
+    });
+    if made_up {
+        device.take("source");
+    }
+}
+
+/// Gives a port to each serial port, parallel port and console that has none: the next after the highest of its kind.
+pub(crate) fn number_ports(devices: &mut Element) {
+    for kind in ["serial", "parallel", "console"] {
+        let mut next = devices
+            .all(kind)
+            .filter_map(|device| View(device).port())
+            .max()
+            .map_or(0, |port| port.saturating_add(1));
+        for device in devices.elements_mut().filter(|device| device.name == kind) {
+            if View(device).port().is_some() {
+                continue;
+            }
+            let target = device.child_or_insert("target");
+            target.set("port", next.to_string());
+            next = next.saturating_add(1);
+        }
+    }
+}

@@ -1,1 +1,273 @@
 //! `<controller>`.
+
+pub(crate) mod args;
+
+use super::common::{self, ATS, IOMMU, PACKED, PAGE_PER_VQ};
+use super::refusal;
+use super::schema::{Shape, attribute, content, number, on_off, one_of, shape, text};
+use super::value::{self, Kind};
+use crate::device::context::Context;
+use bulkhead_wire::error::Error;
+use bulkhead_xml::Element;
+
+const DRIVER: Shape = shape(
+    "driver",
+    &[
+        number("queues"),
+        number("cmd_per_lun"),
+        number("max_sectors"),
+        on_off("ioeventfd"),
+        attribute("iothread", Kind::Number(1, u32::MAX as u64)),
+        IOMMU,
+        ATS,
+        PACKED,
+        PAGE_PER_VQ,
+    ],
+    &[common::IOTHREADS],
+);
+
+const TARGET: Shape = shape(
+    "target",
+    &[
+        attribute("chassisNr", Kind::Number(1, 255)),
+        attribute("chassis", Kind::Number(0, 255)),
+        attribute("port", Kind::Hex(1, 255)),
+        attribute("busNr", Kind::Number(1, 254)),
+        attribute("index", Kind::Number(0, 30)),
+        on_off("hotplug"),
+    ],
+    &[content("node", Kind::Number(0, i32::MAX as u64))],
+);
+
+const CONTROLLER: Shape = shape(
+    "controller",
+    &[
+        one_of(
+            "type",
+            &[
+                "ide",
+                "fdc",
+                "scsi",
+                "sata",
+                "virtio-serial",
+                "ccid",
+                "usb",
+                "pci",
+                "xenbus",
+                "isa",
+            ],
+        )
+        .required(),
+        number("index"),
+        text("model"),
+        number("ports"),
+        number("vectors"),
+        number("maxGrantFrames"),
+        number("maxEventChannels"),
+    ],
+    &[shape("model", &[text("name")], &[]), TARGET, DRIVER],
+);
+
+/// The models of each type.
+const MODELS: &[(&str, &[&str])] = &[
+    (
+        "scsi",
+        &[
+            "auto",
+            "buslogic",
+            "lsilogic",
+            "lsisas1068",
+            "vmpvscsi",
+            "ibmvscsi",
+            "virtio-scsi",
+            "lsisas1078",
+            "virtio-transitional",
+            "virtio-non-transitional",
+            "ncr53c90",
+            "dc390",
+            "am53c974",
+        ],
+    ),
+    (
+        "usb",
+        &[
+            "piix3-uhci",
+            "piix4-uhci",
+            "ehci",
+            "ich9-ehci1",
+            "ich9-uhci1",
+            "ich9-uhci2",
+            "ich9-uhci3",
+            "vt82c686b-uhci",
+            "pci-ohci",
+            "nec-xhci",
+            "qusb1",
+            "qusb2",
+            "qemu-xhci",
+            "none",
+        ],
+    ),
+    (
+        "pci",
+        &[
+            "pci-root",
+            "pcie-root",
+            "pci-bridge",
+            "dmi-to-pci-bridge",
+            "pcie-to-pci-bridge",
+            "pcie-root-port",
+            "pcie-switch-upstream-port",
+            "pcie-switch-downstream-port",
+            "pci-expander-bus",
+            "pcie-expander-bus",
+        ],
+    ),
+    ("ide", &["piix3", "piix4", "ich6"]),
+    (
+        "virtio-serial",
+        &["virtio", "virtio-transitional", "virtio-non-transitional"],
+    ),
+    ("isa", &[]),
+];
+
+/// The devices behind the models of PCI controllers.
+const PCI_DEVICES: &[&str] = &[
+    "pci-bridge",
+    "i82801b11-bridge",
+    "ioh3420",
+    "x3130-upstream",
+    "xio3130-downstream",
+    "pxb",
+    "pxb-pcie",
+    "pcie-root-port",
+    "spapr-pci-host-bridge",
+    "pcie-pci-bridge",
+];
+
+/// What the rest of the driver asks about a controller.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'a>(pub(crate) &'a Element);
+
+impl<'a> View<'a> {
+    /// The type (`pci`, `usb`, ...).
+    pub(crate) fn kind(self) -> &'a str {
+        self.0.attr("type").unwrap_or_default()
+    }
+
+    /// The number among its type.
+    pub(crate) fn index(self) -> Option<u32> {
+        self.0.attr("index").and_then(|index| index.parse().ok())
+    }
+
+    /// The model, if one is named.
+    pub(crate) fn model(self) -> Option<&'a str> {
+        self.0.attr("model")
+    }
+}
+
+/// The canonical form of a controller. Index, and a model that depends on the machine, are the domain's to add.
+pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+    let mut controller = CONTROLLER.read(input)?;
+    let kind = View(&controller).kind().to_owned();
+    complete_model(input, &mut controller, &kind)?;
+    complete_ports(input, &mut controller, &kind)?;
+    if kind != "pci" {
+        controller.take("model");
+        controller.take("target");
+    } else if let Some(name) = controller.path_attr("model", "name")
+        && !PCI_DEVICES.contains(&name)
+    {
+        return Err(refusal::value(
+            input,
+            format!("a PCI controller can't be a '{name}'"),
+        ));
+    }
+    check_companion(input, &kind)?;
+    CONTROLLER.arrange(&mut controller);
+    common::append(input, &mut controller, common::PLAIN)?;
+    if kind != "usb" {
+        controller.take("master");
+    }
+    append_hole(input, &mut controller, &kind)?;
+    Ok(controller)
+}
+
+fn complete_model(input: &Element, controller: &mut Element, kind: &str) -> Result<(), Error> {
+    let Some(model) = View(controller).model() else {
+        return Ok(());
+    };
+    let known = MODELS
+        .iter()
+        .find(|(name, _)| *name == kind)
+        .is_none_or(|(_, models)| models.contains(&model));
+    if !known {
+        return Err(refusal::value(
+            input,
+            format!("a controller of type '{kind}' can't have model '{model}'"),
+        ));
+    }
+    if matches!(kind, "fdc" | "sata" | "ccid" | "xenbus") || model == "auto" {
+        controller.unset("model");
+    }
+    Ok(())
+}
+
+fn complete_ports(input: &Element, controller: &mut Element, kind: &str) -> Result<(), Error> {
+    let dropped: &[&str] = match kind {
+        "virtio-serial" => &["maxGrantFrames", "maxEventChannels"],
+        "usb" => &["vectors", "maxGrantFrames", "maxEventChannels"],
+        "xenbus" => &["ports", "vectors"],
+        _ => &["ports", "vectors", "maxGrantFrames", "maxEventChannels"],
+    };
+    for name in dropped {
+        controller.unset(name);
+    }
+    if kind != "usb" {
+        return Ok(());
+    }
+    let xhci = matches!(View(controller).model(), Some("nec-xhci" | "qemu-xhci"));
+    let ports = controller
+        .attr("ports")
+        .and_then(|ports| ports.parse::<u32>().ok());
+    match (xhci, ports) {
+        (true, Some(ports)) if ports > 15 => Err(refusal::unsupported_by_qemu(
+            input,
+            format!("an xHCI controller has up to 15 ports, not {ports}"),
+        )),
+        (true, None) if View(controller).model() == Some("qemu-xhci") => {
+            controller.set("ports", "15");
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The companions of an EHCI controller share its index and say at which of its ports they begin.
+fn check_companion(input: &Element, kind: &str) -> Result<(), Error> {
+    if let Some(start) = input.path_attr("master", "startport")
+        && kind == "usb"
+        && value::decimal(start).is_none()
+    {
+        return Err(refusal::internal(
+            input,
+            format!("startport '{start}' of its <master> is not a number"),
+        ));
+    }
+    Ok(())
+}
+
+fn append_hole(input: &Element, controller: &mut Element, kind: &str) -> Result<(), Error> {
+    let Some(hole) = input.child("pcihole64") else {
+        return Ok(());
+    };
+    if kind != "pci" {
+        return Ok(());
+    }
+    let bytes = value::bytes(&hole.text(), hole.attr("unit"), 1024, "<pcihole64>")?;
+    controller.push(
+        Element::new("pcihole64")
+            .with("unit", "KiB")
+            .with_text(bytes.div_ceil(1024).to_string()),
+    );
+    Ok(())
+}

@@ -1,1 +1,46 @@
 //! `<crypto>`.
+
+pub(crate) mod args;
+
+use super::common::{self, VIRTIO_DRIVER};
+use super::refusal;
+use super::schema::{Shape, number, one_of, shape};
+use crate::device::context::Context;
+use bulkhead_wire::error::Error;
+use bulkhead_xml::Element;
+
+const CRYPTO: Shape = shape(
+    "crypto",
+    &[
+        one_of("model", &["virtio"]).required(),
+        one_of("type", &["qemu"]).required(),
+    ],
+    &[
+        shape(
+            "backend",
+            &[one_of("model", &["builtin", "lkcf"]).required(), number("queues")],
+            &[],
+        ),
+        VIRTIO_DRIVER,
+    ],
+);
+
+/// The canonical form of a crypto device.
+pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+    let mut crypto = CRYPTO.read(input)?;
+    match crypto.path_attr("backend", "model") {
+        None => return Err(refusal::xml(input, "it needs a <backend>")),
+        Some("lkcf") => {
+            return Err(refusal::unsupported_by_qemu(
+                input,
+                "this QEMU has no backend 'lkcf'; use 'builtin'",
+            ));
+        }
+        Some(_) => {}
+    }
+    if crypto.path_attr("backend", "queues") == Some("0") {
+        crypto.child_or_insert("backend").unset("queues");
+    }
+    common::append(input, &mut crypto, common::PLAIN)?;
+    Ok(crypto)
+}

@@ -1,1 +1,144 @@
 //! `<filesystem>`.
+
+pub(crate) mod args;
+
+use super::common::{self, ATS, IOMMU, PACKED, PAGE_PER_VQ};
+use super::refusal;
+use super::schema::{Shape, attribute, flag, number, on_off, one_of, place, shape, text};
+use super::value::{self, Kind};
+use crate::device::context::Context;
+use bulkhead_wire::error::Error;
+use bulkhead_xml::Element;
+
+const BINARY: Shape = shape(
+    "binary",
+    &[text("path"), on_off("xattr")],
+    &[
+        shape("cache", &[one_of("mode", &["none", "always"])], &[]),
+        shape("sandbox", &[one_of("mode", &["namespace", "chroot"])], &[]),
+        shape("lock", &[on_off("posix"), on_off("flock")], &[]),
+        shape("thread_pool", &[number("size")], &[]),
+        shape("openfiles", &[number("max")], &[]),
+    ],
+);
+
+const ID_RANGE: &[super::schema::Attribute] = &[number("start"), number("target"), number("count")];
+
+const FILESYSTEM: Shape = shape(
+    "filesystem",
+    &[
+        one_of(
+            "type",
+            &["mount", "block", "file", "template", "ram", "bind", "volume"],
+        ),
+        one_of("accessmode", &["passthrough", "mapped", "squash"]),
+        one_of("multidevs", &["default", "remap", "forbid", "warn"]),
+        attribute("fmode", Kind::Text),
+        attribute("dmode", Kind::Text),
+        one_of(
+            "model",
+            &["virtio", "virtio-transitional", "virtio-non-transitional"],
+        ),
+    ],
+    &[
+        shape(
+            "driver",
+            &[
+                one_of(
+                    "type",
+                    &["path", "handle", "loop", "nbd", "ploop", "virtiofs", "mtp"],
+                ),
+                text("format"),
+                one_of("wrpolicy", &["immediate"]),
+                number("queue"),
+                IOMMU,
+                ATS,
+                PACKED,
+                PAGE_PER_VQ,
+            ],
+            &[],
+        ),
+        BINARY,
+        shape("source", &[text("dir"), text("socket")], &[]),
+        shape("target", &[text("dir")], &[]),
+        shape(
+            "idmap",
+            &[],
+            &[
+                shape("uid", ID_RANGE, &[]).many(),
+                shape("gid", ID_RANGE, &[]).many(),
+            ],
+        ),
+        flag("readonly"),
+        place("space_hard_limit"),
+        place("space_soft_limit"),
+    ],
+);
+
+/// What the rest of the driver asks about a shared folder.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'a>(pub(crate) &'a Element);
+
+impl<'a> View<'a> {
+    /// The driver: `path` or `virtiofs`.
+    pub(crate) fn driver(self) -> &'a str {
+        self.0.path_attr("driver", "type").unwrap_or("path")
+    }
+}
+
+/// The canonical form of a folder that host and guest share.
+pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+    let mut folder = FILESYSTEM.read(input)?;
+    if folder.attr("type").is_none() {
+        folder.set("type", "mount");
+    }
+    if folder.attr("type") != Some("mount") {
+        return Err(refusal::unsupported_by_qemu(
+            input,
+            "QEMU shares folders of type 'mount' only",
+        ));
+    }
+    let virtiofs = View(&folder).driver() == "virtiofs";
+    if folder.attr("accessmode").is_none() {
+        folder.set("accessmode", "passthrough");
+    }
+    if folder.attr("multidevs") == Some("default") {
+        folder.unset("multidevs");
+    }
+    for name in ["fmode", "dmode"] {
+        if let Some(mode) = folder.attr(name) {
+            let mode = u32::from_str_radix(mode, 8)
+                .ok()
+                .filter(|mode| *mode <= 0o777)
+                .ok_or_else(|| refusal::xml(input, format!("{name} '{mode}' is not an octal file mode")))?;
+            folder.set(name, format!("{mode:04o}"));
+        }
+    }
+    if !virtiofs {
+        folder.take("binary");
+    }
+    let source = folder
+        .child("source")
+        .is_some_and(|source| !source.attributes.is_empty());
+    if !source {
+        return Err(refusal::xml(input, "it needs a <source>"));
+    }
+    if folder.path_attr("target", "dir").is_none() && folder.path_attr("source", "socket").is_none() {
+        return Err(refusal::xml(input, "it needs a <target dir=''>"));
+    }
+    for name in ["space_hard_limit", "space_soft_limit"] {
+        if let Some(limit) = input.child(name) {
+            let bytes = value::bytes(&limit.text(), limit.attr("unit"), 1, &format!("<{name}>"))?;
+            folder.push(content_element(name, bytes));
+        }
+    }
+    FILESYSTEM.arrange(&mut folder);
+    common::append(input, &mut folder, common::BOOTABLE)?;
+    Ok(folder)
+}
+
+fn content_element(name: &str, bytes: u64) -> Element {
+    Element::new(name)
+        .with("unit", "bytes")
+        .with_text(bytes.to_string())
+}

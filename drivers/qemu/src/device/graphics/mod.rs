@@ -1,1 +1,221 @@
 //! `<graphics>`.
+
+pub(crate) mod args;
+
+mod listen;
+mod spice;
+
+use super::refusal;
+use super::schema::{Shape, attribute, number, one_of, place, shape, text, yes_no};
+use super::value::Kind;
+use crate::device::context::Context;
+use bulkhead_wire::error::Error;
+use bulkhead_xml::Element;
+
+const GL: Shape = shape("gl", &[yes_no("enable"), text("rendernode")], &[]);
+const AUDIO: Shape = shape("audio", &[number("id")], &[]);
+
+/// Attributes and children of each type. Ports, listen addresses and passwords have rules of their own.
+const TYPES: &[(&str, Shape)] = &[
+    (
+        "vnc",
+        shape(
+            "graphics",
+            &[
+                attribute("type", Kind::Text),
+                text("port"),
+                text("autoport"),
+                text("websocket"),
+                text("socket"),
+                text("listen"),
+                text("keymap"),
+                text("passwd"),
+                text("passwdValidTo"),
+                one_of("connected", &["keep", "disconnect", "fail"]),
+                one_of("sharePolicy", &["allow-exclusive", "force-shared", "ignore"]),
+                yes_no("powerControl"),
+            ],
+            &[place("listen"), AUDIO],
+        ),
+    ),
+    (
+        "spice",
+        shape(
+            "graphics",
+            &[
+                attribute("type", Kind::Text),
+                text("port"),
+                text("tlsPort"),
+                text("autoport"),
+                text("listen"),
+                text("keymap"),
+                one_of("defaultMode", &["any", "secure", "insecure"]),
+                text("passwd"),
+                text("passwdValidTo"),
+                one_of("connected", &["keep", "disconnect", "fail"]),
+            ],
+            spice::CHILDREN,
+        ),
+    ),
+    (
+        "sdl",
+        shape(
+            "graphics",
+            &[
+                attribute("type", Kind::Text),
+                text("display"),
+                text("xauth"),
+                yes_no("fullscreen"),
+            ],
+            &[shape("gl", &[yes_no("enable")], &[])],
+        ),
+    ),
+    (
+        "egl-headless",
+        shape(
+            "graphics",
+            &[attribute("type", Kind::Text)],
+            &[shape("gl", &[text("rendernode")], &[])],
+        ),
+    ),
+    (
+        "dbus",
+        shape(
+            "graphics",
+            &[attribute("type", Kind::Text), text("address"), yes_no("p2p")],
+            &[GL, AUDIO],
+        ),
+    ),
+];
+
+/// What the rest of the driver asks about a display.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'a>(pub(crate) &'a Element);
+
+impl<'a> View<'a> {
+    /// The type (`vnc`, `spice`, ...).
+    pub(crate) fn kind(self) -> &'a str {
+        self.0.attr("type").unwrap_or_default()
+    }
+}
+
+/// The canonical form of a display.
+pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+    let Some(kind) = input.attr("type") else {
+        return Err(refusal::missing_attribute(input, "type"));
+    };
+    if matches!(kind, "rdp" | "desktop") {
+        return Err(refusal::unsupported_by_qemu(
+            input,
+            format!("QEMU has no display of type '{kind}'; use 'vnc' or 'spice'"),
+        ));
+    }
+    let Some((_, shape)) = TYPES.iter().find(|(name, _)| *name == kind) else {
+        return Err(refusal::value(input, format!("display type '{kind}' is unknown")));
+    };
+    let mut display = shape.read(input)?;
+    match kind {
+        "vnc" => complete_vnc(input, &mut display)?,
+        "spice" => spice::complete(input, &mut display)?,
+        "dbus" => {
+            if display.attr("p2p") == Some("no") {
+                display.unset("p2p");
+            }
+        }
+        "sdl" => {
+            if display.attr("fullscreen") == Some("no") {
+                display.unset("fullscreen");
+            }
+        }
+        _ => {}
+    }
+    shape.arrange(&mut display);
+    Ok(display)
+}
+
+fn complete_vnc(input: &Element, display: &mut Element) -> Result<(), Error> {
+    listen::append(input, display)?;
+    if display.child("listen").and_then(|listen| listen.attr("type")) == Some("socket") {
+        display.unset("port");
+        display.unset("autoport");
+        display.unset("websocket");
+    } else {
+        complete_vnc_port(input, display)?;
+    }
+    complete_password(input, display, Some(8))
+}
+
+fn complete_vnc_port(input: &Element, display: &mut Element) -> Result<(), Error> {
+    let port = port_of(input, "port", "vnc")?;
+    // Port 0 and -1 ask for any, as no port does.
+    let automatic = input.attr("autoport") == Some("yes") || matches!(port, None | Some(0 | -1));
+    let websocket = port_of(input, "websocket", "vnc")?;
+    display.set(
+        "port",
+        if automatic {
+            "-1".to_owned()
+        } else {
+            port.unwrap_or(-1).to_string()
+        },
+    );
+    display.set("autoport", if automatic { "yes" } else { "no" });
+    match websocket {
+        None | Some(0) => {
+            display.unset("websocket");
+        }
+        Some(number) => display.set("websocket", number.to_string()),
+    }
+    Ok(())
+}
+
+/// A port of a display, -1 for any.
+fn port_of(input: &Element, name: &str, kind: &str) -> Result<Option<i32>, Error> {
+    let Some(text) = input.attr(name) else {
+        return Ok(None);
+    };
+    text.trim_start().parse::<i32>().map(Some).map_err(|_| {
+        refusal::internal(
+            input,
+            format!("{name} '{text}' of a {kind} display is not a number"),
+        )
+    })
+}
+
+/// Passwords: their length, and until when they hold. They are secret and so printed only on request; here they stay.
+fn complete_password(input: &Element, display: &mut Element, longest: Option<usize>) -> Result<(), Error> {
+    if let (Some(password), Some(longest)) = (display.attr("passwd"), longest)
+        && password.len() > longest
+    {
+        return Err(refusal::unsupported_by_qemu(
+            input,
+            format!(
+                "its password has {} characters, but {longest} are the most",
+                password.len()
+            ),
+        ));
+    }
+    if display.attr("passwd").is_none() {
+        display.unset("passwdValidTo");
+        display.unset("connected");
+    }
+    if let Some(until) = display.attr("passwdValidTo") {
+        if !is_date(until) {
+            return Err(refusal::internal(
+                input,
+                format!("passwdValidTo '{until}' is not a date like 2030-12-31T23:59:59"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// `YYYY-MM-DDTHH:MM:SS`.
+fn is_date(text: &str) -> bool {
+    text.len() == 19
+        && text.bytes().enumerate().all(|(index, byte)| match index {
+            4 | 7 => byte == b'-',
+            10 => byte == b'T',
+            13 | 16 => byte == b':',
+            _ => byte.is_ascii_digit(),
+        })
+}

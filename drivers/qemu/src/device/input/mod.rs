@@ -1,1 +1,164 @@
 //! `<input>`.
+
+pub(crate) mod args;
+
+use super::common::{self, VIRTIO_DRIVER};
+use super::refusal;
+use super::schema::{Shape, on_off, one_of, place, shape, text};
+use crate::device::context::Context;
+use bulkhead_wire::error::Error;
+use bulkhead_xml::Element;
+
+const INPUT: Shape = shape(
+    "input",
+    &[
+        one_of("type", &["mouse", "tablet", "keyboard", "passthrough", "evdev"]).required(),
+        one_of("bus", &["ps2", "usb", "xen", "parallels", "virtio", "none"]),
+        one_of(
+            "model",
+            &["virtio", "virtio-transitional", "virtio-non-transitional"],
+        ),
+    ],
+    &[place("source"), VIRTIO_DRIVER],
+);
+
+/// The host's device of a passed through one.
+const PASSTHROUGH_SOURCE: Shape = shape("source", &[text("evdev")], &[]);
+/// The host's device that QEMU reads as its own keyboard or mouse.
+const EVDEV_SOURCE: Shape = shape(
+    "source",
+    &[
+        text("dev"),
+        one_of("grab", &["all"]),
+        one_of(
+            "grabToggle",
+            &[
+                "ctrl-ctrl",
+                "alt-alt",
+                "shift-shift",
+                "meta-meta",
+                "scrolllock",
+                "ctrl-scrolllock",
+            ],
+        ),
+        on_off("repeat"),
+    ],
+    &[],
+);
+
+/// What the rest of the driver asks about an input device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'a>(pub(crate) &'a Element);
+
+impl<'a> View<'a> {
+    /// The type (`mouse`).
+    pub(crate) fn kind(self) -> &'a str {
+        self.0.attr("type").unwrap_or_default()
+    }
+
+    /// The bus (`usb`).
+    pub(crate) fn bus(self) -> &'a str {
+        self.0.attr("bus").unwrap_or_default()
+    }
+}
+
+/// The canonical form of an input device.
+pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+    let mut device = INPUT.read(input)?;
+    let kind = View(&device).kind().to_owned();
+    if View(&device).bus() == "none" {
+        device.unset("bus");
+    }
+    if device.attr("bus").is_none()
+        && let Some(bus) = default_bus(input, &kind, context)
+    {
+        device.set("bus", bus);
+    }
+    check(&device, &kind, context)?;
+    complete_source(input, &mut device, &kind)?;
+    INPUT.arrange(&mut device);
+    common::append(input, &mut device, common::PLAIN)?;
+    Ok(device)
+}
+
+/// Whether a guest of that architecture has a PS/2 controller.
+fn has_ps2(context: &Context) -> bool {
+    matches!(context.arch.as_str(), "i686" | "x86_64")
+}
+
+fn default_bus(input: &Element, kind: &str, context: &Context) -> Option<&'static str> {
+    match kind {
+        "passthrough" => Some("virtio"),
+        "evdev" => None,
+        "tablet" => Some("usb"),
+        _ => match input.path_attr("address", "type") {
+            Some("usb") => Some("usb"),
+            Some("pci" | "ccw" | "virtio-mmio") => Some("virtio"),
+            _ if has_ps2(context) => Some("ps2"),
+            _ => Some("usb"),
+        },
+    }
+}
+
+fn check(device: &Element, kind: &str, context: &Context) -> Result<(), Error> {
+    let bus = View(device).bus();
+    match bus {
+        "ps2" if !matches!(kind, "mouse" | "keyboard") => {
+            return Err(refusal::unsupported(
+                device,
+                format!("there is no {kind} for bus 'ps2'; use 'usb'"),
+            ));
+        }
+        "ps2" if !has_ps2(context) => {
+            return Err(refusal::unsupported_by_qemu(
+                device,
+                format!(
+                    "guests of architecture {} have no PS/2 bus; use 'usb' or 'virtio'",
+                    context.arch
+                ),
+            ));
+        }
+        "xen" | "parallels" => {
+            return Err(refusal::unsupported_by_qemu(
+                device,
+                format!("QEMU has no input bus '{bus}'"),
+            ));
+        }
+        _ => {}
+    }
+    if let Some(model) = device.attr("model") {
+        if bus != "virtio" {
+            return Err(refusal::unsupported_by_qemu(
+                device,
+                format!("model '{model}' needs bus 'virtio', not '{bus}'"),
+            ));
+        }
+        if model != "virtio" && kind != "passthrough" {
+            return Err(refusal::unsupported_by_qemu(
+                device,
+                format!("a {kind} can't have model '{model}'; use 'virtio'"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn complete_source(input: &Element, device: &mut Element, kind: &str) -> Result<(), Error> {
+    let (shape, needed) = match kind {
+        "passthrough" => (PASSTHROUGH_SOURCE, "evdev"),
+        "evdev" => (EVDEV_SOURCE, "dev"),
+        _ => return Ok(()),
+    };
+    let source = match input.child("source") {
+        Some(given) => shape.read(given)?,
+        None => Element::new("source"),
+    };
+    if source.attr(needed).is_none() {
+        return Err(refusal::xml(
+            input,
+            format!("an input of type '{kind}' needs '{needed}' in its <source>"),
+        ));
+    }
+    device.push(source);
+    Ok(())
+}

@@ -1,1 +1,241 @@
 //! `<interface>`.
+
+pub(crate) mod args;
+
+mod source;
+mod tables;
+
+use super::common;
+use super::refusal;
+use crate::device::context::Context;
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_xml::Element;
+use tables::{DRIVER, INTERFACE, TARGET};
+
+/// Prefixes of tap names that are made up for one run of a guest, and so are not kept.
+const AUTOMATIC_TARGETS: &[&str] = &["vnet", "macvtap", "macvlan"];
+
+/// What the rest of the driver asks about an interface.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'a>(pub(crate) &'a Element);
+
+impl<'a> View<'a> {
+    /// The type (`network`, `bridge`, ...).
+    pub(crate) fn kind(self) -> &'a str {
+        self.0.attr("type").unwrap_or_default()
+    }
+
+    /// The model of the guest's card, if there is one.
+    pub(crate) fn model(self) -> Option<&'a str> {
+        self.0.path_attr("model", "type")
+    }
+
+    /// Whether the card is a virtio one.
+    pub(crate) fn is_virtio(self) -> bool {
+        matches!(
+            self.model(),
+            Some("virtio" | "virtio-transitional" | "virtio-non-transitional")
+        )
+    }
+}
+
+/// The canonical form of an interface. An address is made for one that has none by whoever knows the others.
+pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+    let mut interface = INTERFACE.read(input)?;
+    let kind = View(&interface).kind().to_owned();
+    if kind.is_empty() {
+        return Err(refusal::missing_attribute(input, "type"));
+    }
+    complete_mac(&mut interface)?;
+    source::complete(input, &mut interface, &kind)?;
+    complete_model(input, &mut interface, &kind, context)?;
+    complete_driver(input, &mut interface, &kind)?;
+    complete_target(input, &mut interface, &kind)?;
+    tables::complete_parts(input, &mut interface, &kind)?;
+    check(&interface, &kind)?;
+    INTERFACE.arrange(&mut interface);
+    if kind == "hostdev"
+        && let Some(driver) = interface.take("driver")
+    {
+        // The driver of a host device says who gives it to the guest, and is printed before the source.
+        let place = usize::from(interface.child("mac").is_some());
+        interface
+            .children
+            .insert(place, bulkhead_xml::Node::Element(driver));
+    }
+    common::append(input, &mut interface, common::WITH_ROM)?;
+    Ok(interface)
+}
+
+fn complete_mac(interface: &mut Element) -> Result<(), Error> {
+    let Some(address) = interface.path_attr("mac", "address") else {
+        interface.take("mac");
+        return Ok(());
+    };
+    let first = address
+        .get(..2)
+        .and_then(|byte| u8::from_str_radix(byte, 16).ok());
+    if first.is_some_and(|byte| byte & 1 == 1) {
+        return Err(refusal::xml(
+            interface,
+            format!("MAC address '{address}' is a multicast one; use one whose first byte is even"),
+        ));
+    }
+    if let Some(mac) = interface.child_mut("mac")
+        && mac.attr("type") != Some("static")
+    {
+        mac.unset("type");
+    }
+    Ok(())
+}
+
+fn complete_model(
+    input: &Element,
+    interface: &mut Element,
+    kind: &str,
+    context: &Context,
+) -> Result<(), Error> {
+    if let Some(model) = View(interface).model() {
+        let plain = model
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        if model.is_empty() || !plain {
+            return Err(Error::new(
+                Code::INVALID_ARG,
+                Origin::DOMAIN,
+                format!(
+                    "<interface> ({}): model '{model}' has characters other than letters, digits, '-' and '_'",
+                    input.position
+                ),
+            ));
+        }
+        // Model names of cards that libvirt knows may be written in any case.
+        let lower = model.to_ascii_lowercase();
+        if tables::MODELS.contains(&lower.as_str()) && lower != model {
+            interface.child_or_insert("model").set("type", lower);
+        }
+        return Ok(());
+    }
+    if kind == "hostdev" {
+        interface.take("model");
+        return Ok(());
+    }
+    if let Some(model) = default_model(context) {
+        interface.child_or_insert("model").set("type", model);
+    }
+    Ok(())
+}
+
+/// The card that a guest gets where none is named.
+fn default_model(context: &Context) -> Option<&'static str> {
+    let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
+    match arch {
+        "s390" | "s390x" | "riscv32" | "riscv64" | "loongarch64" => Some("virtio"),
+        "i686" | "x86_64" | "alpha" | "ppc" | "sh4" | "sh4eb" | "mips" | "mipsel" | "mips64" | "mips64el"
+        | "hppa" => Some("rtl8139"),
+        "ppc64" | "ppc64le" if machine.starts_with("pseries") => Some("rtl8139"),
+        "ppc64" | "ppc64le" => Some("rtl8139"),
+        "armv6l" | "armv7l" | "aarch64" => Some(match machine {
+            "versatilepb" => "smc91c111",
+            _ if machine == "virt" || machine.starts_with("virt-") => "virtio",
+            _ => "lan9118",
+        }),
+        _ => None,
+    }
+}
+
+fn complete_driver(input: &Element, interface: &mut Element, kind: &str) -> Result<(), Error> {
+    let given = input.child("driver").and_then(|driver| driver.attr("name"));
+    if kind == "hostdev" {
+        interface.take("driver");
+        if let Some(name) = given {
+            if !matches!(name, "vfio" | "kvm" | "xen") {
+                return Err(refusal::value(
+                    input,
+                    format!("host device driver '{name}' is unknown"),
+                ));
+            }
+            interface.push(Element::new("driver").with("name", name));
+        }
+        return Ok(());
+    }
+    if !View(interface).is_virtio() {
+        interface.take("driver");
+        return Ok(());
+    }
+    let Some(driver) = interface.child_mut("driver") else {
+        return Ok(());
+    };
+    if let Some(name) = given {
+        if !matches!(name, "qemu" | "vhost") {
+            return Err(refusal::unsupported(
+                input,
+                format!("interface driver '{name}' is unknown; use 'vhost' or 'qemu'"),
+            ));
+        }
+        driver.set("name", name);
+    }
+    for name in ["queues", "rx_queue_size", "tx_queue_size"] {
+        if driver.attr(name) == Some("0") {
+            driver.unset(name);
+        }
+    }
+    DRIVER.arrange(driver);
+    if driver.attributes.is_empty() && driver.children.is_empty() {
+        interface.take("driver");
+    }
+    Ok(())
+}
+
+fn complete_target(input: &Element, interface: &mut Element, kind: &str) -> Result<(), Error> {
+    let Some(given) = input.child("target") else {
+        return Ok(());
+    };
+    let mut target = TARGET.read(given)?;
+    let made_up = |name: &str| {
+        AUTOMATIC_TARGETS.iter().any(|prefix| {
+            name.strip_prefix(prefix)
+                .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
+        })
+    };
+    let managed_elsewhere = target.attr("managed") == Some("no");
+    let dropped = target
+        .attr("dev")
+        .is_some_and(|name| name.is_empty() || (!managed_elsewhere && made_up(name)));
+    if dropped {
+        target.unset("dev");
+    }
+    if kind != "ethernet" {
+        target.unset("managed");
+    }
+    if matches!(kind, "vhostuser" | "hostdev") {
+        return Ok(());
+    }
+    if !target.attributes.is_empty() {
+        interface.push(target);
+    }
+    Ok(())
+}
+
+fn check(interface: &Element, kind: &str) -> Result<(), Error> {
+    if kind == "vhostuser" && !View(interface).is_virtio() {
+        return Err(refusal::unsupported_by_qemu(
+            interface,
+            "a vhost-user interface needs model 'virtio'",
+        ));
+    }
+    if interface.child("mtu").is_some() && !matches!(kind, "network" | "bridge" | "ethernet" | "vhostuser") {
+        return Err(refusal::unsupported_by_qemu(
+            interface,
+            format!("the MTU of an interface of type '{kind}' can't be set; remove <mtu>"),
+        ));
+    }
+    if interface.child("coalesce").is_some() && !matches!(kind, "network" | "bridge" | "ethernet" | "direct")
+    {
+        return Err(refusal::unsupported_by_qemu(
+            interface,
+            format!("coalescing can't be set for an interface of type '{kind}'; remove <coalesce>"),
+        ));
+    }
+    Ok(())
+}

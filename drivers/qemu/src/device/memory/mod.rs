@@ -1,1 +1,190 @@
-//! `<memory>`.
+//! `<memory>` devices: DIMM, NVDIMM, virtio-mem, virtio-pmem, SGX pages.
+
+pub(crate) mod args;
+
+use super::common;
+use super::refusal;
+use super::schema::{Shape, attribute, flag, one_of, place, shape, yes_no};
+use super::value::{self, Kind};
+use crate::device::context::Context;
+use bulkhead_wire::error::Error;
+use bulkhead_xml::Element;
+
+const MEMORY: Shape = shape(
+    "memory",
+    &[
+        one_of(
+            "model",
+            &["dimm", "nvdimm", "virtio-pmem", "virtio-mem", "sgx-epc"],
+        )
+        .required(),
+        one_of("access", &["shared", "private"]),
+        yes_no("discard"),
+    ],
+    &[place("uuid"), place("source"), place("target")],
+);
+
+const TARGET: Shape = shape(
+    "target",
+    &[yes_no("dynamicMemslots")],
+    &[
+        place("size"),
+        place("node"),
+        place("label"),
+        flag("readonly"),
+        place("block"),
+        place("requested"),
+        shape("address", &[attribute("base", Kind::Hex(1, u64::MAX))], &[]),
+    ],
+);
+
+/// What the rest of the driver asks about a memory device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'a>(pub(crate) &'a Element);
+
+impl<'a> View<'a> {
+    /// The model (`dimm`).
+    pub(crate) fn model(self) -> &'a str {
+        self.0.attr("model").unwrap_or_default()
+    }
+
+    /// Its size in KiB.
+    pub(crate) fn size(self) -> u64 {
+        self.0
+            .at("target/size")
+            .and_then(|size| value::decimal(&size.text()))
+            .unwrap_or(0)
+    }
+}
+
+/// The canonical form of a memory device.
+pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+    let mut memory = MEMORY.read(input)?;
+    let model = View(&memory).model().to_owned();
+    if model == "sgx-epc" {
+        return Err(refusal::unsupported_by_qemu(input, "this QEMU has no SGX memory"));
+    }
+    if let Some(uuid) = input.child_text("uuid") {
+        if model == "nvdimm" {
+            // Its UUID means something on pseries alone.
+            if !context.arch.starts_with("ppc64") {
+                return Err(refusal::unsupported(
+                    input,
+                    "an NVDIMM of this architecture has no UUID; remove it",
+                ));
+            }
+        }
+        let uuid =
+            value::uuid(&uuid).ok_or_else(|| refusal::xml(input, format!("'{uuid}' is not a UUID")))?;
+        memory.push(Element::new("uuid").with_text(uuid));
+    }
+    let source = source(input, &model)?;
+    if !source.children.is_empty() {
+        memory.push(source);
+    }
+    let target = target(input, &model)?;
+    memory.push(target);
+    MEMORY.arrange(&mut memory);
+    common::append(input, &mut memory, common::PLAIN)?;
+    Ok(memory)
+}
+
+fn kibibytes(parent: &Element, name: &str) -> Result<Option<Element>, Error> {
+    let Some(size) = parent.child(name) else {
+        return Ok(None);
+    };
+    let bytes = value::bytes(&size.text(), size.attr("unit"), 1024, &format!("<{name}>"))?;
+    Ok(Some(
+        Element::new(name)
+            .with("unit", "KiB")
+            .with_text(bytes.div_ceil(1024).to_string()),
+    ))
+}
+
+/// The text of a child as it stands.
+fn text_child(parent: &Element, name: &str) -> Option<Element> {
+    parent
+        .child_text(name)
+        .filter(|text| !text.is_empty())
+        .map(|text| Element::new(name).with_text(text))
+}
+
+fn source(input: &Element, model: &str) -> Result<Element, Error> {
+    let mut source = Element::new("source");
+    let Some(given) = input.child("source") else {
+        if matches!(model, "nvdimm" | "virtio-pmem") {
+            return Err(refusal::xml(
+                input,
+                format!("memory of model '{model}' needs a <source>"),
+            ));
+        }
+        return Ok(source);
+    };
+    if matches!(model, "nvdimm" | "virtio-pmem") {
+        let path = text_child(given, "path").ok_or_else(|| {
+            refusal::xml(
+                input,
+                format!("memory of model '{model}' needs the <path> of its source"),
+            )
+        })?;
+        source.push(path);
+        if model == "nvdimm" {
+            if let Some(size) = kibibytes(given, "alignsize")? {
+                source.push(size);
+            }
+            if given.child("pmem").is_some() {
+                source.push(Element::new("pmem"));
+            }
+        }
+        return Ok(source);
+    }
+    if let Some(nodes) = text_child(given, "nodemask") {
+        source.push(nodes);
+    }
+    if let Some(size) = kibibytes(given, "pagesize")? {
+        source.push(size);
+    }
+    Ok(source)
+}
+
+fn target(input: &Element, model: &str) -> Result<Element, Error> {
+    let given = input
+        .child("target")
+        .ok_or_else(|| refusal::xml(input, "it needs a <target>"))?;
+    let mut target = TARGET.read(given)?;
+    let size = kibibytes(given, "size")?.ok_or_else(|| refusal::xml(input, "its <target> needs a <size>"))?;
+    target.push(size);
+    if let Some(node) = given.child_text("node") {
+        let node = value::decimal(&node)
+            .ok_or_else(|| refusal::xml(input, format!("node '{node}' is not a number")))?;
+        target.push(Element::new("node").with_text(node.to_string()));
+    }
+    match model {
+        "nvdimm" => {
+            if let Some(label) = given.child("label")
+                && let Some(size) = kibibytes(label, "size")?
+            {
+                target.push(Element::new("label").with_child(size));
+            }
+        }
+        "virtio-mem" => {
+            for name in ["block", "requested"] {
+                if let Some(size) = kibibytes(given, name)? {
+                    target.push(size);
+                }
+            }
+        }
+        _ => {}
+    }
+    if model != "nvdimm" {
+        target.take("readonly");
+    }
+    if model != "virtio-mem" {
+        target.unset("dynamicMemslots");
+        if model != "virtio-pmem" {
+            target.take("address");
+        }
+    }
+    TARGET.arrange(&mut target);
+    Ok(target)
+}

@@ -1,1 +1,86 @@
 //! `<rng>`.
+
+pub(crate) mod args;
+
+use super::chardev::{self, SocketPath};
+use super::common::{self, VIRTIO_DRIVER};
+use super::refusal;
+use super::schema::{Shape, attribute, number, one_of, place, shape};
+use super::value::Kind;
+use crate::device::context::Context;
+use bulkhead_wire::error::Error;
+use bulkhead_xml::Element;
+
+const RNG: Shape = shape(
+    "rng",
+    &[one_of(
+        "model",
+        &["virtio", "virtio-transitional", "virtio-non-transitional"],
+    )
+    .required()],
+    &[
+        shape(
+            "rate",
+            &[
+                attribute("bytes", Kind::Number(1, u32::MAX as u64)).required(),
+                number("period"),
+            ],
+            &[],
+        ),
+        place("backend"),
+        VIRTIO_DRIVER,
+    ],
+);
+
+const BACKEND: Shape = shape(
+    "backend",
+    &[one_of("model", &["random", "egd", "builtin"]).required()],
+    &[],
+);
+
+/// The canonical form of a random number device.
+pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+    let mut rng = RNG.read(input)?;
+    if rng.path_attr("rate", "period") == Some("0") {
+        rng.child_or_insert("rate").unset("period");
+    }
+    if input.all("backend").count() != 1 {
+        return Err(refusal::xml(input, "it needs one <backend>"));
+    }
+    if let Some(given) = input.child("backend") {
+        let backend = complete_backend(given)?;
+        rng.push(backend);
+    }
+    RNG.arrange(&mut rng);
+    common::append(input, &mut rng, common::PLAIN)?;
+    Ok(rng)
+}
+
+fn complete_backend(input: &Element) -> Result<Element, Error> {
+    let mut backend = BACKEND.read(input)?;
+    match backend.attr("model") {
+        Some("random") => {
+            let file = input.text().trim().to_owned();
+            // QEMU's own default, written out.
+            backend.set_text(if file.is_empty() {
+                "/dev/urandom".to_owned()
+            } else {
+                file
+            });
+        }
+        Some("egd") => {
+            const CONNECTION: Shape = shape("backend", &[attribute("type", chardev::TYPES)], &[]);
+            let kind = CONNECTION.read(input)?.unset("type");
+            let Some(kind) = kind else {
+                return Err(refusal::xml(
+                    input,
+                    "an entropy daemon needs the type of its connection",
+                ));
+            };
+            chardev::append(input, &mut backend, &kind, SocketPath::Given)?;
+            backend.set("type", kind);
+        }
+        _ => {}
+    }
+    Ok(backend)
+}

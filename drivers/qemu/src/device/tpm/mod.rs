@@ -1,1 +1,183 @@
 //! `<tpm>`.
+
+pub(crate) mod args;
+
+use super::chardev::{self, SocketPath};
+use super::common;
+use super::refusal;
+use super::schema::{Shape, attribute, flag, one_of, place, shape, text, yes_no};
+use super::value::Kind;
+use crate::device::context::Context;
+use bulkhead_wire::error::Error;
+use bulkhead_xml::Element;
+
+const TPM: Shape = shape(
+    "tpm",
+    &[one_of(
+        "model",
+        &["tpm-tis", "tpm-crb", "tpm-spapr", "tpm-spapr-proxy"],
+    )],
+    &[place("backend")],
+);
+
+const TYPE: Shape = shape(
+    "backend",
+    &[one_of("type", &["passthrough", "emulator", "external"]).required()],
+    &[],
+);
+
+const PASSTHROUGH: Shape = shape(
+    "backend",
+    &[attribute("type", Kind::Text)],
+    &[shape("device", &[text("path")], &[])],
+);
+
+const EMULATOR: Shape = shape(
+    "backend",
+    &[
+        attribute("type", Kind::Text),
+        one_of("version", &["default", "1.2", "2.0"]),
+        yes_no("persistent_state"),
+        attribute("debug", Kind::Number(0, u32::MAX as u64)),
+    ],
+    &[
+        shape("encryption", &[attribute("secret", Kind::Uuid)], &[]),
+        shape(
+            "active_pcr_banks",
+            &[],
+            &[flag("sha1"), flag("sha256"), flag("sha384"), flag("sha512")],
+        ),
+        shape("source", &[one_of("type", &["file", "dir"]), text("path")], &[]),
+        shape(
+            "profile",
+            &[
+                text("source"),
+                one_of("removeDisabled", &["check", "fips-host"]),
+                text("name"),
+            ],
+            &[],
+        ),
+    ],
+);
+
+/// What the rest of the driver asks about a TPM.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'a>(pub(crate) &'a Element);
+
+impl<'a> View<'a> {
+    /// `emulator`, `passthrough` or `external`.
+    pub(crate) fn backend(self) -> &'a str {
+        self.0.path_attr("backend", "type").unwrap_or_default()
+    }
+
+    /// The model (`tpm-crb`).
+    pub(crate) fn model(self) -> &'a str {
+        self.0.attr("model").unwrap_or_default()
+    }
+}
+
+/// The canonical form of a TPM.
+pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+    let mut tpm = TPM.read(input)?;
+    match input.all("backend").count() {
+        0 => return Err(refusal::xml(input, "it needs a <backend>")),
+        1 => {}
+        _ => return Err(refusal::xml(input, "it has several <backend>; keep one")),
+    }
+    let Some(given) = input.child("backend") else {
+        return Ok(tpm);
+    };
+    let kind = TYPE.read(given)?.unset("type").unwrap_or_default();
+    let model = default_model(&tpm, &kind, given, context);
+    tpm.set("model", model);
+    let backend = match kind.as_str() {
+        "passthrough" => passthrough(given)?,
+        "emulator" => emulator(input, given, model)?,
+        _ => external(given)?,
+    };
+    check(input, model, context)?;
+    tpm.push(backend);
+    common::append(input, &mut tpm, common::PLAIN)?;
+    Ok(tpm)
+}
+
+fn default_model(tpm: &Element, kind: &str, backend: &Element, context: &Context) -> &'static str {
+    match tpm.attr("model") {
+        Some("tpm-crb") => "tpm-crb",
+        Some("tpm-spapr") => "tpm-spapr",
+        Some("tpm-spapr-proxy") => "tpm-spapr-proxy",
+        Some(_) => "tpm-tis",
+        None if context.arch.starts_with("ppc64") => "tpm-spapr",
+        None if kind == "emulator"
+            && backend.attr("version") == Some("2.0")
+            && matches!(context.arch.as_str(), "x86_64" | "i686") =>
+        {
+            "tpm-crb"
+        }
+        None => "tpm-tis",
+    }
+}
+
+fn passthrough(given: &Element) -> Result<Element, Error> {
+    let mut backend = PASSTHROUGH.read(given)?;
+    if backend.path_attr("device", "path").is_none() {
+        backend.child_or_insert("device").set("path", "/dev/tpm0");
+    }
+    Ok(backend)
+}
+
+fn emulator(input: &Element, given: &Element, model: &str) -> Result<Element, Error> {
+    let mut backend = EMULATOR.read(given)?;
+    if backend.attr("version").is_none_or(|version| version == "default") {
+        backend.set("version", if model == "tpm-tis" { "1.2" } else { "2.0" });
+    }
+    if backend.attr("version") == Some("1.2") {
+        if model != "tpm-tis" {
+            return Err(refusal::unsupported_by_qemu(
+                input,
+                format!("version 1.2 can't be had with model '{model}'; use 'tpm-tis'"),
+            ));
+        }
+        if backend.child("active_pcr_banks").is_some() {
+            return Err(refusal::unsupported_by_qemu(
+                input,
+                "only version 2.0 has PCR banks",
+            ));
+        }
+    }
+    EMULATOR.arrange(&mut backend);
+    Ok(backend)
+}
+
+fn external(given: &Element) -> Result<Element, Error> {
+    let mut backend = Element::new("backend").with("type", "external");
+    let kind = given.path_attr("source", "type");
+    if kind != Some("unix") {
+        return Err(refusal::xml(given, "an external TPM needs <source type='unix'>"));
+    }
+    let mut connection = Element::new("backend");
+    chardev::append(given, &mut connection, "unix", SocketPath::Given)?;
+    if let Some(source) = connection.take("source") {
+        let mut typed = Element::new("source").with("type", "unix");
+        typed.attributes.extend(source.attributes);
+        typed.children = source.children;
+        backend.push(typed);
+    }
+    Ok(backend)
+}
+
+fn check(input: &Element, model: &str, context: &Context) -> Result<(), Error> {
+    let arch = context.arch.as_str();
+    let fits = match model {
+        "tpm-crb" => matches!(arch, "x86_64" | "i686"),
+        "tpm-spapr" | "tpm-spapr-proxy" => arch.starts_with("ppc64"),
+        _ => true,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(refusal::unsupported_by_qemu(
+        input,
+        format!("TPM model '{model}' does not exist on {arch}"),
+    ))
+}

@@ -1,1 +1,56 @@
 //! `<vsock>`.
+
+pub(crate) mod args;
+
+use super::common::{self, VIRTIO_DRIVER};
+use super::schema::{Shape, attribute, one_of, shape, yes_no};
+use super::value::Kind;
+use crate::device::context::Context;
+use bulkhead_wire::error::Error;
+use bulkhead_xml::Element;
+
+const VSOCK: Shape = shape(
+    "vsock",
+    &[one_of(
+        "model",
+        &["virtio", "virtio-transitional", "virtio-non-transitional"],
+    )],
+    &[
+        // Numbers below 3 mean any host, the hypervisor and the host itself.
+        shape(
+            "cid",
+            &[
+                yes_no("auto"),
+                attribute("address", Kind::Number(3, u32::MAX as u64)),
+            ],
+            &[],
+        ),
+        VIRTIO_DRIVER,
+    ],
+);
+
+/// The canonical form of the sockets between guest and host.
+pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+    let mut vsock = VSOCK.read(input)?;
+    if vsock.attr("model").is_none() {
+        vsock.set("model", "virtio");
+    }
+    let driver = vsock.take("driver");
+    let cid = vsock.child_or_insert("cid");
+    if cid.attr("auto").is_none() {
+        let auto = if cid.attr("address").is_some() {
+            "no"
+        } else {
+            "yes"
+        };
+        cid.set("auto", auto);
+    }
+    if cid.attr("auto") == Some("yes") {
+        // The number of a running guest is made up for that run.
+        cid.unset("address");
+    }
+    VSOCK.arrange(&mut vsock);
+    common::append(input, &mut vsock, common::PLAIN)?;
+    vsock.children.extend(driver.map(bulkhead_xml::Node::Element));
+    Ok(vsock)
+}

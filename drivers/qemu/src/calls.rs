@@ -1,0 +1,497 @@
+//! The calls of the qemu driver. Queries answer from snapshots and wait for nothing; the rest goes to the domain's own task.
+
+use crate::args::{self, Paths, Rendering};
+use crate::domain::Purpose;
+use crate::driver::Qemu;
+use crate::guest::view::View;
+use crate::guest::{Guest, GuestHandle};
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::table::CallContext;
+use bulkhead_wire::table::domain::{self, Server};
+use bulkhead_wire::types::{DomainInfo, DomainList, DomainRef, DomainState, State, Stream};
+use std::sync::Arc;
+
+/// Show secrets (`VIR_DOMAIN_XML_SECURE`).
+const XML_SECURE: u32 = 1;
+/// Show the definition, not the guest that runs (`VIR_DOMAIN_XML_INACTIVE`).
+const XML_INACTIVE: u32 = 2;
+/// All flags of XML that mean something here; the others concern migration and CPU models and change nothing yet.
+const XML_FLAGS: u32 = 0xf;
+
+/// `virConnectListAllDomainsFlags`, pairs of one question each.
+mod list {
+    pub(super) const ACTIVE: u32 = 1;
+    pub(super) const INACTIVE: u32 = 2;
+    pub(super) const PERSISTENT: u32 = 4;
+    pub(super) const TRANSIENT: u32 = 8;
+    pub(super) const RUNNING: u32 = 16;
+    pub(super) const PAUSED: u32 = 32;
+    pub(super) const SHUTOFF: u32 = 64;
+    pub(super) const OTHER: u32 = 128;
+    pub(super) const MANAGED_SAVE: u32 = 256;
+    pub(super) const NO_MANAGED_SAVE: u32 = 512;
+    pub(super) const AUTOSTART: u32 = 1024;
+    pub(super) const NO_AUTOSTART: u32 = 2048;
+    pub(super) const SNAPSHOT: u32 = 4096;
+    pub(super) const NO_SNAPSHOT: u32 = 8192;
+    pub(super) const CHECKPOINT: u32 = 16384;
+    pub(super) const NO_CHECKPOINT: u32 = 32768;
+}
+
+fn unsupported_flags(call: &CallContext, flags: u32, known: u32) -> Result<(), Error> {
+    if flags & !known == 0 {
+        return Ok(());
+    }
+    let message = format!("unsupported flags ({:#x}) in {}", flags & !known, call.info.name);
+    Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message))
+}
+
+fn not_found(what: &str) -> Error {
+    Error::new(
+        Code::NO_DOMAIN,
+        Origin::QEMU,
+        format!("Domain not found: no domain with matching {what}"),
+    )
+}
+
+fn matches(view: &View, flags: u32) -> bool {
+    let asked = |pairs: &[(u32, bool)]| {
+        let all = pairs.iter().fold(0, |all, (flag, _)| all | flag);
+        flags & all == 0 || pairs.iter().any(|(flag, holds)| flags & flag != 0 && *holds)
+    };
+    let (active, persistent) = (view.live.is_some(), view.persistent.is_some());
+    asked(&[(list::ACTIVE, active), (list::INACTIVE, !active)])
+        && asked(&[(list::PERSISTENT, persistent), (list::TRANSIENT, !persistent)])
+        && asked(&[
+            (list::RUNNING, view.state == State::Running),
+            (list::PAUSED, view.state == State::Paused),
+            (list::SHUTOFF, view.state == State::Shutoff),
+            (
+                list::OTHER,
+                !matches!(view.state, State::Running | State::Paused | State::Shutoff),
+            ),
+        ])
+        && asked(&[
+            (list::AUTOSTART, view.autostart),
+            (list::NO_AUTOSTART, !view.autostart),
+        ])
+        && asked(&[(list::MANAGED_SAVE, false), (list::NO_MANAGED_SAVE, true)])
+        && asked(&[(list::SNAPSHOT, false), (list::NO_SNAPSHOT, true)])
+        && asked(&[(list::CHECKPOINT, false), (list::NO_CHECKPOINT, true)])
+}
+
+impl Qemu {
+    async fn start(
+        &self,
+        guest: &GuestHandle,
+        definition: crate::domain::Definition,
+        flags: u32,
+    ) -> Result<DomainRef, Error> {
+        guest
+            .object
+            .run("domain_create", move |guest: &mut Guest| {
+                Box::pin(guest.start(definition, flags))
+            })
+            .await??;
+        Ok(guest.view.get().reference())
+    }
+}
+
+impl Server for Qemu {
+    async fn connect_get_version(
+        &self,
+        _call: CallContext,
+        _arguments: domain::connect_get_version::Arguments,
+    ) -> Result<u64, Error> {
+        let host = &self.environment.host;
+        let emulator = host
+            .emulator(&host.arch)
+            .map(|emulator| emulator.path.clone())
+            .unwrap_or_default();
+        let facts = crate::probe::host_facts(false);
+        let version = &self.environment.probe(&emulator, facts).await?.version;
+        Ok(
+            u64::from(version.major) * 1_000_000
+                + u64::from(version.minor) * 1_000
+                + u64::from(version.micro),
+        )
+    }
+
+    async fn connect_get_hostname(
+        &self,
+        _call: CallContext,
+        _arguments: domain::connect_get_hostname::Arguments,
+    ) -> Result<String, Error> {
+        let name = nix::unistd::gethostname()
+            .map_err(|errno| Error::system(Origin::QEMU, "The host's name", &errno.into()))?;
+        Ok(name.to_string_lossy().into_owned())
+    }
+
+    async fn domain_define_xml_flags(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_define_xml_flags::Arguments,
+    ) -> Result<DomainRef, Error> {
+        // 1 asks for a check against the schema; what is read here is checked in any case.
+        unsupported_flags(&call, arguments.flags, 1)?;
+        let definition = self.read(&arguments.xml, Purpose::Define)?;
+        let guest = self.guest_for(&definition)?;
+        let defined = guest
+            .object
+            .run("domain_define", move |guest: &mut Guest| {
+                Box::pin(guest.define(definition))
+            })
+            .await;
+        let defined = defined.and_then(std::convert::identity);
+        let view = guest.view.get();
+        if defined.is_err() {
+            self.environment.forget(view.uuid);
+        }
+        defined.map(|()| view.reference())
+    }
+
+    async fn domain_undefine_flags(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_undefine_flags::Arguments,
+    ) -> Result<(), Error> {
+        // Flags that say what else to remove (saved state, NVRAM, snapshots): there is none of it yet.
+        unsupported_flags(&call, arguments.flags, 0x7f)?;
+        let guest = self.guest(&arguments.domain)?;
+        guest
+            .object
+            .run("domain_undefine", |guest: &mut Guest| Box::pin(guest.undefine()))
+            .await??;
+        self.environment.forget(arguments.domain.uuid);
+        Ok(())
+    }
+
+    async fn domain_create_with_flags(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_create_with_flags::Arguments,
+    ) -> Result<DomainRef, Error> {
+        unsupported_flags(&call, arguments.flags, crate::guest::START_FLAGS)?;
+        let guest = self.guest(&arguments.domain)?;
+        let view = guest.view.get();
+        let definition = match (&view.persistent, &view.live) {
+            (Some(definition), None) => crate::domain::Definition::clone(definition),
+            _ => {
+                let message = format!("Domain '{}': domain is already running", view.name);
+                return Err(Error::new(Code::OPERATION_INVALID, Origin::QEMU, message));
+            }
+        };
+        self.start(&guest, definition, arguments.flags).await
+    }
+
+    async fn domain_create_xml(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_create_xml::Arguments,
+    ) -> Result<DomainRef, Error> {
+        unsupported_flags(&call, arguments.flags, crate::guest::START_FLAGS | 8)?;
+        let definition = self.read(&arguments.xml, Purpose::Create)?;
+        let guest = self.guest_for(&definition)?;
+        let started = self
+            .start(&guest, definition, arguments.flags & crate::guest::START_FLAGS)
+            .await;
+        if started.is_err() {
+            self.environment.forget(guest.view.get().uuid);
+        }
+        started
+    }
+
+    async fn domain_lookup_by_name(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_lookup_by_name::Arguments,
+    ) -> Result<DomainRef, Error> {
+        let guest = self.environment.by_name(&arguments.name);
+        guest
+            .map(|guest| guest.view.get().reference())
+            .ok_or_else(|| not_found(&format!("name '{}'", arguments.name)))
+    }
+
+    async fn domain_lookup_by_uuid(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_lookup_by_uuid::Arguments,
+    ) -> Result<DomainRef, Error> {
+        let guest = self.environment.by_uuid(arguments.uuid);
+        guest
+            .map(|guest| guest.view.get().reference())
+            .ok_or_else(|| not_found(&format!("uuid '{}'", arguments.uuid)))
+    }
+
+    async fn domain_lookup_by_id(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_lookup_by_id::Arguments,
+    ) -> Result<DomainRef, Error> {
+        let found = self
+            .environment
+            .all()
+            .into_iter()
+            .map(|guest| guest.view.get())
+            .find(|view| view.live.as_ref().is_some_and(|live| live.id == arguments.id));
+        found
+            .map(|view| view.reference())
+            .ok_or_else(|| not_found(&format!("id '{}'", arguments.id)))
+    }
+
+    async fn connect_list_all_domains(
+        &self,
+        _call: CallContext,
+        arguments: domain::connect_list_all_domains::Arguments,
+    ) -> Result<DomainList, Error> {
+        let mut domains: Vec<DomainRef> = self
+            .environment
+            .all()
+            .into_iter()
+            .map(|guest| guest.view.get())
+            .filter(|view| view.exists() && matches(view, arguments.flags))
+            .map(|view| view.reference())
+            .collect();
+        let count = u32::try_from(domains.len()).unwrap_or(u32::MAX);
+        if arguments.need_results == 0 {
+            domains.clear();
+        }
+        Ok(DomainList { domains, count })
+    }
+
+    async fn domain_get_state(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_get_state::Arguments,
+    ) -> Result<DomainState, Error> {
+        unsupported_flags(&call, arguments.flags, 0)?;
+        Ok(self.guest(&arguments.domain)?.view.get().domain_state())
+    }
+
+    async fn domain_get_info(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_get_info::Arguments,
+    ) -> Result<DomainInfo, Error> {
+        Ok(self.guest(&arguments.domain)?.view.get().info())
+    }
+
+    async fn domain_get_xml_desc(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_get_xml_desc::Arguments,
+    ) -> Result<String, Error> {
+        unsupported_flags(&call, arguments.flags, XML_FLAGS)?;
+        let view = self.guest(&arguments.domain)?.view.get();
+        let secure = arguments.flags & XML_SECURE != 0;
+        let inactive = arguments.flags & XML_INACTIVE != 0;
+        let definition = match (&view.persistent, &view.live) {
+            (Some(definition), None) => Arc::clone(definition),
+            (Some(definition), Some(_)) if inactive => Arc::clone(definition),
+            (_, Some(live)) => Arc::new(crate::domain::Definition {
+                root: bulkhead_xml::Element::clone(&live.root),
+            }),
+            (None, None) => return Err(not_found(&format!("uuid '{}'", view.uuid))),
+        };
+        Ok(definition.to_xml(secure))
+    }
+
+    async fn domain_is_active(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_is_active::Arguments,
+    ) -> Result<i32, Error> {
+        Ok(i32::from(
+            self.guest(&arguments.domain)?.view.get().live.is_some(),
+        ))
+    }
+
+    async fn domain_is_persistent(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_is_persistent::Arguments,
+    ) -> Result<i32, Error> {
+        Ok(i32::from(
+            self.guest(&arguments.domain)?.view.get().persistent.is_some(),
+        ))
+    }
+
+    async fn domain_get_autostart(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_get_autostart::Arguments,
+    ) -> Result<i32, Error> {
+        Ok(i32::from(self.guest(&arguments.domain)?.view.get().autostart))
+    }
+
+    async fn domain_set_autostart(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_set_autostart::Arguments,
+    ) -> Result<(), Error> {
+        let wanted = arguments.autostart != 0;
+        self.guest(&arguments.domain)?
+            .object
+            .run("domain_set_autostart", move |guest: &mut Guest| {
+                Box::pin(guest.set_autostart(wanted))
+            })
+            .await?
+    }
+
+    async fn domain_suspend(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_suspend::Arguments,
+    ) -> Result<(), Error> {
+        self.guest(&arguments.domain)?
+            .object
+            .run("domain_suspend", |guest: &mut Guest| Box::pin(guest.suspend()))
+            .await?
+    }
+
+    async fn domain_resume(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_resume::Arguments,
+    ) -> Result<(), Error> {
+        self.guest(&arguments.domain)?
+            .object
+            .run("domain_resume", |guest: &mut Guest| Box::pin(guest.resume()))
+            .await?
+    }
+
+    async fn domain_shutdown_flags(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_shutdown_flags::Arguments,
+    ) -> Result<(), Error> {
+        let flags = arguments.flags;
+        self.guest(&arguments.domain)?
+            .object
+            .run("domain_shutdown", move |guest: &mut Guest| {
+                Box::pin(guest.ask_down(flags, false))
+            })
+            .await?
+    }
+
+    async fn domain_reboot(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_reboot::Arguments,
+    ) -> Result<(), Error> {
+        let flags = arguments.flags;
+        self.guest(&arguments.domain)?
+            .object
+            .run("domain_reboot", move |guest: &mut Guest| {
+                Box::pin(guest.ask_down(flags, true))
+            })
+            .await?
+    }
+
+    async fn domain_reset(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_reset::Arguments,
+    ) -> Result<(), Error> {
+        unsupported_flags(&call, arguments.flags, 0)?;
+        self.guest(&arguments.domain)?
+            .object
+            .run("domain_reset", |guest: &mut Guest| Box::pin(guest.reset()))
+            .await?
+    }
+
+    async fn domain_destroy_flags(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_destroy_flags::Arguments,
+    ) -> Result<(), Error> {
+        unsupported_flags(&call, arguments.flags, 3)?;
+        let guest = self.guest(&arguments.domain)?;
+        let view = guest.view.get();
+        if view.live.is_none() {
+            let message = format!("Domain '{}': domain is not running", view.name);
+            return Err(Error::new(Code::OPERATION_INVALID, Origin::QEMU, message));
+        }
+        // Before its turn comes: whatever waits for this QEMU ends with it.
+        let _ = self.environment.stack.kill_helper(&guest.key()).await;
+        guest
+            .object
+            .run("domain_destroy", |guest: &mut Guest| Box::pin(guest.destroyed()))
+            .await?
+    }
+
+    async fn domain_open_console(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_open_console::Arguments,
+    ) -> Result<Stream, Error> {
+        unsupported_flags(&call, arguments.flags, 3)?;
+        let device = arguments.device;
+        self.guest(&arguments.domain)?
+            .object
+            .run("domain_open_console", move |guest: &mut Guest| {
+                Box::pin(guest.open_console(device))
+            })
+            .await?
+    }
+
+    async fn domain_screenshot(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_screenshot::Arguments,
+    ) -> Result<Stream, Error> {
+        unsupported_flags(&call, arguments.flags, 0)?;
+        let screen = arguments.screen;
+        self.guest(&arguments.domain)?
+            .object
+            .run("domain_screenshot", move |guest: &mut Guest| {
+                Box::pin(guest.screenshot(screen))
+            })
+            .await?
+    }
+
+    async fn connect_domain_xml_to_native(
+        &self,
+        call: CallContext,
+        arguments: domain::connect_domain_xml_to_native::Arguments,
+    ) -> Result<String, Error> {
+        unsupported_flags(&call, arguments.flags, 0)?;
+        if arguments.format != "qemu-argv" {
+            let message = format!(
+                "unsupported config type {}; only qemu-argv is written",
+                arguments.format
+            );
+            return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
+        }
+        let definition = self.read(&arguments.xml, Purpose::Native)?;
+        let capabilities = self.environment.capabilities(&definition.root).await?;
+        let name = definition.root.child_text("name").unwrap_or_default();
+        let guest = self
+            .environment
+            .layout
+            .lib
+            .join("qemu")
+            .join(format!("domain--1-{name}"))
+            .display()
+            .to_string();
+        let paths = Paths {
+            channels: guest.clone(),
+            memory: guest.clone(),
+            certificates: self.environment.layout.etc.join("qemu/tls").display().to_string(),
+            guest,
+            now: self.environment.now_seconds(),
+            rendering: Rendering::Native,
+        };
+        let command = args::build(&definition.root, &capabilities, &paths)?;
+        Ok(command.to_shell())
+    }
+
+    async fn events_subscribe(
+        &self,
+        call: CallContext,
+        _arguments: domain::events_subscribe::Arguments,
+    ) -> Result<(), Error> {
+        self.environment.subscribe(call.events);
+        Ok(())
+    }
+}

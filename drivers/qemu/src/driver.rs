@@ -1,0 +1,438 @@
+//! The driver as a whole: its domains, what they share, and how it comes to life.
+
+use crate::capabilities::{Capabilities, HostFacts};
+use crate::domain::host::RandomIdentifiers;
+use crate::domain::{Definition, Host, Purpose};
+use crate::guest::live::{self, Phase, Record};
+use crate::guest::{Guest, GuestHandle};
+use crate::probe::{self, Probes};
+use bulkhead_actors::driver::{DriverLogic, HelperEnd, Leave, Start};
+use bulkhead_actors::events::Fanout;
+use bulkhead_actors::fault;
+use bulkhead_actors::stack::Stack;
+use bulkhead_actors::state::Folder;
+use bulkhead_wire::channel::EventSink;
+use bulkhead_wire::control::{Helper, Layout};
+use bulkhead_wire::dispatch::Answer;
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::table::{CallContext, Driver, domain};
+use bulkhead_wire::types::{Busy, DomainEvent, DomainRef, Uuid};
+use bulkhead_xml::{Element, Limits};
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+
+/// What all domains share.
+pub(crate) struct Environment {
+    pub(crate) stack: Stack,
+    pub(crate) layout: Layout,
+    pub(crate) host: Host,
+    /// `NAME.xml`: definitions.
+    pub(crate) definitions: Folder,
+    /// `NAME.xml`: the domain starts with the stack.
+    pub(crate) autostart: Folder,
+    /// `UUID.json`: running guests.
+    pub(crate) live: Folder,
+    probes: Probes,
+    events: Fanout,
+    last_id: AtomicI32,
+    guests: RwLock<Guests>,
+}
+
+/// All domains, by identity and by name. Names and uuids are unique here and nowhere else.
+#[derive(Default)]
+struct Guests {
+    by_uuid: BTreeMap<Uuid, GuestHandle>,
+    by_name: HashMap<String, Uuid>,
+}
+
+impl Environment {
+    /// Does something with the disk where waiting for it holds nobody up.
+    pub(crate) async fn on_disk<R: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> io::Result<R> + Send + 'static,
+    ) -> Result<R, Error> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(Error::system(Origin::QEMU, what, &error)),
+            Err(error) => Err(Error::new(
+                Code::INTERNAL,
+                Origin::QEMU,
+                format!("{what}: {error}"),
+            )),
+        }
+    }
+
+    /// The end of a log, for an error text.
+    pub(crate) async fn tail(&self, path: PathBuf) -> String {
+        let read = self.on_disk("log", move || {
+            let mut file = std::fs::File::open(path)?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(2048)))?;
+            let mut text = Vec::new();
+            file.take(2048).read_to_end(&mut text)?;
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<&str> = text.lines().rev().take(3).collect();
+            Ok(lines.into_iter().rev().collect::<Vec<_>>().join(" "))
+        });
+        read.await.unwrap_or_else(|_| "its log can't be read".to_owned())
+    }
+
+    pub(crate) fn next_id(&self) -> i32 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn now_seconds(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_secs()).unwrap_or(0)
+    }
+
+    pub(crate) fn emit(&self, event: &DomainEvent) {
+        self.events
+            .publish(event, |missed| DomainEvent::Lagged { missed });
+    }
+
+    /// What the emulator of this definition can do.
+    pub(crate) async fn capabilities(&self, root: &Element) -> Result<Arc<Capabilities>, Error> {
+        let emulator = root.at("devices/emulator").map(Element::text).unwrap_or_default();
+        let kvm = root.attr("type") == Some("kvm");
+        self.probes.of(&emulator, probe::host_facts(kvm)).await
+    }
+
+    /// What a binary can do.
+    pub(crate) async fn probe(&self, binary: &str, host: HostFacts) -> Result<Arc<Capabilities>, Error> {
+        self.probes.of(binary, host).await
+    }
+
+    pub(crate) fn subscribe(&self, sink: EventSink) {
+        self.events.subscribe(sink);
+    }
+
+    /// Drops a domain of which nothing is left.
+    pub(crate) fn forget(&self, uuid: Uuid) {
+        let mut guests = self.guests.write().unwrap_or_else(PoisonError::into_inner);
+        if guests
+            .by_uuid
+            .get(&uuid)
+            .is_some_and(|guest| !guest.view.get().exists())
+        {
+            guests.by_uuid.remove(&uuid);
+            guests.by_name.retain(|_, named| *named != uuid);
+        }
+    }
+
+    /// All domains.
+    pub(crate) fn all(&self) -> Vec<GuestHandle> {
+        self.guests
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_uuid
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    pub(crate) fn by_uuid(&self, uuid: Uuid) -> Option<GuestHandle> {
+        let guests = self.guests.read().unwrap_or_else(PoisonError::into_inner);
+        guests
+            .by_uuid
+            .get(&uuid)
+            .filter(|guest| guest.view.get().exists())
+            .cloned()
+    }
+
+    pub(crate) fn by_name(&self, name: &str) -> Option<GuestHandle> {
+        let uuid = *self
+            .guests
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_name
+            .get(name)?;
+        self.by_uuid(uuid)
+    }
+}
+
+/// The driver.
+pub struct Qemu {
+    pub(crate) environment: Arc<Environment>,
+}
+
+impl Qemu {
+    /// The domain that a client means.
+    pub(crate) fn guest(&self, reference: &DomainRef) -> Result<GuestHandle, Error> {
+        self.environment.by_uuid(reference.uuid).ok_or_else(|| {
+            let message = format!(
+                "Domain not found: no domain with matching uuid '{}' ({})",
+                reference.uuid, reference.name
+            );
+            Error::new(Code::NO_DOMAIN, Origin::QEMU, message)
+        })
+    }
+
+    /// The domain of this definition: the one that has its uuid, or a new one.
+    pub(crate) fn guest_for(&self, definition: &Definition) -> Result<GuestHandle, Error> {
+        let (name, uuid) = identity(definition)?;
+        let exists = |message: String| Err(Error::new(Code::OPERATION_FAILED, Origin::QEMU, message));
+        let mut guests = self
+            .environment
+            .guests
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(guest) = guests.by_uuid.get(&uuid) {
+            let known = &guest.view.get().name;
+            if *known != name {
+                return exists(format!(
+                    "domain '{known}' is already defined with uuid {uuid}; rename it, or choose another uuid"
+                ));
+            }
+            return Ok(guest.clone());
+        }
+        if let Some(other) = guests.by_name.get(&name) {
+            return exists(format!(
+                "domain '{name}' already exists with uuid {other}; choose another name, or that uuid"
+            ));
+        }
+        let guest = GuestHandle::new(&self.environment, &name, uuid);
+        guests.by_uuid.insert(uuid, guest.clone());
+        guests.by_name.insert(name, uuid);
+        Ok(guest)
+    }
+
+    /// Reads a definition that a client sent.
+    pub(crate) fn read(&self, xml: &str, purpose: Purpose) -> Result<Definition, Error> {
+        Definition::read(xml.as_bytes(), &self.environment.host, purpose)
+    }
+}
+
+/// Name and uuid of a definition.
+fn identity(definition: &Definition) -> Result<(String, Uuid), Error> {
+    let name = definition.root.child_text("name").unwrap_or_default();
+    let uuid = definition
+        .root
+        .child_text("uuid")
+        .and_then(|text| Uuid::parse(&text));
+    match uuid {
+        Some(uuid) if !name.is_empty() => Ok((name, uuid)),
+        _ => Err(Error::new(
+            Code::INTERNAL,
+            Origin::DOMAIN,
+            "The definition lacks a name or uuid",
+        )),
+    }
+}
+
+impl DriverLogic for Qemu {
+    const DRIVER: Driver = Driver::Qemu;
+
+    async fn recover(start: Start) -> Result<Arc<Self>, Error> {
+        let Start {
+            welcome,
+            stack,
+            helper_ends,
+        } = start;
+        let layout = welcome.layout;
+        let system = |error: io::Error| Error::system(Origin::QEMU, "The driver's folders", &error);
+        let etc = layout.etc.join("qemu");
+        let environment = Environment {
+            definitions: Folder::open(&etc, "definition", ".xml").map_err(system)?,
+            autostart: Folder::open(&etc.join("autostart"), "autostart", ".xml").map_err(system)?,
+            live: Folder::open(&layout.run.join("qemu"), "live", ".json").map_err(system)?,
+            probes: Probes::new(
+                stack.clone(),
+                Folder::open(&layout.cache.join("qemu"), "capabilities", ".json").map_err(system)?,
+            ),
+            stack,
+            host: Host::qemu_10_0(Arc::new(RandomIdentifiers::default())),
+            layout,
+            events: Fanout::default(),
+            last_id: AtomicI32::new(0),
+            guests: RwLock::default(),
+        };
+        let driver = Arc::new(Self {
+            environment: Arc::new(environment),
+        });
+        driver.recall(&welcome.set_aside).await?;
+        driver.adopt(welcome.helpers).await?;
+        tokio::spawn(watch_ends(Arc::clone(&driver.environment), helper_ends));
+        if welcome.incarnation == 1 {
+            tokio::spawn(autostart(Arc::clone(&driver)));
+        }
+        Ok(driver)
+    }
+
+    fn dispatch(self: Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
+        domain::dispatch(self, call, body, files)
+    }
+
+    fn busy(&self) -> Vec<Busy> {
+        self.environment
+            .all()
+            .iter()
+            .filter_map(|guest| guest.object.busy())
+            .collect()
+    }
+
+    async fn leave(&self, _reason: Leave) {
+        // Whoever started a guest to be destroyed with the application meant both: its death and its orderly end.
+        let mut quitting = Vec::new();
+        for guest in self.environment.all() {
+            quitting.push(tokio::spawn(async move {
+                let quit = guest.object.run("quit", |guest: &mut Guest| {
+                    Box::pin(async move {
+                        if guest.is_autodestroy() {
+                            guest.quit().await;
+                        }
+                    })
+                });
+                let _ = quit.await;
+            }));
+        }
+        for quit in quitting {
+            let _ = quit.await;
+        }
+    }
+}
+
+impl Qemu {
+    /// Takes up the definitions on disk. One that can't be read is set aside and the rest serves; one that ends this process
+    /// is told from the others by what the broker was told before.
+    async fn recall(&self, set_aside: &[String]) -> Result<(), Error> {
+        let environment = &self.environment;
+        let folder = environment.definitions.clone();
+        let files = environment
+            .on_disk("Definitions", move || folder.read_all())
+            .await?;
+        let folder = environment.autostart.clone();
+        let starting: Vec<String> = environment
+            .on_disk("Autostart", move || folder.read_all())
+            .await?
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        for (name, text) in files {
+            if set_aside.contains(&name) {
+                tracing::warn!(domain = name, "is set aside");
+                continue;
+            }
+            environment.stack.adopting(Some(&name)).await?;
+            fault::point("adopt", &name);
+            let read = Definition::read(&text, &environment.host, Purpose::Define).and_then(|definition| {
+                let guest = self.guest_for(&definition)?;
+                Ok((definition, guest))
+            });
+            match read {
+                Ok((definition, guest)) => {
+                    let starts = starting.contains(&name);
+                    guest
+                        .object
+                        .run("recall", move |guest: &mut Guest| {
+                            Box::pin(async move { guest.recall(definition, starts) })
+                        })
+                        .await?;
+                }
+                Err(error) => environment.definitions.set_aside(&name, &error.message),
+            }
+        }
+        environment.stack.adopting(None).await
+    }
+
+    /// Finds the guests that run, and undoes starts that were cut short.
+    async fn adopt(&self, helpers: Vec<Helper>) -> Result<(), Error> {
+        let environment = &self.environment;
+        let folder = environment.live.clone();
+        let records = environment
+            .on_disk("Live states", move || live::read_all(&folder))
+            .await?;
+        let mut helpers: HashMap<String, Helper> = helpers
+            .into_iter()
+            .map(|helper| (helper.key.clone(), helper))
+            .collect();
+        for record in records {
+            let name = record.uuid.clone();
+            environment.last_id.fetch_max(record.id, Ordering::Relaxed);
+            let runs = match record.phase {
+                Phase::Running => helpers.remove(&record.uuid),
+                Phase::Starting => None,
+            };
+            let adopted = match runs {
+                Some(helper) => self.adopt_one(record, helper).await,
+                None => {
+                    let folder = environment.live.clone();
+                    environment
+                        .on_disk("Live state", move || folder.remove(&record.uuid))
+                        .await
+                }
+            };
+            if let Err(error) = adopted {
+                environment.live.set_aside(&name, &error.message);
+            }
+        }
+        // What has no record of a finished start is nobody's guest.
+        for key in helpers.into_keys() {
+            tracing::warn!(key, "helper without a record is ended");
+            let _ = environment.stack.kill_helper(&key).await;
+        }
+        Ok(())
+    }
+
+    async fn adopt_one(&self, record: Record, helper: Helper) -> Result<(), Error> {
+        let parse = |text: &str| {
+            bulkhead_xml::parse(text.as_bytes(), Limits::default(), "domain/metadata")
+                .map_err(|error| Error::new(Code::XML_ERROR, Origin::QEMU, error.to_string()))
+        };
+        let definition = Definition {
+            root: parse(&record.definition)?,
+        };
+        let root = parse(&record.live)?;
+        let guest = self.guest_for(&definition)?;
+        guest
+            .object
+            .run("adopt", move |guest: &mut Guest| {
+                Box::pin(async move { guest.adopt(record, definition, root, helper) })
+            })
+            .await?
+    }
+}
+
+/// Tells guests when their QEMU has ended.
+async fn watch_ends(environment: Arc<Environment>, mut ends: mpsc::Receiver<HelperEnd>) {
+    while let Some((key, status)) = ends.recv().await {
+        let guest = Uuid::parse(&key).and_then(|uuid| environment.by_uuid(uuid));
+        let Some(guest) = guest else { continue };
+        let told = guest
+            .object
+            .post("ended", move |guest: &mut Guest| Box::pin(guest.ended(status)));
+        if let Err(error) = told {
+            tracing::error!(key, %error, "end of a guest");
+        }
+    }
+}
+
+/// Starts the domains that start with the stack.
+async fn autostart(driver: Arc<Qemu>) {
+    for guest in driver.environment.all() {
+        let view = guest.view.get();
+        let Some(definition) = view
+            .persistent
+            .clone()
+            .filter(|_| view.autostart && view.live.is_none())
+        else {
+            continue;
+        };
+        let started = guest
+            .object
+            .run("autostart", move |guest: &mut Guest| {
+                Box::pin(async move { guest.start(Definition::clone(&definition), 0).await })
+            })
+            .await;
+        if let Ok(Err(error)) | Err(error) = started {
+            tracing::error!(domain = view.name, %error, "autostart");
+        }
+    }
+}

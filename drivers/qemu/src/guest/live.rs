@@ -1,0 +1,95 @@
+//! What is on disk about a running guest: enough to find it again after any crash.
+
+use crate::domain::Definition;
+use bulkhead_actors::state::Folder;
+use bulkhead_wire::types::Uuid;
+use serde::{Deserialize, Serialize};
+use std::io;
+
+/// Written into every record; another number is refused whole.
+const FORMAT: u32 = 1;
+
+/// How far a start has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Phase {
+    /// The intent: QEMU may or may not exist. Undone after a crash.
+    Starting,
+    /// It runs. Adopted after a crash.
+    Running,
+}
+
+/// One running guest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    format: u32,
+    pub(crate) phase: Phase,
+    pub(crate) id: i32,
+    pub(crate) name: String,
+    pub(crate) uuid: String,
+    /// Does a definition outlive the run?
+    pub(crate) persistent: bool,
+    pub(crate) autodestroy: bool,
+    pub(crate) state: i32,
+    pub(crate) reason: i32,
+    /// Taps that the network driver made for it.
+    pub(crate) taps: Vec<String>,
+    /// The definition that it was started from, with its secrets.
+    pub(crate) definition: String,
+    /// The XML as it runs.
+    pub(crate) live: String,
+}
+
+impl Record {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a record is made in one place, from all its parts"
+    )]
+    pub(crate) fn new(
+        phase: Phase,
+        id: i32,
+        definition: &Definition,
+        live: String,
+        persistent: bool,
+        autodestroy: bool,
+        taps: Vec<String>,
+        (state, reason): (i32, i32),
+    ) -> Self {
+        Self {
+            format: FORMAT,
+            phase,
+            id,
+            name: definition.root.child_text("name").unwrap_or_default(),
+            uuid: definition.root.child_text("uuid").unwrap_or_default(),
+            persistent,
+            autodestroy,
+            state,
+            reason,
+            taps,
+            definition: definition.root.to_xml(),
+            live,
+        }
+    }
+
+    pub(crate) fn write(&self, folder: &Folder) -> io::Result<()> {
+        folder.write(&self.uuid, &serde_json::to_vec(self)?)
+    }
+
+    pub(crate) fn uuid(&self) -> Option<Uuid> {
+        Uuid::parse(&self.uuid)
+    }
+}
+
+/// Reads the records of all guests; what is no record of this format is set aside.
+pub(crate) fn read_all(folder: &Folder) -> io::Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for (name, content) in folder.read_all()? {
+        match serde_json::from_slice::<Record>(&content) {
+            Ok(record) if record.format == FORMAT && record.uuid == name && record.uuid().is_some() => {
+                records.push(record);
+            }
+            Ok(_) => folder.set_aside(&name, "a record of another format or place"),
+            Err(error) => folder.set_aside(&name, &error.to_string()),
+        }
+    }
+    Ok(records)
+}

@@ -1,0 +1,339 @@
+//! A domain's own actor: everything that changes it happens here, one operation after the other.
+//!
+//! ```text
+//!            define                       start                        SHUTDOWN event
+//!  (nothing) ──────► Shutoff(persistent) ──────► Paused ──► Running ──────────────► Shutdown
+//!                      ▲        │ undefine          │ suspend/resume                   │
+//!                      │        ▼                   ▼                                  │
+//!                      │      gone                Paused                               │
+//!                      └──────────── QEMU's end (destroy, quit, crash) ◄───────────────┘
+//! ```
+//!
+//! [`view`] is what readers see, [`live`] what is on disk while it runs, [`start`] and [`stop`] the two sagas,
+//! [`monitor_events`] what QEMU tells, [`streams`] what is handed out as open files.
+
+pub(crate) mod live;
+mod monitor_events;
+mod start;
+mod stop;
+mod streams;
+pub(crate) mod view;
+
+use crate::domain::Definition;
+use crate::driver::Environment;
+use crate::monitor::{Monitor, MonitorError};
+use bulkhead_actors::object::{Object, WeakObject};
+use bulkhead_actors::snapshot::Snapshot;
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::types::{DomainEvent, State, Uuid};
+use bulkhead_xml::Element;
+use live::{Phase, Record};
+pub(crate) use start::FLAGS as START_FLAGS;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use view::{LiveView, View, reason};
+
+/// Time that QEMU gets for one command; well below every deadline in the table, so that the error can name the guest.
+pub(crate) const COMMAND_WITHIN: Duration = Duration::from_secs(5);
+
+/// libvirt's lifecycle events and the details that this driver tells.
+pub(crate) mod lifecycle {
+    pub(crate) const DEFINED: (i32, i32) = (0, 0);
+    pub(crate) const REDEFINED: (i32, i32) = (0, 1);
+    pub(crate) const UNDEFINED: (i32, i32) = (1, 0);
+    pub(crate) const STARTED: (i32, i32) = (2, 0);
+    pub(crate) const PAUSED: (i32, i32) = (3, 0);
+    pub(crate) const PAUSED_IO_ERROR: (i32, i32) = (3, 2);
+    pub(crate) const PAUSED_WATCHDOG: (i32, i32) = (3, 3);
+    pub(crate) const RESUMED: (i32, i32) = (4, 0);
+    pub(crate) const STOPPED_SHUTDOWN: (i32, i32) = (5, 0);
+    pub(crate) const STOPPED_DESTROYED: (i32, i32) = (5, 1);
+    pub(crate) const STOPPED_FAILED: (i32, i32) = (5, 5);
+    pub(crate) const SHUTDOWN_FINISHED: (i32, i32) = (6, 0);
+    pub(crate) const ASLEEP: (i32, i32) = (7, 0);
+    pub(crate) const CRASHED: (i32, i32) = (8, 0);
+}
+
+/// QEMU, while it runs.
+pub(crate) struct Running {
+    id: i32,
+    /// What it was started from.
+    definition: Definition,
+    live: Arc<Element>,
+    /// Present once attached; a QEMU that hangs has none after a restart of this driver.
+    monitor: watch::Receiver<Option<Monitor>>,
+    pid: u32,
+    /// Readable when it has ended.
+    process: Arc<AsyncFd<OwnedFd>>,
+    taps: Vec<String>,
+    autodestroy: bool,
+    memory_kib: u64,
+    /// Why it is about to end, if it is known.
+    ending: Option<(i32, (i32, i32))>,
+    /// The next shutdown is half of a reboot.
+    reboot: bool,
+}
+
+/// A domain.
+pub(crate) struct Guest {
+    environment: Arc<Environment>,
+    name: String,
+    uuid: Uuid,
+    persistent: Option<Arc<Definition>>,
+    autostart: bool,
+    state: State,
+    reason: i32,
+    running: Option<Running>,
+    view: Arc<Snapshot<View>>,
+    myself: WeakObject<Guest>,
+}
+
+/// The way to a domain: its task and its snapshot.
+#[derive(Debug, Clone)]
+pub(crate) struct GuestHandle {
+    pub(crate) object: Object<Guest>,
+    pub(crate) view: Arc<Snapshot<View>>,
+}
+
+impl GuestHandle {
+    /// A domain that has a name and nothing else yet.
+    pub(crate) fn new(environment: &Arc<Environment>, name: &str, uuid: Uuid) -> Self {
+        let view = Arc::new(Snapshot::new(View::new(name, uuid)));
+        let shared = Arc::clone(&view);
+        let environment = Arc::clone(environment);
+        let object = Object::spawn(&format!("domain {name}"), |myself| Guest {
+            environment,
+            name: name.to_owned(),
+            uuid,
+            persistent: None,
+            autostart: false,
+            state: State::Shutoff,
+            reason: reason::SHUTOFF_UNKNOWN,
+            running: None,
+            view: shared,
+            myself,
+        });
+        Self { object, view }
+    }
+}
+
+impl Guest {
+    /// The helper's key: what the broker knows this guest by.
+    fn key(&self) -> String {
+        self.uuid.to_string()
+    }
+
+    /// Publishes what readers see. Before anybody is answered: a caller reads its own write.
+    fn publish(&self) {
+        let live = self.running.as_ref().map(|running| LiveView {
+            id: running.id,
+            pid: running.pid,
+            root: Arc::clone(&running.live),
+            memory_kib: running.memory_kib,
+        });
+        self.view.set(View {
+            name: self.name.clone(),
+            uuid: self.uuid,
+            state: self.state,
+            reason: self.reason,
+            autostart: self.autostart,
+            persistent: self.persistent.clone(),
+            live,
+        });
+    }
+
+    fn emit(&self, (event, detail): (i32, i32)) {
+        let domain = self.view.get().reference();
+        self.environment.emit(&DomainEvent::Lifecycle {
+            domain,
+            event,
+            detail,
+        });
+    }
+
+    fn invalid(&self, why: &str) -> Error {
+        let message = format!("Domain '{}': {why}", self.name);
+        Error::new(Code::OPERATION_INVALID, Origin::QEMU, message)
+    }
+
+    fn active(&self) -> Result<&Running, Error> {
+        self.running
+            .as_ref()
+            .ok_or_else(|| self.invalid("domain is not running"))
+    }
+
+    /// The monitor of a guest that runs.
+    fn monitor(&self) -> Result<Monitor, Error> {
+        let monitor = self.active()?.monitor.borrow().clone();
+        monitor.ok_or_else(|| {
+            let message = format!("Domain '{}': its QEMU does not answer on the monitor", self.name);
+            Error::new(Code::OPERATION_TIMEOUT, Origin::QEMU, message)
+        })
+    }
+
+    /// An error of the monitor, with the guest's name.
+    fn monitor_error(&self, error: &MonitorError) -> Error {
+        let mut error = Error::from(error);
+        error.message = format!("Domain '{}': {}", self.name, error.message);
+        error
+    }
+
+    /// Gives it a definition that outlives its runs.
+    pub(crate) async fn define(&mut self, definition: Definition) -> Result<(), Error> {
+        let (folder, name) = (self.environment.definitions.clone(), self.name.clone());
+        let text = definition.root.to_xml();
+        self.environment
+            .on_disk(&format!("Definition of domain '{name}'"), move || {
+                folder.write(&name, text.as_bytes())
+            })
+            .await?;
+        let known = self.persistent.replace(Arc::new(definition)).is_some();
+        if self.running.is_some() {
+            self.record(Phase::Running).await?;
+        }
+        self.publish();
+        self.emit(if known {
+            lifecycle::REDEFINED
+        } else {
+            lifecycle::DEFINED
+        });
+        Ok(())
+    }
+
+    /// Takes up a definition found on disk.
+    pub(crate) fn recall(&mut self, definition: Definition, autostart: bool) {
+        self.persistent = Some(Arc::new(definition));
+        self.autostart = autostart;
+        self.publish();
+    }
+
+    /// Removes the definition. A guest that runs goes on, and is gone when it ends.
+    pub(crate) async fn undefine(&mut self) -> Result<(), Error> {
+        if self.persistent.is_none() {
+            return Err(self.invalid("cannot undefine transient domain"));
+        }
+        let environment = Arc::clone(&self.environment);
+        let name = self.name.clone();
+        environment
+            .on_disk(&format!("Definition of domain '{name}'"), {
+                let (definitions, autostart) =
+                    (environment.definitions.clone(), environment.autostart.clone());
+                // The mark first: without its definition it would mean nothing.
+                move || autostart.remove(&name).and_then(|()| definitions.remove(&name))
+            })
+            .await?;
+        self.persistent = None;
+        self.autostart = false;
+        if self.running.is_some() {
+            self.record(Phase::Running).await?;
+        }
+        self.publish();
+        self.emit(lifecycle::UNDEFINED);
+        Ok(())
+    }
+
+    /// Starts it with the stack, or no longer.
+    pub(crate) async fn set_autostart(&mut self, wanted: bool) -> Result<(), Error> {
+        if self.persistent.is_none() {
+            return Err(self.invalid("cannot set autostart for transient domain"));
+        }
+        let (folder, name) = (self.environment.autostart.clone(), self.name.clone());
+        self.environment
+            .on_disk(&format!("Autostart of domain '{name}'"), move || {
+                if wanted {
+                    folder.write(&name, b"")
+                } else {
+                    folder.remove(&name)
+                }
+            })
+            .await?;
+        self.autostart = wanted;
+        self.publish();
+        Ok(())
+    }
+
+    /// Writes the live state.
+    async fn record(&self, phase: Phase) -> Result<(), Error> {
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        let record = Record::new(
+            phase,
+            running.id,
+            &running.definition,
+            running.live.to_xml(),
+            self.persistent.is_some(),
+            running.autodestroy,
+            running.taps.clone(),
+            (self.state as i32, self.reason),
+        );
+        let folder = self.environment.live.clone();
+        self.environment
+            .on_disk(&format!("Live state of domain '{}'", self.name), move || {
+                record.write(&folder)
+            })
+            .await
+    }
+
+    /// Takes a new state, publishes it and writes it down; a disk that fails does not stop the guest.
+    async fn become_state(&mut self, state: State, reason: i32) {
+        if (self.state, self.reason) == (state, reason) {
+            return;
+        }
+        (self.state, self.reason) = (state, reason);
+        self.publish();
+        if let Err(error) = self.record(Phase::Running).await {
+            tracing::error!(domain = self.name, %error, "live state");
+        }
+    }
+
+    /// Stops the CPUs.
+    pub(crate) async fn suspend(&mut self) -> Result<(), Error> {
+        let monitor = self.monitor()?;
+        match self.state {
+            State::Paused => return Ok(()),
+            State::Running => {}
+            _ => return Err(self.invalid("domain is not running")),
+        }
+        monitor
+            .within(COMMAND_WITHIN)
+            .stop()
+            .await
+            .map_err(|error| self.monitor_error(&error))?;
+        self.become_state(State::Paused, reason::PAUSED_USER).await;
+        self.emit(lifecycle::PAUSED);
+        Ok(())
+    }
+
+    /// Lets the CPUs run.
+    pub(crate) async fn resume(&mut self) -> Result<(), Error> {
+        let monitor = self.monitor()?;
+        match self.state {
+            State::Running => return Ok(()),
+            State::Paused => {}
+            State::Suspended => return Err(self.invalid("domain is pmsuspended")),
+            _ => return Err(self.invalid("domain is not paused")),
+        }
+        monitor
+            .within(COMMAND_WITHIN)
+            .cont()
+            .await
+            .map_err(|error| self.monitor_error(&error))?;
+        self.become_state(State::Running, reason::RUNNING_UNPAUSED).await;
+        self.emit(lifecycle::RESUMED);
+        Ok(())
+    }
+
+    /// Resets the hardware.
+    pub(crate) async fn reset(&mut self) -> Result<(), Error> {
+        let monitor = self.monitor()?;
+        monitor
+            .within(COMMAND_WITHIN)
+            .system_reset()
+            .await
+            .map_err(|error| self.monitor_error(&error))
+    }
+}

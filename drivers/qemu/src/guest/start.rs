@@ -1,0 +1,665 @@
+//! The start of a guest, and the adoption of one that runs already.
+//!
+//! A saga: intent, log, taps, QEMU, monitor, resume. Each step can be undone, and what a crash leaves between two steps is
+//! undone or completed by the next incarnation of this driver, by the phase that the record on disk names.
+
+use super::live::{Phase, Record};
+use super::view::reason;
+use super::{COMMAND_WITHIN, Guest, GuestHandle, Running, lifecycle};
+use crate::args::{self, CommandLine, Paths, Purpose, Rendering};
+use crate::domain::Definition;
+use crate::monitor::{Entry, Monitor, Notice, Options};
+use bulkhead_actors::fault;
+use bulkhead_wire::control::{Access, Helper, HelperRequest};
+use bulkhead_wire::descriptor::Descriptor;
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::link;
+use bulkhead_wire::table::{Driver, log, network};
+use bulkhead_wire::types::State;
+use bulkhead_xml::Element;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+
+/// Start paused (`VIR_DOMAIN_START_PAUSED`).
+pub(crate) const FLAG_PAUSED: u32 = 1;
+/// End with the client (`VIR_DOMAIN_START_AUTODESTROY`).
+pub(crate) const FLAG_AUTODESTROY: u32 = 2;
+/// All flags that are served here; what else there is concerns saved states, which this driver does not make yet.
+pub(crate) const FLAGS: u32 = FLAG_PAUSED | FLAG_AUTODESTROY;
+
+/// Time in which QEMU must answer first; a loaded host and a large guest need some.
+const MONITOR_WITHIN: Duration = Duration::from_secs(30);
+/// Bytes of a guest's log file before it is rotated, and how many old ones are kept.
+const LOG_BYTES: u64 = 2 << 20;
+const LOG_KEEP: u32 = 3;
+/// The monitor's socket in the guest's folder.
+const MONITOR_SOCKET: &str = "monitor.sock";
+/// Events of a monitor that wait for the guest's task.
+const EVENTS: usize = 256;
+
+/// What a start has taken so far, to be given back if it fails.
+#[derive(Default)]
+struct Taken {
+    taps: Vec<String>,
+    recorded: bool,
+    helper: bool,
+}
+
+impl Guest {
+    /// Starts the guest from this definition.
+    pub(crate) async fn start(&mut self, definition: Definition, flags: u32) -> Result<(), Error> {
+        if self.running.is_some() {
+            return Err(self.invalid("domain is already running"));
+        }
+        let mut taken = Taken::default();
+        match self.launch(definition, flags, &mut taken).await {
+            Ok(running) => {
+                self.running = Some(running);
+                (self.state, self.reason) = (State::Paused, reason::PAUSED_STARTING);
+            }
+            Err(error) => {
+                self.give_back(taken).await;
+                (self.state, self.reason) = (State::Shutoff, reason::SHUTOFF_FAILED);
+                self.publish();
+                return Err(error);
+            }
+        }
+        let begun = self.begin(flags).await;
+        if let Err(error) = begun {
+            let _ = self.environment.stack.kill_helper(&self.key()).await;
+            self.ended(None).await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// The last steps, on a QEMU that answers.
+    async fn begin(&mut self, flags: u32) -> Result<(), Error> {
+        let monitor = self.monitor()?;
+        if flags & FLAG_PAUSED == 0 {
+            monitor
+                .within(COMMAND_WITHIN)
+                .cont()
+                .await
+                .map_err(|error| self.monitor_error(&error))?;
+            (self.state, self.reason) = (State::Running, reason::RUNNING_BOOTED);
+        } else {
+            (self.state, self.reason) = (State::Paused, reason::PAUSED_USER);
+        }
+        fault::point("start", "before_running");
+        self.record(Phase::Running).await?;
+        fault::point("start", "after_running");
+        self.publish();
+        self.emit(lifecycle::STARTED);
+        self.emit(if flags & FLAG_PAUSED == 0 {
+            lifecycle::RESUMED
+        } else {
+            lifecycle::PAUSED
+        });
+        Ok(())
+    }
+
+    async fn launch(&self, definition: Definition, flags: u32, taken: &mut Taken) -> Result<Running, Error> {
+        let environment = &self.environment;
+        let key = self.key();
+        let id = environment.next_id();
+        let autodestroy = flags & FLAG_AUTODESTROY != 0;
+        let mut live = definition.live(id);
+        let capabilities = environment.capabilities(&definition.root).await?;
+        let folder = environment.layout.guest(&key);
+        let paths = Paths {
+            guest: folder.display().to_string(),
+            channels: folder.display().to_string(),
+            memory: folder.display().to_string(),
+            certificates: environment.layout.etc.join("qemu/tls").display().to_string(),
+            now: environment.now_seconds(),
+            rendering: Rendering::Launch,
+        };
+        let command = args::build(&live, &capabilities, &paths)?;
+
+        // The intent, before the first effect.
+        let record = |phase, live: &Element, taps: &[String]| {
+            let state = (State::Paused as i32, reason::PAUSED_STARTING);
+            let persistent = self.persistent.is_some();
+            Record::new(
+                phase,
+                id,
+                &definition,
+                live.to_xml(),
+                persistent,
+                autodestroy,
+                taps.to_vec(),
+                state,
+            )
+        };
+        let what = format!("Live state of domain '{}'", self.name);
+        let write = |record: Record| {
+            let folder = environment.live.clone();
+            environment.on_disk(&what, move || record.write(&folder))
+        };
+        taken.recorded = true;
+        write(record(Phase::Starting, &live, &[])).await?;
+
+        fault::point("start", "before_taps");
+        let taps = self.open_taps(&mut live, taken).await?;
+        let errors = self.open_log().await;
+        let request = self.helper_request(&command, &live, taps, errors, autodestroy)?;
+        fault::point("start", "before_helper");
+        taken.helper = true;
+        let helper = environment
+            .stack
+            .start_helper(request)
+            .await
+            .map_err(|error| self.named(error))?;
+        fault::point("start", "after_helper");
+        let (pid, process) = process(helper)?;
+        let (seen, monitor) = watch::channel(None);
+        let (events, received) = mpsc::channel(EVENTS);
+        // QEMU may end instead of answering: whichever comes first.
+        let attached = tokio::select! {
+            attached = self.attach(events, MONITOR_WITHIN) => attached?,
+            _ = process.readable() => return Err(self.died_at_start().await),
+        };
+        self.name_terminals(&attached, &mut live).await?;
+        seen.send_replace(Some(attached));
+        self.follow(received, seen);
+        fault::point("start", "before_record");
+        write(record(Phase::Running, &live, &taken.taps)).await?;
+        let memory_kib = live
+            .child_text("currentMemory")
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0);
+        Ok(Running {
+            id,
+            definition,
+            live: Arc::new(live),
+            monitor,
+            pid,
+            process,
+            taps: std::mem::take(&mut taken.taps),
+            autodestroy,
+            memory_kib,
+            ending: None,
+            reboot: false,
+        })
+    }
+
+    fn named(&self, error: Error) -> Error {
+        Error {
+            message: format!("Domain '{}': {}", self.name, error.message),
+            ..error
+        }
+    }
+
+    /// What QEMU said before it ended is in its log, and the best reason there is.
+    async fn died_at_start(&self) -> Error {
+        let path = self.environment.layout.log.join(format!("{}.log", self.name));
+        let said = self.environment.tail(path).await;
+        let message = format!("Domain '{}': QEMU ended before it was ready: {said}", self.name);
+        Error::new(Code::INTERNAL, Origin::QEMU, message)
+    }
+
+    /// The pipe that QEMU's standard error goes into. A guest starts without one when the log driver can't be had: logs are
+    /// never a brake.
+    async fn open_log(&self) -> Option<Descriptor> {
+        let log = log::Client(self.environment.stack.peer(Driver::Log));
+        let opened = tokio::time::timeout(
+            Duration::from_secs(2),
+            log.log_open(format!("{}.log", self.name), LOG_BYTES, LOG_KEEP),
+        );
+        match opened.await {
+            Ok(Ok(pipe)) => Some(pipe),
+            Ok(Err(error)) => {
+                tracing::warn!(domain = self.name, %error, "no log");
+                None
+            }
+            Err(_elapsed) => {
+                tracing::warn!(domain = self.name, "no log: the log driver does not answer");
+                None
+            }
+        }
+    }
+
+    /// Has the network driver open the taps of the guest's interfaces; their names go into the live XML.
+    async fn open_taps(
+        &self,
+        live: &mut Element,
+        taken: &mut Taken,
+    ) -> Result<Vec<(String, Vec<Descriptor>)>, Error> {
+        let network = network::Client(self.environment.stack.peer(Driver::Network));
+        let mut opened = Vec::new();
+        let Some(devices) = live.child_mut("devices") else {
+            return Ok(opened);
+        };
+        for interface in devices.elements_mut().filter(|device| device.name == "interface") {
+            let kind = interface.attr("type").unwrap_or_default().to_owned();
+            if !matches!(kind.as_str(), "ethernet" | "bridge") {
+                continue;
+            }
+            let name = interface.path_attr("target", "dev").map(str::to_owned);
+            let managed = interface.path_attr("target", "managed") != Some("no");
+            let bridge = interface.path_attr("source", "bridge").map(str::to_owned);
+            let mac = interface
+                .path_attr("mac", "address")
+                .unwrap_or_default()
+                .to_owned();
+            let queues = interface
+                .path_attr("driver", "queues")
+                .and_then(|queues| queues.parse().ok())
+                .unwrap_or(1);
+            let tap = network
+                .tap_open(name, managed, bridge, mac, queues)
+                .await
+                .map_err(|error| self.named(error))?;
+            if managed {
+                taken.taps.push(tap.name.clone());
+            }
+            if interface.child("target").is_none() {
+                // Behind the source and the MAC address, where libvirt prints it.
+                let place = interface
+                    .children
+                    .iter()
+                    .position(|node| !matches!(node, bulkhead_xml::Node::Element(e) if matches!(e.name.as_str(), "mac" | "source")))
+                    .unwrap_or(interface.children.len());
+                interface
+                    .children
+                    .insert(place, bulkhead_xml::Node::Element(Element::new("target")));
+            }
+            if let Some(target) = interface.child_mut("target") {
+                target.set("dev", tap.name);
+            }
+            let alias = interface
+                .path_attr("alias", "name")
+                .unwrap_or_default()
+                .to_owned();
+            opened.push((alias, tap.queues));
+        }
+        Ok(opened)
+    }
+
+    fn helper_request(
+        &self,
+        command: &CommandLine,
+        live: &Element,
+        taps: Vec<(String, Vec<Descriptor>)>,
+        errors: Option<Descriptor>,
+        autodestroy: bool,
+    ) -> Result<HelperRequest, Error> {
+        let mut taps: Vec<(String, Vec<Option<Descriptor>>)> = taps
+            .into_iter()
+            .map(|(alias, queues)| (alias, queues.into_iter().map(Some).collect()))
+            .collect();
+        let (mut listeners, mut descriptors) = (Vec::new(), Vec::new());
+        for used in &command.descriptors {
+            let number = i32::try_from(used.number).unwrap_or(-1);
+            match &used.purpose {
+                Purpose::Monitor => listeners.push((MONITOR_SOCKET.to_owned(), number)),
+                Purpose::Character { alias } => listeners.push((format!("{alias}.sock"), number)),
+                Purpose::Tap { alias, queue } => {
+                    let tap = taps
+                        .iter_mut()
+                        .find(|(owner, _)| owner == alias)
+                        .and_then(|(_, queues)| queues.get_mut(*queue as usize)?.take())
+                        .ok_or_else(|| {
+                            self.invalid(&format!("interface {alias} has no tap for queue {queue}"))
+                        })?;
+                    descriptors.push((number, tap));
+                }
+                other => {
+                    let message = format!("Domain '{}': {other:?} can't be given to QEMU yet", self.name);
+                    return Err(Error::new(Code::CONFIG_UNSUPPORTED, Origin::QEMU, message));
+                }
+            }
+        }
+        Ok(HelperRequest {
+            key: self.key(),
+            class: "qemu".to_owned(),
+            program: PathBuf::from(&command.program),
+            arguments: command.arguments.clone(),
+            environment: command.environment.clone(),
+            files: files(live, &self.environment.layout.guest(&self.key())),
+            listeners,
+            descriptors,
+            network: needs_network(live),
+            errors,
+            autodestroy,
+        })
+    }
+
+    /// Connects to QEMU's monitor and negotiates.
+    async fn attach(&self, events: mpsc::Sender<Notice>, within: Duration) -> Result<Monitor, Error> {
+        let socket = self
+            .environment
+            .stack
+            .connect_helper(&self.key(), MONITOR_SOCKET)
+            .await;
+        let stream = socket.map_err(|error| self.named(error))?;
+        let stream = stream_of(stream).map_err(|error| {
+            Error::system(Origin::QEMU, format!("Domain '{}': monitor", self.name), &error)
+        })?;
+        let mut options = Options::new(Entry::Fresh);
+        options.handshake = within;
+        Monitor::attach(stream, events, options)
+            .await
+            .map_err(|error| self.monitor_error(&error))
+    }
+
+    /// Puts the names of the terminals that QEMU made into the live XML.
+    async fn name_terminals(&self, monitor: &Monitor, live: &mut Element) -> Result<(), Error> {
+        let devices = monitor
+            .within(COMMAND_WITHIN)
+            .query_chardev()
+            .await
+            .map_err(|error| self.monitor_error(&error))?;
+        let terminal = |alias: &str| {
+            let label = format!("char{alias}");
+            devices
+                .iter()
+                .find(|device| device.label == label)
+                .and_then(|device| device.filename.strip_prefix("pty:"))
+                .filter(|path| path.starts_with("/dev/pts/"))
+                .map(str::to_owned)
+        };
+        for device in live
+            .child_mut("devices")
+            .into_iter()
+            .flat_map(Element::elements_mut)
+        {
+            if device.attr("type") != Some("pty") {
+                continue;
+            }
+            let Some(path) = device.path_attr("alias", "name").and_then(terminal) else {
+                continue;
+            };
+            if device.name == "console" {
+                device.set("tty", path.clone());
+            }
+            match device.child_mut("source") {
+                Some(source) => source.set("path", path),
+                None => device.children.insert(
+                    0,
+                    bulkhead_xml::Node::Element(Element::new("source").with("path", path)),
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings what QEMU tells to this guest's own task.
+    fn follow(&self, mut events: mpsc::Receiver<Notice>, seen: watch::Sender<Option<Monitor>>) {
+        let myself = self.myself.clone();
+        tokio::spawn(async move {
+            while let Some(notice) = events.recv().await {
+                let Some(guest) = myself.upgrade() else { return };
+                let told = guest
+                    .run("monitor event", move |guest: &mut Guest| {
+                        Box::pin(guest.told(notice))
+                    })
+                    .await;
+                if let Err(error) = told {
+                    tracing::warn!(%error, "monitor event");
+                }
+            }
+            // The connection has ended; the process's own end is told by the broker.
+            seen.send_replace(None);
+        });
+    }
+
+    async fn give_back(&mut self, taken: Taken) {
+        let environment = Arc::clone(&self.environment);
+        if taken.helper {
+            let _ = environment.stack.kill_helper(&self.key()).await;
+        }
+        self.close_taps(&taken.taps).await;
+        if taken.recorded {
+            let (folder, name) = (environment.live.clone(), self.key());
+            let removed = environment
+                .on_disk("Live state", move || folder.remove(&name))
+                .await;
+            if let Err(error) = removed {
+                tracing::error!(domain = self.name, %error, "live state is left behind");
+            }
+        }
+    }
+
+    pub(super) async fn close_taps(&self, taps: &[String]) {
+        let network = network::Client(self.environment.stack.peer(Driver::Network));
+        for tap in taps {
+            let closed = tokio::time::timeout(Duration::from_secs(2), network.tap_close(tap.clone())).await;
+            if !matches!(closed, Ok(Ok(()))) {
+                tracing::warn!(domain = self.name, tap, "tap could not be closed");
+            }
+        }
+    }
+
+    /// Takes over a guest that runs, from what is on disk about it. Does not wait for QEMU: one that hangs is seen as it was.
+    pub(crate) fn adopt(
+        &mut self,
+        record: Record,
+        definition: Definition,
+        live: Element,
+        helper: Helper,
+    ) -> Result<(), Error> {
+        let (pid, process) = process(helper)?;
+        let (seen, monitor) = watch::channel(None);
+        let memory_kib = live
+            .child_text("currentMemory")
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0);
+        self.running = Some(Running {
+            id: record.id,
+            definition,
+            live: Arc::new(live),
+            monitor,
+            pid,
+            process,
+            taps: record.taps,
+            autodestroy: record.autodestroy,
+            memory_kib,
+            ending: None,
+            reboot: false,
+        });
+        (self.state, self.reason) = (state_of(record.state), record.reason);
+        self.publish();
+        self.attach_later(seen);
+        Ok(())
+    }
+
+    /// Attaches to the monitor of an adopted guest as soon as QEMU answers, then compares what was with what is.
+    fn attach_later(&self, seen: watch::Sender<Option<Monitor>>) {
+        let (stack, key, myself, name) = (
+            self.environment.stack.clone(),
+            self.key(),
+            self.myself.clone(),
+            self.name.clone(),
+        );
+        let process = self.running.as_ref().map(|running| Arc::clone(&running.process));
+        tokio::spawn(async move {
+            let Some(process) = process else { return };
+            let mut pause = Duration::from_millis(20);
+            loop {
+                let (events, received) = mpsc::channel(EVENTS);
+                let attached = async {
+                    let stream = stack.connect_helper(&key, MONITOR_SOCKET).await?;
+                    let stream =
+                        stream_of(stream).map_err(|error| Error::system(Origin::QEMU, "monitor", &error))?;
+                    let mut options = Options::new(Entry::Fresh);
+                    options.handshake = MONITOR_WITHIN;
+                    Monitor::attach(stream, events, options)
+                        .await
+                        .map_err(|error| Error::from(&error))
+                };
+                let attached = tokio::select! {
+                    attached = attached => attached,
+                    _ = process.readable() => return,
+                };
+                match attached {
+                    Ok(monitor) => {
+                        let Some(guest) = myself.upgrade() else { return };
+                        seen.send_replace(Some(monitor));
+                        let _ = guest.post("adopt", move |guest: &mut Guest| {
+                            Box::pin(async move {
+                                guest.follow(received, seen);
+                                guest.compare().await;
+                            })
+                        });
+                        return;
+                    }
+                    Err(error) => tracing::warn!(domain = name, %error, "monitor of an adopted guest"),
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(5));
+            }
+        });
+    }
+}
+
+fn stream_of(socket: OwnedFd) -> std::io::Result<UnixStream> {
+    let stream = std::os::unix::net::UnixStream::from(socket);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+fn process(helper: Helper) -> Result<(u32, Arc<tokio::io::unix::AsyncFd<OwnedFd>>), Error> {
+    let gone = || {
+        Error::new(
+            Code::INTERNAL,
+            Origin::QEMU,
+            "The broker sent no process with its helper",
+        )
+    };
+    let file = helper.process.into_owned().ok_or_else(gone)?;
+    let watched = link::watch(file).map_err(|error| Error::system(Origin::QEMU, "QEMU's process", &error))?;
+    Ok((helper.pid, Arc::new(watched)))
+}
+
+/// libvirt's number of a state, read back.
+fn state_of(number: i32) -> State {
+    [
+        State::Running,
+        State::Blocked,
+        State::Paused,
+        State::Shutdown,
+        State::Shutoff,
+        State::Crashed,
+        State::Suspended,
+    ]
+    .into_iter()
+    .find(|state| *state as i32 == number)
+    .unwrap_or(State::NoState)
+}
+
+/// The files that QEMU opens by path: the guest's own disks and firmware, and no others.
+fn files(live: &Element, guest: &std::path::Path) -> Vec<(PathBuf, Access)> {
+    let mut files = vec![
+        (guest.to_owned(), Access::Folder),
+        (PathBuf::from("/dev/ptmx"), Access::ReadWrite),
+    ];
+    // Terminals that QEMU makes; their names are not known before, and each belongs to who made it.
+    files.push((PathBuf::from("/dev/pts"), Access::ReadWrite));
+    if live.attr("type") == Some("kvm") {
+        files.push((PathBuf::from("/dev/kvm"), Access::ReadWrite));
+    }
+    if let Some(os) = live.child("os") {
+        for (name, access) in [
+            ("kernel", Access::Read),
+            ("initrd", Access::Read),
+            ("dtb", Access::Read),
+            ("loader", Access::Read),
+            ("nvram", Access::ReadWrite),
+        ] {
+            if let Some(path) = os.child_text(name).filter(|path| path.starts_with('/')) {
+                files.push((PathBuf::from(path), access));
+            }
+        }
+    }
+    for device in live.child("devices").into_iter().flat_map(Element::elements) {
+        match device.name.as_str() {
+            "disk" => disk_files(device, &mut files),
+            "serial" | "parallel" | "console" | "channel"
+                if matches!(device.attr("type"), Some("file" | "dev" | "pipe")) =>
+            {
+                if let Some(path) = device.path_attr("source", "path") {
+                    files.push((PathBuf::from(path), Access::ReadWrite));
+                }
+            }
+            "rng" => {
+                if let Some(path) = device
+                    .child_text("backend")
+                    .filter(|path| path.starts_with("/dev/"))
+                {
+                    files.push((PathBuf::from(path), Access::Read));
+                }
+            }
+            _ => {}
+        }
+    }
+    files
+}
+
+fn disk_files(disk: &Element, files: &mut Vec<(PathBuf, Access)>) {
+    let read_only = disk.child("readonly").is_some() || disk.attr("device") == Some("cdrom");
+    let mut access = if read_only {
+        Access::Read
+    } else {
+        Access::ReadWrite
+    };
+    let mut layer = Some(disk);
+    // A chain is as long as its XML, which has a depth limit.
+    while let Some(element) = layer {
+        let path = element
+            .path_attr("source", "file")
+            .or_else(|| element.path_attr("source", "dev"));
+        if let Some(path) = path {
+            files.push((PathBuf::from(path), access));
+        }
+        access = Access::Read;
+        layer = element.child("backingStore");
+    }
+}
+
+/// User networking, and displays and character devices that listen on the network.
+fn needs_network(live: &Element) -> bool {
+    live.child("devices")
+        .into_iter()
+        .flat_map(Element::elements)
+        .any(|device| match device.name.as_str() {
+            "interface" => device.attr("type") == Some("user"),
+            "graphics" => matches!(device.attr("type"), Some("vnc" | "spice")),
+            "serial" | "parallel" | "console" | "channel" => {
+                matches!(device.attr("type"), Some("tcp" | "udp"))
+            }
+            "disk" => device.attr("type") == Some("network"),
+            _ => false,
+        })
+}
+
+/// Finds the guest of an alias's terminal: see [`super::streams`].
+pub(super) fn terminal_of<'a>(live: &'a Element, alias: Option<&str>) -> Option<(&'a str, Option<&'a str>)> {
+    let devices = live.child("devices")?;
+    let named = |device: &&Element| device.path_attr("alias", "name") == alias;
+    let kinds = ["console", "serial", "parallel"];
+    let device = match alias {
+        Some(_) => devices.elements().find(|device| {
+            (kinds.contains(&device.name.as_str()) || device.name == "channel") && named(device)
+        }),
+        None => kinds.iter().find_map(|kind| devices.all(kind).next()),
+    }?;
+    Some((
+        device.path_attr("alias", "name").unwrap_or_default(),
+        device
+            .path_attr("source", "path")
+            .filter(|_| device.attr("type") == Some("pty")),
+    ))
+}
+
+impl GuestHandle {
+    /// The helper key of this guest.
+    pub(crate) fn key(&self) -> String {
+        self.view.get().uuid.to_string()
+    }
+}

@@ -1,0 +1,156 @@
+//! The ways down: asked, rebooted, destroyed, and what is done when QEMU's process has ended.
+
+use super::view::reason;
+use super::{COMMAND_WITHIN, Guest, Running, lifecycle};
+use crate::monitor::agent::{Agent, ShutdownMode};
+use bulkhead_actors::fault;
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::types::State;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Press the power button.
+const ACPI: u32 = 1;
+/// Ask the guest agent.
+const AGENT: u32 = 2;
+/// Time after which a guest agent that took the command and says nothing is believed to be doing it.
+const AGENT_GRACE: Duration = Duration::from_secs(1);
+/// Time in which a killed QEMU must be gone; the kernel needs some for a large guest.
+const GONE_WITHIN: Duration = Duration::from_secs(8);
+
+impl Guest {
+    /// Asks the guest to shut down, or with `reboot` to do so and start again.
+    pub(crate) async fn ask_down(&mut self, flags: u32, reboot: bool) -> Result<(), Error> {
+        let monitor = self.monitor()?;
+        if flags & !(ACPI | AGENT) != 0 {
+            let message = format!(
+                "Domain '{}': flags {flags:#x} ask for ways down other than ACPI and the guest agent",
+                self.name
+            );
+            return Err(Error::new(Code::ARGUMENT_UNSUPPORTED, Origin::QEMU, message));
+        }
+        if flags & AGENT != 0 {
+            let asked = self.ask_agent(reboot).await;
+            if asked.is_ok() || flags & ACPI == 0 {
+                return asked;
+            }
+        }
+        if let Some(running) = &mut self.running {
+            running.reboot = reboot;
+        }
+        monitor
+            .within(COMMAND_WITHIN)
+            .system_powerdown()
+            .await
+            .map_err(|error| self.monitor_error(&error))
+    }
+
+    async fn ask_agent(&self, reboot: bool) -> Result<(), Error> {
+        let running = self.active()?;
+        let alias = running.live.child("devices").and_then(|devices| {
+            let agent = devices
+                .all("channel")
+                .find(|channel| channel.path_attr("target", "name") == Some("org.qemu.guest_agent.0"))?;
+            agent.path_attr("alias", "name").map(str::to_owned)
+        });
+        let alias = alias.ok_or_else(|| {
+            let message = format!(
+                "Domain '{}': QEMU guest agent is not configured; add its channel",
+                self.name
+            );
+            Error::new(Code::ARGUMENT_UNSUPPORTED, Origin::QEMU, message)
+        })?;
+        let socket = self
+            .environment
+            .stack
+            .connect_helper(&self.key(), &format!("{alias}.sock"))
+            .await?;
+        let stream = std::os::unix::net::UnixStream::from(socket);
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| tokio::net::UnixStream::from_std(stream));
+        let stream = stream
+            .map_err(|error| Error::system(Origin::QEMU, format!("Domain '{}': agent", self.name), &error))?;
+        let mode = if reboot {
+            ShutdownMode::Reboot
+        } else {
+            ShutdownMode::Powerdown
+        };
+        Agent::new(stream)
+            .shutdown(mode, COMMAND_WITHIN, AGENT_GRACE)
+            .await
+            .map_err(|error| {
+                let error = Error::from(&error);
+                Error {
+                    message: format!("Domain '{}': {}", self.name, error.message),
+                    ..error
+                }
+            })
+    }
+
+    /// Waits for the end of a QEMU that the broker was told to kill, and does what follows from it.
+    pub(crate) async fn destroyed(&mut self) -> Result<(), Error> {
+        let Some(running) = &mut self.running else {
+            return Err(self.invalid("domain is not running"));
+        };
+        running.ending = Some((reason::SHUTOFF_DESTROYED, lifecycle::STOPPED_DESTROYED));
+        let process = Arc::clone(&running.process);
+        // Killed before this operation's turn came, so that nothing in the mailbox could delay it; again, since that kill may
+        // have come before the process was there.
+        let _ = self.environment.stack.kill_helper(&self.key()).await;
+        if tokio::time::timeout(GONE_WITHIN, process.readable())
+            .await
+            .is_err()
+        {
+            let message = format!(
+                "Domain '{}': QEMU (process {}) was killed and is still there; it waits for a device of the host",
+                self.name,
+                self.running.as_ref().map_or(0, |running| running.pid)
+            );
+            return Err(Error::new(Code::OPERATION_TIMEOUT, Origin::QEMU, message));
+        }
+        self.ended(Some(-9)).await;
+        Ok(())
+    }
+
+    /// QEMU's process has ended: everything that was its is given back.
+    pub(crate) async fn ended(&mut self, status: Option<i32>) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        let Running { ending, taps, .. } = running;
+        let (why, event) = ending.unwrap_or_else(|| {
+            tracing::warn!(domain = self.name, ?status, "QEMU ended unasked");
+            (reason::SHUTOFF_CRASHED, lifecycle::STOPPED_FAILED)
+        });
+        fault::point("stop", "before_cleanup");
+        self.close_taps(&taps).await;
+        let (folder, name) = (self.environment.live.clone(), self.key());
+        let removed = self
+            .environment
+            .on_disk("Live state", move || folder.remove(&name))
+            .await;
+        if let Err(error) = removed {
+            tracing::error!(domain = self.name, %error, "live state is left behind");
+        }
+        fault::point("stop", "after_cleanup");
+        (self.state, self.reason) = (State::Shutoff, why);
+        self.publish();
+        self.emit(event);
+        if self.persistent.is_none() {
+            self.environment.forget(self.uuid);
+        }
+    }
+
+    /// Asks QEMU to quit because its application has gone.
+    pub(crate) async fn quit(&mut self) {
+        if let Ok(monitor) = self.monitor() {
+            let _ = monitor.within(Duration::from_millis(500)).quit().await;
+        }
+    }
+
+    /// Is it to end with its application?
+    pub(crate) fn is_autodestroy(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.autodestroy)
+    }
+}

@@ -1,0 +1,150 @@
+//! What readers see of a domain. Queries are answered from it, whatever QEMU and the domain's own task are doing.
+
+use crate::domain::Definition;
+use bulkhead_wire::types::{DomainInfo, DomainRef, DomainState, State, Uuid};
+use bulkhead_xml::Element;
+use std::sync::Arc;
+
+/// Reasons for states, numbered as libvirt numbers them per state.
+pub(crate) mod reason {
+    /// Running: started.
+    pub(crate) const RUNNING_BOOTED: i32 = 1;
+    /// Running: resumed.
+    pub(crate) const RUNNING_UNPAUSED: i32 = 5;
+    /// Running: after a crash that was left alone.
+    pub(crate) const RUNNING_CRASHED: i32 = 10;
+    /// Paused: by a client.
+    pub(crate) const PAUSED_USER: i32 = 1;
+    /// Paused: a disk failed.
+    pub(crate) const PAUSED_IO_ERROR: i32 = 5;
+    /// Paused: the watchdog expired.
+    pub(crate) const PAUSED_WATCHDOG: i32 = 6;
+    /// Paused: on its way up.
+    pub(crate) const PAUSED_STARTING: i32 = 11;
+    /// In shutdown: the guest's own wish.
+    pub(crate) const SHUTDOWN_USER: i32 = 1;
+    /// Shut off: nobody knows.
+    pub(crate) const SHUTOFF_UNKNOWN: i32 = 0;
+    /// Shut off: the guest shut down.
+    pub(crate) const SHUTOFF_SHUTDOWN: i32 = 1;
+    /// Shut off: destroyed.
+    pub(crate) const SHUTOFF_DESTROYED: i32 = 2;
+    /// Shut off: QEMU ended unasked.
+    pub(crate) const SHUTOFF_CRASHED: i32 = 3;
+    /// Shut off: it did not start.
+    pub(crate) const SHUTOFF_FAILED: i32 = 6;
+    /// Crashed: the guest's kernel panicked.
+    pub(crate) const CRASHED_PANICKED: i32 = 1;
+    /// Asleep.
+    pub(crate) const SUSPENDED_UNKNOWN: i32 = 0;
+}
+
+/// A domain that runs.
+#[derive(Debug, Clone)]
+pub(crate) struct LiveView {
+    /// Its number, from 1.
+    pub(crate) id: i32,
+    /// QEMU's process.
+    pub(crate) pid: u32,
+    /// The XML as it runs, with aliases.
+    pub(crate) root: Arc<Element>,
+    /// What the guest has now, in KiB.
+    pub(crate) memory_kib: u64,
+}
+
+/// A domain.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    pub(crate) name: String,
+    pub(crate) uuid: Uuid,
+    pub(crate) state: State,
+    pub(crate) reason: i32,
+    pub(crate) autostart: bool,
+    /// The definition that outlives the run, if there is one.
+    pub(crate) persistent: Option<Arc<Definition>>,
+    /// While it runs.
+    pub(crate) live: Option<LiveView>,
+}
+
+impl View {
+    /// A domain that has just been named.
+    pub(crate) fn new(name: &str, uuid: Uuid) -> Self {
+        Self {
+            name: name.to_owned(),
+            uuid,
+            state: State::Shutoff,
+            reason: reason::SHUTOFF_UNKNOWN,
+            autostart: false,
+            persistent: None,
+            live: None,
+        }
+    }
+
+    /// Is there anything to be seen yet, or still?
+    pub(crate) fn exists(&self) -> bool {
+        self.persistent.is_some() || self.live.is_some()
+    }
+
+    pub(crate) fn reference(&self) -> DomainRef {
+        DomainRef {
+            name: self.name.clone(),
+            uuid: self.uuid,
+            id: self.live.as_ref().map_or(-1, |live| live.id),
+        }
+    }
+
+    pub(crate) fn domain_state(&self) -> DomainState {
+        DomainState {
+            state: self.state as i32,
+            reason: self.reason,
+        }
+    }
+
+    /// The tree that describes it now.
+    pub(crate) fn root(&self) -> Option<&Element> {
+        match (&self.live, &self.persistent) {
+            (Some(live), _) => Some(&live.root),
+            (None, Some(definition)) => Some(&definition.root),
+            (None, None) => None,
+        }
+    }
+
+    pub(crate) fn info(&self) -> DomainInfo {
+        let number = |name: &str| -> u64 {
+            let text = self.root().and_then(|root| root.child_text(name));
+            text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+        };
+        let vcpu = self.root().and_then(|root| root.child("vcpu"));
+        let vcpus = vcpu.and_then(|vcpu| match vcpu.attr("current") {
+            Some(current) => current.parse().ok(),
+            None => vcpu.text().trim().parse().ok(),
+        });
+        DomainInfo {
+            state: u8::try_from(self.state as i32).unwrap_or(0),
+            max_memory_kib: number("memory"),
+            memory_kib: self
+                .live
+                .as_ref()
+                .map_or_else(|| number("currentMemory"), |live| live.memory_kib),
+            vcpus: vcpus.unwrap_or(0),
+            cpu_time_ns: self.live.as_ref().map_or(0, |live| cpu_time_ns(live.pid)),
+        }
+    }
+}
+
+/// User and system time of a process and its threads; 0 for one that has gone.
+fn cpu_time_ns(pid: u32) -> u64 {
+    // Clock ticks are 10 ms wherever Linux runs: the number is part of its interface to programs.
+    const TICK_NS: u64 = 10_000_000;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return 0;
+    };
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    ticks * TICK_NS
+}

@@ -1,0 +1,437 @@
+//! Open a stack and call its drivers.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), bulkhead::OpenError> {
+//! let stack = bulkhead::Connection::open("qemu:///embed?root=/srv/guests").await?;
+//! for domain in stack.domains().connect_list_all_domains(1, 0).await?.domains {
+//!     println!("{}", domain.name);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An embedded stack's drivers are children of this process and leave with it; its guests live on and are found again when
+//! the root is opened again. No signal handler, logger, environment variable, working directory or umask of the
+//! application is touched.
+
+pub mod blocking;
+mod embed;
+mod uri;
+
+pub use bulkhead_broker::manifest::Intensity;
+pub use bulkhead_sandbox::landlock_version;
+pub use bulkhead_wire as wire;
+pub use bulkhead_wire::control::FaultRule;
+pub use bulkhead_wire::error::Error;
+pub use uri::{Uri, UriError, Which};
+
+use bulkhead_broker::control::SOCKET;
+use bulkhead_broker::{Handle, root};
+use bulkhead_wire::channel::Caller;
+use bulkhead_wire::control::{Identity, Layout};
+use bulkhead_wire::error::{Code, Origin};
+use bulkhead_wire::frame::Token;
+use bulkhead_wire::table::{Driver, domain, stack};
+use bulkhead_wire::types::{DomainEvent, StackStatus};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// Why a stack can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URI is wrong.
+    #[error(transparent)]
+    Uri(#[from] UriError),
+    /// The embedded stack can't be opened.
+    #[error(transparent)]
+    Stack(#[from] bulkhead_broker::OpenError),
+    /// Nobody serves the stack that was named.
+    #[error("No stack answers at {}: {source}", .path.display())]
+    NotRunning {
+        /// The control socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A user's stack needs a home and a runtime folder.
+    #[error("The session's folders are unknown: {0} is not set")]
+    NoHome(&'static str),
+    /// A first call failed.
+    #[error(transparent)]
+    Call(#[from] Error),
+}
+
+/// How a stack is opened.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    uri: String,
+    libexec: Option<PathBuf>,
+    intensity: Intensity,
+    faults: Vec<FaultRule>,
+    read_only: bool,
+}
+
+impl Builder {
+    /// The folder of the drivers' programs; by default beside this executable, then the install prefix.
+    #[must_use]
+    pub fn libexec(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.libexec = Some(folder.into());
+        self
+    }
+
+    /// How often a driver may die before it is taken out of service.
+    #[must_use]
+    pub fn restart_intensity(mut self, intensity: Intensity) -> Self {
+        self.intensity = intensity;
+        self
+    }
+
+    /// Faults to make; for tests.
+    #[must_use]
+    pub fn faults(mut self, faults: Vec<FaultRule>) -> Self {
+        self.faults = faults;
+        self
+    }
+
+    /// Calls that change something are refused, by the driver that serves them.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// Opens the stack.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(self) -> Result<Connection, OpenError> {
+        let uri = Uri::parse(&self.uri)?;
+        match uri.stack {
+            Which::Embed(root) => {
+                let libexec = self.libexec.unwrap_or_else(default_libexec);
+                let hold = embed::open(&root, libexec, self.intensity, self.faults).await?;
+                hold.handle
+                    .want(&[Driver::Log, Driver::Network, uri.driver])
+                    .await?;
+                let token = hold.handle.client_up(identity(self.read_only)).await?;
+                Ok(Connection::new(
+                    Backend::Embedded { hold, token },
+                    uri.driver,
+                    self.read_only,
+                ))
+            }
+            Which::System => Connection::attach_at(&root::system_layout(), uri.driver, self.read_only).await,
+            Which::Session => Connection::attach_at(&session_layout()?, uri.driver, self.read_only).await,
+        }
+    }
+}
+
+fn default_libexec() -> PathBuf {
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|program| program.parent().map(Path::to_owned));
+    let candidates = [
+        beside.clone(),
+        beside.as_ref().map(|folder| folder.join("../libexec/bulkhead")),
+        Some(PathBuf::from("/usr/libexec/bulkhead")),
+    ];
+    let found = candidates
+        .into_iter()
+        .flatten()
+        .find(|folder| folder.join("bulkhead-launch").is_file());
+    found
+        .or(beside)
+        .unwrap_or_else(|| PathBuf::from("/usr/libexec/bulkhead"))
+}
+
+/// The folders of this user's own stack.
+///
+/// # Errors
+/// No home or runtime folder in the environment.
+pub fn session_layout() -> Result<Layout, OpenError> {
+    let variable = |name: &'static str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .ok_or(OpenError::NoHome(name))
+    };
+    Ok(root::session_layout(
+        &variable("HOME")?,
+        &variable("XDG_RUNTIME_DIR")?,
+    ))
+}
+
+fn identity(read_only: bool) -> Identity {
+    Identity {
+        uid: nix::unistd::getuid().as_raw(),
+        gid: nix::unistd::getgid().as_raw(),
+        pid: std::process::id(),
+        read_only,
+    }
+}
+
+#[derive(Debug)]
+enum Backend {
+    /// The broker lives in this process.
+    Embedded { hold: Arc<embed::Hold>, token: Token },
+    /// It lives elsewhere and is reached over its control socket.
+    Attached { control: stack::Client, _link: Task },
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// An open stack. Cheap to clone; an embedded stack ends, in order, with the last connection of this process to it.
+#[derive(Debug, Clone)]
+pub struct Connection(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    backend: Arc<Backend>,
+    read_only: bool,
+    callers: Mutex<HashMap<Driver, (Caller, Task)>>,
+}
+
+impl Connection {
+    /// How to open a stack with more than its URI.
+    #[must_use]
+    pub fn builder(uri: &str) -> Builder {
+        Builder {
+            uri: uri.to_owned(),
+            libexec: None,
+            intensity: Intensity::default(),
+            faults: Vec::new(),
+            read_only: false,
+        }
+    }
+
+    /// Opens the stack that a URI names.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(uri: &str) -> Result<Self, OpenError> {
+        Self::builder(uri).open().await
+    }
+
+    /// Reaches an embedded stack that another process of this user has open.
+    ///
+    /// # Errors
+    /// Nobody has it open, or it is of another revision.
+    pub async fn attach(root: &Path) -> Result<Self, OpenError> {
+        Self::attach_at(&root::embed_layout(root), Driver::Qemu, false).await
+    }
+
+    async fn attach_at(layout: &Layout, driver: Driver, read_only: bool) -> Result<Self, OpenError> {
+        let path = layout.run.join(SOCKET);
+        let not_running = |source| OpenError::NotRunning {
+            path: path.clone(),
+            source,
+        };
+        let (short, _handle) = root::short_socket_path(&layout.run, SOCKET).map_err(not_running)?;
+        let stream = tokio::net::UnixStream::connect(short)
+            .await
+            .map_err(not_running)?;
+        let socket = OwnedFd::from(stream.into_std().map_err(not_running)?);
+        let caller = Caller::new(Driver::Broker);
+        let (task_caller, ended) = (caller.clone(), caller.clone());
+        let link = tokio::spawn(async move {
+            let error = task_caller.run(socket, Token::default()).await;
+            ended.hold(error.to_string());
+        });
+        let backend = Backend::Attached {
+            control: stack::Client(caller),
+            _link: Task(link.abort_handle()),
+        };
+        let connection = Self::new(backend, driver, read_only);
+        // Speaks of the revision, if that is what is wrong.
+        connection.status().await?;
+        Ok(connection)
+    }
+
+    fn new(backend: Backend, driver: Driver, read_only: bool) -> Self {
+        let inner = Inner {
+            backend: Arc::new(backend),
+            read_only,
+            callers: Mutex::default(),
+        };
+        let connection = Self(Arc::new(inner));
+        let _first = connection.caller(driver);
+        connection
+    }
+
+    /// The channel to a driver, kept up over the driver's deaths for as long as the connection lives.
+    #[must_use]
+    pub fn caller(&self, driver: Driver) -> Caller {
+        let mut callers = self.0.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let (caller, _) = callers.entry(driver).or_insert_with(|| {
+            let caller = Caller::new(driver);
+            let task = tokio::spawn(keep_up(
+                Arc::clone(&self.0.backend),
+                driver,
+                caller.clone(),
+                self.0.read_only,
+            ));
+            (caller, Task(task.abort_handle()))
+        });
+        caller.clone()
+    }
+
+    /// The qemu driver's calls.
+    #[must_use]
+    pub fn domains(&self) -> domain::Client {
+        domain::Client(self.caller(Driver::Qemu))
+    }
+
+    /// Events of domains, from now on. After the qemu driver died the subscription is made again; `Lagged` tells that some
+    /// events may be missing.
+    ///
+    /// # Errors
+    /// A driver that can't be had.
+    pub async fn domain_events(&self) -> Result<mpsc::Receiver<DomainEvent>, Error> {
+        let (sender, receiver) = mpsc::channel(256);
+        let (bodies, mut queue) = mpsc::channel(256);
+        let domains = self.domains();
+        domains.0.deliver_events(bodies);
+        domains.events_subscribe().await?;
+        tokio::spawn(async move {
+            let mut links = domains.0.links();
+            links.mark_unchanged();
+            loop {
+                // Both wait for what stays there until it is taken.
+                tokio::select! {
+                    body = queue.recv() => {
+                        let Some(body) = body else { break };
+                        let Ok(event) = bulkhead_wire::codec::decode::<DomainEvent>(&body, Vec::new()) else { continue };
+                        if sender.send(event).await.is_err() {
+                            break;
+                        }
+                    }
+                    renewed = links.changed() => {
+                        if renewed.is_err() || sender.is_closed() {
+                            break;
+                        }
+                        let _ = domains.events_subscribe().await;
+                        if sender.send(DomainEvent::Lagged { missed: 0 }).await.is_err() {
+                            break;
+                        }
+                    }
+                    () = sender.closed() => break,
+                }
+            }
+        });
+        Ok(receiver)
+    }
+
+    /// The whole stack's state.
+    ///
+    /// # Errors
+    /// A stack that has been closed.
+    pub async fn status(&self) -> Result<StackStatus, Error> {
+        match &*self.0.backend {
+            Backend::Embedded { hold, .. } => hold.handle.status().await,
+            Backend::Attached { control, .. } => control.stack_status().await,
+        }
+    }
+
+    /// Takes a driver out of service.
+    ///
+    /// # Errors
+    /// A stack that has been closed.
+    pub async fn hold(&self, driver: Driver) -> Result<(), Error> {
+        match &*self.0.backend {
+            Backend::Embedded { hold, .. } => hold.handle.hold(driver).await,
+            Backend::Attached { control, .. } => control.driver_hold(driver).await,
+        }
+    }
+
+    /// Brings a held driver back.
+    ///
+    /// # Errors
+    /// A stack that has been closed.
+    pub async fn release(&self, driver: Driver) -> Result<(), Error> {
+        match &*self.0.backend {
+            Backend::Embedded { hold, .. } => hold.handle.release(driver).await,
+            Backend::Attached { control, .. } => control.driver_release(driver).await,
+        }
+    }
+
+    /// Ends the drivers of the stack, whoever else uses it, and returns when they are gone. Guests live on, but for those
+    /// that were started to be destroyed with their application.
+    ///
+    /// # Errors
+    /// A stack that has been closed.
+    pub async fn stop(&self) -> Result<(), Error> {
+        match &*self.0.backend {
+            Backend::Embedded { hold, .. } => {
+                hold.handle.stop().await;
+                Ok(())
+            }
+            Backend::Attached { control, .. } => control.stack_stop().await,
+        }
+    }
+}
+
+/// Gives a caller its link, again and again.
+async fn keep_up(backend: Arc<Backend>, driver: Driver, caller: Caller, read_only: bool) {
+    loop {
+        let channel = match &*backend {
+            Backend::Embedded { hold, token } => {
+                let channel = hold.handle.channel(*token, driver).await;
+                channel.map(|channel| channel.map(|socket| (socket, *token)))
+            }
+            Backend::Attached { control, .. } => match control.channel_open(driver, read_only).await {
+                Ok((socket, token)) => match socket.into_owned() {
+                    Some(socket) => Ok(Ok((socket, token))),
+                    None => Err(Error::new(
+                        Code::INTERNAL,
+                        Origin::RPC,
+                        "The broker sent no channel",
+                    )),
+                },
+                Err(error) => Ok(Err(error.message)),
+            },
+        };
+        match channel {
+            Ok(Ok((socket, token))) => drop(caller.run(socket, token).await),
+            Ok(Err(reason)) => {
+                caller.hold(reason);
+                match &*backend {
+                    Backend::Embedded { hold, .. } => {
+                        if hold.handle.clone().driver_changed().await.is_err() {
+                            return;
+                        }
+                    }
+                    // Another process's stack tells nobody when a driver is back: it is asked.
+                    Backend::Attached { .. } => tokio::time::sleep(Duration::from_secs(1)).await,
+                }
+            }
+            Err(closed) => {
+                caller.hold(closed.message);
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Backend::Embedded { hold, token } = &*self.backend
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (handle, token): (Handle, Token) = (hold.handle.clone(), *token);
+            runtime.spawn(async move { handle.client_down(token).await });
+        }
+    }
+}

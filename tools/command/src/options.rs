@@ -1,0 +1,179 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Runs and watches virtual machines in compartments.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version, arg_required_else_help = true)]
+pub(crate) struct Options {
+    /// Which stack: qemu:///system, qemu:///session or qemu:///embed?root=DIR
+    #[arg(short, long, global = true, env = "BULKHEAD_URI", value_name = "URI")]
+    pub(crate) connect: Option<String>,
+    /// The root of a private stack; the same as -c qemu:///embed?root=DIR
+    #[arg(long, global = true, value_name = "DIR", conflicts_with = "connect")]
+    pub(crate) root: Option<PathBuf>,
+    /// Folder of the drivers' programs
+    #[arg(
+        long,
+        global = true,
+        env = "BULKHEAD_LIBEXEC",
+        value_name = "DIR",
+        hide = true
+    )]
+    pub(crate) libexec: Option<PathBuf>,
+    /// Answers for programs, as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Run a guest with its console attached; it ends with this command (Ctrl-] leaves)
+    Run {
+        /// Its domain XML
+        file: PathBuf,
+        /// Do not attach the console; wait for the guest's end
+        #[arg(long)]
+        no_console: bool,
+    },
+    /// Define a domain, or give it a new definition
+    Define {
+        /// Its domain XML
+        file: PathBuf,
+    },
+    /// Remove a domain's definition
+    Undefine(Named),
+    /// List domains
+    List {
+        /// Those too that do not run
+        #[arg(long)]
+        all: bool,
+    },
+    /// Start a domain
+    Start {
+        #[command(flatten)]
+        domain: Named,
+        /// Leave its CPUs stopped
+        #[arg(long)]
+        paused: bool,
+        /// End it when this stack's owner ends
+        #[arg(long)]
+        autodestroy: bool,
+    },
+    /// Ask a guest to shut down
+    Shutdown {
+        #[command(flatten)]
+        domain: Named,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Ask a guest to shut down and start again
+    Reboot {
+        #[command(flatten)]
+        domain: Named,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Reset a guest's hardware
+    Reset(Named),
+    /// End a guest at once
+    Destroy(Named),
+    /// Stop a guest's CPUs
+    Suspend(Named),
+    /// Let a guest's CPUs run
+    Resume(Named),
+    /// Print a domain's XML
+    Dumpxml {
+        #[command(flatten)]
+        domain: Named,
+        /// The definition, not the guest that runs
+        #[arg(long)]
+        inactive: bool,
+        /// With its secrets
+        #[arg(long)]
+        secure: bool,
+    },
+    /// Attach to a guest's console (Ctrl-] leaves)
+    Console {
+        #[command(flatten)]
+        domain: Named,
+        /// The alias of another device than the first console
+        #[arg(long)]
+        device: Option<String>,
+    },
+    /// Take a picture of a guest's screen
+    Screenshot {
+        #[command(flatten)]
+        domain: Named,
+        /// Where to put it
+        file: PathBuf,
+        /// Which screen
+        #[arg(long, default_value_t = 0)]
+        screen: u32,
+    },
+    /// Print events as they come
+    Events {
+        /// Stop after so many
+        #[arg(long)]
+        count: Option<u64>,
+    },
+    /// Start a domain with the stack, or no longer
+    Autostart {
+        #[command(flatten)]
+        domain: Named,
+        /// No longer
+        #[arg(long)]
+        disable: bool,
+    },
+    /// Print the QEMU command line of a domain XML
+    Argv {
+        /// The domain XML
+        file: PathBuf,
+    },
+    /// Show drivers, helpers and what each object is busy with
+    Status,
+    /// Take a driver out of service
+    Hold(DriverName),
+    /// Bring a driver back
+    Release(DriverName),
+    /// Check what this machine has
+    Doctor,
+    /// Keep a private stack open for a command (or, without one, until end of input)
+    Embed {
+        /// The command and its arguments
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a folder
+    Manuals {
+        /// The folder
+        folder: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// The domain's name or uuid
+    pub(crate) domain: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DriverName {
+    /// qemu, network, log, ...
+    pub(crate) driver: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct How {
+    /// Through the guest agent instead of the power button
+    #[arg(long)]
+    pub(crate) agent: bool,
+}
