@@ -19,11 +19,15 @@ pub fn assign(root: &mut Element) {
         return;
     };
     let mut next = Counters::of(devices);
+    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     for device in devices.elements_mut() {
+        let place = seen.entry(device.name.clone()).or_default();
+        let number = *place;
+        *place += 1;
         if device.path_attr("alias", "name").is_some() {
             continue;
         }
-        let Some(alias) = derive(device, &guest, &lsi, &mut next) else {
+        let Some(alias) = derive(device, number, &guest, &lsi, &mut next) else {
             continue;
         };
         insert(device, &alias);
@@ -56,12 +60,8 @@ impl Guest {
         let arch = root.path_attr("os/type", "arch").unwrap_or_default();
         let machine = root.path_attr("os/type", "machine").unwrap_or_default();
         let x86 = matches!(arch, "x86_64" | "i686");
-        let numbered_root = x86
-            || machine == "virt"
-            || is_family(machine, "virt")
-            || is_family(machine, "pseries")
-            || is_family(machine, "s390-ccw-virtio")
-            || machine == "ppce500";
+        // The boards of 32-bit ARM have one bus that bears no number.
+        let numbered_root = !arch.starts_with("arm") && arch != "aarch64" || is_family(machine, "virt");
         Self {
             q35: x86 && is_family(machine, "q35"),
             i440fx: x86 && (is_family(machine, "pc") || machine.starts_with("pc-i440fx")),
@@ -97,20 +97,23 @@ impl Counters {
     }
 }
 
-fn derive(device: &Element, guest: &Guest, lsi: &[u64], next: &mut Counters) -> Option<String> {
+fn derive(device: &Element, place: u64, guest: &Guest, lsi: &[u64], next: &mut Counters) -> Option<String> {
     let prefix = match device.name.as_str() {
         "disk" => return disk(device, lsi),
         "controller" => return controller(device, guest),
         "memory" => return Some(memory(device, next)),
         "interface" if device.attr("type") == Some("hostdev") => "hostdev",
         "interface" => "net",
-        "filesystem" => "fs",
-        "memballoon" => "balloon",
+        "filesystem" => return Some(format!("fs{place}")),
+        "memballoon" => return Some(format!("balloon{place}")),
         "redirdev" => "redir",
         "nvram" => return Some("nvram".to_owned()),
+        // These are counted whether their aliases are derived or chosen.
         "serial" | "parallel" | "channel" | "console" | "input" | "hub" | "smartcard" | "sound" | "video"
-        | "watchdog" | "hostdev" | "rng" | "tpm" | "panic" | "shmem" | "vsock" | "iommu" | "crypto"
-        | "pstore" => device.name.as_str(),
+        | "watchdog" | "tpm" | "panic" | "vsock" | "iommu" | "crypto" | "pstore" => {
+            return Some(format!("{}{place}", device.name));
+        }
+        "hostdev" | "rng" | "shmem" => device.name.as_str(),
         _ => return None,
     };
     Some(next.take(prefix))

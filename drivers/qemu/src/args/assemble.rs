@@ -313,6 +313,10 @@ fn environment(builder: &Builder<'_>) -> Vec<(String, String)> {
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
     .collect();
+    let clock = builder.root.child("clock");
+    if let Some(zone) = clock.and_then(|clock| clock.attr("timezone")) {
+        variables.push(("TZ".to_owned(), zone.to_owned()));
+    }
     variables.extend(device::audio::args::environment(builder));
     for graphics in builder
         .devices("graphics")

@@ -128,14 +128,10 @@ impl Builder<'_> {
         list
     }
 
-    /// Whether some model lacks just this feature here.
+    /// Whether the best CPU that there is here lacks a feature.
     fn is_unavailable(&self, feature: &str) -> bool {
-        let name = self.feature_name(feature);
-        self.capabilities
-            .cpus
-            .iter()
-            .filter_map(|cpu| cpu.unavailable.as_ref())
-            .any(|features| features.contains(&name))
+        let features = &self.capabilities.cpu_features;
+        !features.is_empty() && !features.contains(&self.feature_name(feature))
     }
 
     /// QEMU's name of a CPU feature that libvirt spells differently.

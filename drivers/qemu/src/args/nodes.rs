@@ -21,7 +21,9 @@ impl NodeNumbers {
         let scsi = devices
             .all("hostdev")
             .filter(|device| device.attr("type") == Some("scsi"));
-        for device in devices.all("disk").rev().chain(scsi) {
+        // Cards in slots of the machine's own are not block nodes.
+        let is_node = |device: &&Element| device.path_attr("target", "bus") != Some("sd");
+        for device in devices.all("disk").rev().filter(is_node).chain(scsi) {
             if let Some(alias) = device.path_attr("alias", "name") {
                 numbers.first.insert(alias.to_owned(), next);
             }

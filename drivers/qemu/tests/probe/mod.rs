@@ -12,14 +12,14 @@ use std::process::{Command, Stdio};
 type Failure = Box<dyn std::error::Error>;
 
 /// Capabilities by emulator, each asked once.
-pub struct Probes {
+pub(crate) struct Probes {
     known: BTreeMap<(String, bool), Capabilities>,
     host_models: BTreeMap<String, HostModel>,
 }
 
 impl Probes {
     /// The host's CPU models are facts of the machine that `answers` were recorded on; they are taken from there.
-    pub fn new(answers: &Value) -> Self {
+    pub(crate) fn new(answers: &Value) -> Self {
         let mut host_models = BTreeMap::new();
         for case in answers["cases"]
             .as_object()
@@ -60,7 +60,7 @@ impl Probes {
     }
 
     /// What the domain's emulator can do with the domain's accelerator.
-    pub fn capabilities(&mut self, root: &Element) -> Result<&Capabilities, Failure> {
+    pub(crate) fn capabilities(&mut self, root: &Element) -> Result<&Capabilities, Failure> {
         let emulator = root.at("devices/emulator").map(Element::text).unwrap_or_default();
         let kvm = root.attr("type") == Some("kvm");
         let key = (emulator, kvm);
@@ -135,7 +135,7 @@ fn ask(emulator: &str, kvm: bool) -> Result<Capabilities, Failure> {
 }
 
 /// A domain's dump as a tree.
-pub fn read_domain(dump: &str) -> Result<Element, Failure> {
+pub(crate) fn read_domain(dump: &str) -> Result<Element, Failure> {
     Ok(bulkhead_xml::parse(
         dump.as_bytes(),
         bulkhead_xml::Limits::default(),
@@ -144,7 +144,7 @@ pub fn read_domain(dump: &str) -> Result<Element, Failure> {
 }
 
 /// The private places of a guest that is not started.
-pub fn paths(root: &Element) -> Paths {
+pub(crate) fn paths(root: &Element) -> Paths {
     let name = root.child_text("name").unwrap_or_default();
     Paths {
         guest: format!("/var/lib/libvirt/qemu/domain--1-{name}"),
@@ -157,7 +157,7 @@ pub fn paths(root: &Element) -> Paths {
 }
 
 /// One line, quoted for a shell.
-pub fn native_text(line: &CommandLine) -> String {
+pub(crate) fn native_text(line: &CommandLine) -> String {
     let variables = line
         .environment
         .iter()

@@ -241,7 +241,7 @@ pub(crate) fn serial(builder: &mut Builder<'_>, device: &Element) -> Result<(), 
         .and_then(|target| target.path_attr("model", "name"))
         .unwrap_or("isa-serial");
     // Machines with a serial port of their own take the backend in order.
-    if matches!(kind, Some("system-serial")) || matches!(model, "pl011" | "16550a") {
+    if matches!(kind, None | Some("system-serial")) || matches!(model, "pl011" | "16550a") {
         return builder.option("-serial", KeyValues::new(&format!("chardev:{id}")));
     }
     let mut object = Object::new()

@@ -56,7 +56,7 @@ fn device(builder: &Builder<'_>, controller: &Element, kind: &str) -> Result<Opt
     let index = number_attr(controller, "index")?.unwrap_or(0);
     let object = match kind {
         "pci" => pci(builder, controller, index)?,
-        "usb" => usb(builder, controller)?,
+        "usb" => usb(builder, controller, index)?,
         "scsi" => Some(scsi(controller)?),
         "sata" if index == 0 && builder.is_q35() => None,
         "sata" => Some(
@@ -179,7 +179,7 @@ fn node(target: Option<&Element>) -> Result<Option<u64>, Error> {
         .transpose()
 }
 
-fn usb(builder: &Builder<'_>, controller: &Element) -> Result<Option<Object>, Error> {
+fn usb(builder: &Builder<'_>, controller: &Element, index: u64) -> Result<Option<Object>, Error> {
     let model = controller.attr("model").unwrap_or_default();
     let driver = match model {
         "none" => return Ok(None),
@@ -201,14 +201,13 @@ fn usb(builder: &Builder<'_>, controller: &Element) -> Result<Option<Object>, Er
         }
     };
     let mut object = Object::new().with("driver", driver);
-    let _ = builder;
     if let Some(ports) = number_attr(controller, "ports")? {
         object.set("p2", ports).set("p3", ports);
     }
     match controller.child("master") {
         Some(master) => {
             object
-                .set("masterbus", format!("{}.0", alias(controller)?))
+                .set("masterbus", format!("{}.0", builder.controller("usb", index)?))
                 .set_some("firstport", number_attr(master, "startport")?);
         }
         None => {

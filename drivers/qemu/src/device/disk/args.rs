@@ -110,7 +110,7 @@ fn device(builder: &Builder<'_>, disk: &Element, drive: Option<&str>) -> Result<
     let mut device = match bus {
         "virtio" => {
             let mut device = virtio::device("virtio-blk", disk, disk.attr("model"));
-            virtio_options(builder, disk, &mut device)?;
+            virtio_options(disk, &mut device)?;
             device
         }
         "ide" | "sata" => {
@@ -155,7 +155,7 @@ fn device(builder: &Builder<'_>, disk: &Element, drive: Option<&str>) -> Result<
     }
     limits(disk, &mut device)?;
     identity(disk, bus, &mut device)?;
-    if bus != "fdc" && kind(disk) != "lun" && drive.is_some() {
+    if bus != "fdc" && kind(disk) != "lun" {
         let on = match cache_mode(disk) {
             Some("none" | "writeback" | "unsafe") => Some("on"),
             Some("directsync" | "writethrough") => Some("off"),
@@ -163,7 +163,7 @@ fn device(builder: &Builder<'_>, disk: &Element, drive: Option<&str>) -> Result<
         };
         device.set_some("write-cache", on);
     }
-    errors(disk, bus, &mut device);
+    errors(disk, &mut device);
     Ok(device)
 }
 
@@ -173,11 +173,10 @@ pub(crate) fn cache_mode(disk: &Element) -> Option<&str> {
         .filter(|mode| *mode != "default")
 }
 
-fn virtio_options(builder: &Builder<'_>, disk: &Element, device: &mut Object) -> Result<(), Error> {
+fn virtio_options(disk: &Element, device: &mut Object) -> Result<(), Error> {
     let Some(driver) = disk.child("driver") else {
         return Ok(());
     };
-    let _ = builder;
     if let Some(thread) = number_attr(driver, "iothread")? {
         device.set("iothread", format!("iothread{thread}"));
     }
@@ -298,17 +297,23 @@ fn identity(disk: &Element, bus: &str, device: &mut Object) -> Result<(), Error>
         .set_some("product", disk.child_text("product"))
         .set_some(
             "serial",
-            disk.child_text("serial").filter(|serial| !serial.is_empty()),
+            disk.child_text("serial")
+                .filter(|serial| !serial.is_empty())
+                .map(|serial| escape(&serial)),
         );
     Ok(())
 }
 
+/// A serial number as guests have always seen it: spaces with a backslash before them.
+fn escape(serial: &str) -> String {
+    serial.replace('\\', "\\\\").replace(' ', "\\ ")
+}
+
 /// What happens on errors of the host.
-fn errors(disk: &Element, bus: &str, device: &mut Object) {
+fn errors(disk: &Element, device: &mut Object) {
     let Some(driver) = disk.child("driver") else {
         return;
     };
-    let _ = bus;
     let policy = |name: &str| driver.attr(name).filter(|policy| *policy != "default");
     let write = policy("error_policy").map(|policy| match policy {
         "enospace" => "enospc",

@@ -2,7 +2,7 @@
 
 use crate::args::builder::{Builder, alias, attr, invalid, number_text, size_text, unsupported};
 use crate::args::json::Object;
-use crate::args::memory::{Backend, align, align_to};
+use crate::args::memory::{Backend, align_to};
 use crate::args::virtio;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
@@ -29,7 +29,11 @@ pub(crate) fn build(builder: &mut Builder<'_>, memory: &Element) -> Result<(), E
     let size = size_text(size)?;
     let size = match model {
         "nvdimm" if builder.is_x86() => align_to(size, NVDIMM_ALIGNMENT),
-        _ => align(size),
+        "nvdimm" => {
+            let label = target.at("label/size").map(size_text).transpose()?.unwrap_or(0);
+            builder.align(size.saturating_sub(label)).saturating_add(label)
+        }
+        _ => builder.align(size),
     };
     let mut backend = builder.backend(&Backend {
         id: &id,
