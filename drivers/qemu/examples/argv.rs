@@ -3,11 +3,13 @@
 //!
 //! `argv EXPECTED.json GOT.json [CASE]`; with CASE the command line is printed instead.
 
+#![expect(clippy::print_stdout, reason = "a program for the terminal")]
+
 #[path = "../tests/probe/mod.rs"]
 mod probe;
 
-use bulkhead_qemu::args::build;
-use probe::{Probes, native_text, paths, read_domain};
+use bulkhead_qemu::args::{CommandLine, build};
+use probe::{Probes, paths, read_domain};
 use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -52,4 +54,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{failed} without a command line");
     std::fs::write(got, serde_json::to_vec(&answers)?)?;
     Ok(())
+}
+
+/// One line, quoted for a shell.
+fn native_text(line: &CommandLine) -> String {
+    let variables = line
+        .environment
+        .iter()
+        .map(|(name, value)| format!("{name}={}", quote(value)));
+    let words = std::iter::once(&line.program)
+        .chain(&line.arguments)
+        .map(|word| quote(word));
+    variables.chain(words).collect::<Vec<_>>().join(" ")
+}
+
+fn quote(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "_@%+=:,./-".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }

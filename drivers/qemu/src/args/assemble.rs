@@ -9,6 +9,8 @@ use crate::device;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
+/// More I/O threads than anybody has.
+const MOST_IO_THREADS: u64 = 4096;
 /// The namespace of `<qemu:commandline>`.
 const NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
@@ -131,7 +133,7 @@ fn io_threads(builder: &mut Builder<'_>) -> Result<(), Error> {
         None => {
             if let Some(count) = root.child("iothreads") {
                 let count = super::builder::number_text(count)?;
-                if count > u64::from(u16::MAX) {
+                if count > MOST_IO_THREADS {
                     return Err(invalid(format!("{count} I/O threads are too many")));
                 }
                 for id in 1..=count {
@@ -158,10 +160,11 @@ fn platform(builder: &mut Builder<'_>) -> Result<(), Error> {
         .ok_or_else(|| invalid("The definition has no <uuid>"))?;
     let uuid = root.child_text("hwuuid").unwrap_or(uuid);
     builder.option("-uuid", KeyValues::new(&uuid))?;
+    builder.smbios()?;
+    builder.firmware_configuration()?;
     if device::graphics::args::is_headless(builder) {
         builder.option("-display", KeyValues::new("none"))?;
     }
-    builder.smbios()?;
     if let Some(id) = root.child("genid") {
         let object = Object::new()
             .with("driver", "vmgenid")
@@ -261,7 +264,6 @@ fn rest(builder: &mut Builder<'_>) -> Result<(), Error> {
     {
         builder.device(&Object::new().with("driver", "vmcoreinfo"));
     }
-    builder.firmware_configuration()?;
     for part in root.elements().filter(|part| is_passthrough(part, "commandline")) {
         for argument in part.elements().filter(|argument| is_passthrough(argument, "arg")) {
             builder.verbatim(argument.attr("value").unwrap_or_default().to_owned());

@@ -40,7 +40,7 @@ impl Builder<'_> {
             }
             list = KeyValues::new(self.default_cpu()?);
         }
-        list.append(rest);
+        list.append(&rest);
         self.option("-cpu", list)
     }
 
@@ -95,6 +95,14 @@ impl Builder<'_> {
             let name = attr(feature, "name")?;
             if SET_BY_GUEST.contains(&name) {
                 continue;
+            }
+            // The name becomes a key, which nothing could escape.
+            if name.is_empty()
+                || !name
+                    .bytes()
+                    .all(|letter| letter.is_ascii_alphanumeric() || b"_-.".contains(&letter))
+            {
+                return Err(invalid(format!("'{name}' can't be the name of a CPU feature")));
             }
             let on = match feature.attr("policy") {
                 Some("disable" | "forbid") => false,

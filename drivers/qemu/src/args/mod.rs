@@ -20,6 +20,8 @@ pub(crate) mod memory;
 pub(crate) mod nodes;
 mod numa;
 pub(crate) mod option;
+#[cfg(test)]
+mod properties;
 mod smbios;
 pub(crate) mod virtio;
 

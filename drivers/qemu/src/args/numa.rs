@@ -7,6 +7,8 @@ use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 use std::collections::BTreeSet;
 
+/// Most nodes that QEMU takes.
+const MOST_CELLS: usize = 128;
 /// More CPUs or nodes than any machine has.
 const MOST_MEMBERS: u64 = 1 << 16;
 
@@ -67,6 +69,12 @@ impl Builder<'_> {
         let cells: Vec<&Element> = numa.all("cell").collect();
         let hmat =
             numa.child("interconnects").is_some() || cells.iter().any(|cell| cell.child("cache").is_some());
+        if cells.len() > MOST_CELLS {
+            return Err(invalid(format!(
+                "{} NUMA cells are more than the {MOST_CELLS} that QEMU takes",
+                cells.len()
+            )));
+        }
         // The oldest form, without an object, is what these machine types have always had.
         let backends = self.cells_have_backends();
         for cell in &cells {
