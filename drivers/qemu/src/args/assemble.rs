@@ -92,6 +92,7 @@ fn machine(builder: &mut Builder<'_>) -> Result<(), Error> {
     builder.overcommit()?;
     builder.smp()?;
     io_threads(builder)?;
+    throttle_groups(builder)?;
     builder.numa()
 }
 
@@ -147,6 +148,48 @@ fn io_threads(builder: &mut Builder<'_>) -> Result<(), Error> {
             .with("qom-type", "main-loop")
             .with("id", "main-loop");
         thread_pool(default, &mut object)?;
+        builder.object(&object);
+    }
+    Ok(())
+}
+
+/// Limits that several disks share.
+fn throttle_groups(builder: &mut Builder<'_>) -> Result<(), Error> {
+    let groups: Vec<&Element> = builder
+        .root
+        .child("throttlegroups")
+        .into_iter()
+        .flat_map(|groups| groups.all("throttlegroup"))
+        .collect();
+    for group in groups {
+        let name = group
+            .child_text("group_name")
+            .ok_or_else(|| invalid("<throttlegroup> has no <group_name>"))?;
+        let limit = |element: &str| group.child(element).map(super::builder::number_text).transpose();
+        let mut limits = Object::new();
+        for (element, property) in [("bytes", "bps"), ("iops", "iops")] {
+            for part in ["total", "read", "write"] {
+                let value = limit(&format!("{part}_{element}_sec"))?.unwrap_or(0);
+                limits.set(&format!("{property}-{part}"), value);
+            }
+        }
+        for (element, property) in [("bytes", "bps"), ("iops", "iops")] {
+            for part in ["total", "read", "write"] {
+                let value = limit(&format!("{part}_{element}_sec_max"))?.unwrap_or(0);
+                limits.set(&format!("{property}-{part}-max"), value);
+            }
+        }
+        limits.set("iops-size", limit("size_iops_sec")?.unwrap_or(0));
+        for (element, property) in [("bytes", "bps"), ("iops", "iops")] {
+            for part in ["total", "read", "write"] {
+                let value = limit(&format!("{part}_{element}_sec_max_length"))?;
+                limits.set_some(&format!("{property}-{part}-max-length"), value);
+            }
+        }
+        let object = Object::new()
+            .with("qom-type", "throttle-group")
+            .with("id", format!("throttle-{name}"))
+            .with("limits", limits);
         builder.object(&object);
     }
     Ok(())

@@ -80,6 +80,9 @@ impl Builder<'_> {
         if let Some(on) = state("vmport") {
             list.switch("vmport", on);
         }
+        if let Some(on) = state("ps2") {
+            list.switch("i8042", on);
+        }
         if let Some(on) = state("smm") {
             list.switch("smm", on);
         }

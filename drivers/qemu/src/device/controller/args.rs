@@ -159,6 +159,10 @@ fn pci(builder: &Builder<'_>, controller: &Element, index: u64) -> Result<Option
                 .set_some("port", number("port")?)
                 .set_some("chassis", number("chassis")?)
                 .set("id", id);
+            if let Some(target) = target {
+                let reserve = number_attr(target, "memReserve")?;
+                object.set_some("mem-reserve", reserve.map(|kib| kib.saturating_mul(1024)));
+            }
             if let Some(hotplug) = target.and_then(|target| switch(target, "hotplug")) {
                 object.set("hotplug", hotplug);
             }

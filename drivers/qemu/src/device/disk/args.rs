@@ -234,7 +234,10 @@ fn scsi_place(builder: &Builder<'_>, disk: &Element, device: &mut Object) -> Res
     let part = |name: &str| number_attr(address, name).map(|value| value.unwrap_or(0));
     let index = part("controller")?;
     device.set("bus", format!("{}.0", builder.controller("scsi", index)?));
-    if builder.controller_model("scsi", index) == Some("lsilogic") {
+    if matches!(
+        builder.controller_model("scsi", index),
+        Some("lsilogic" | "am53c974" | "dc390" | "ncr53c90")
+    ) {
         device.set("scsi-id", part("unit")?);
     } else {
         device

@@ -1,6 +1,6 @@
 //! `<memory>` among the devices: DIMMs, NVDIMMs and virtio memory.
 
-use crate::args::builder::{Builder, alias, attr, invalid, number_text, size_text, unsupported};
+use crate::args::builder::{Builder, alias, attr, invalid, number_text, size_text, switch, unsupported};
 use crate::args::json::Object;
 use crate::args::memory::{Backend, align_to};
 use crate::args::virtio;
@@ -54,6 +54,10 @@ pub(crate) fn build(builder: &mut Builder<'_>, memory: &Element) -> Result<(), E
             backend.set("pmem", true);
         }
     }
+    if model == "virtio-mem" {
+        // Most of it may never be used.
+        backend.set("reserve", false);
+    }
     builder.object(&backend.object());
     let device = device(builder, memory, model, target, node, &id)?;
     builder.device(&device);
@@ -95,10 +99,13 @@ fn device(
         }
     }
     if model == "virtio-mem" {
-        for (element, property) in [("block", "block-size"), ("requested", "requested-size")] {
-            if let Some(size) = target.child(element) {
-                object.set(property, size_text(size)?);
-            }
+        if let Some(block) = target.child("block") {
+            object.set("block-size", size_text(block)?);
+        }
+        let requested = target.child("requested").map(size_text).transpose()?;
+        object.set_some("requested-size", requested.filter(|size| *size > 0));
+        if let Some(on) = switch(target, "dynamicMemslots") {
+            object.set("dynamic-memslots", on);
         }
     }
     object.set("memdev", backend);

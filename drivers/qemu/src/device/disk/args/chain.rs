@@ -1,7 +1,7 @@
 //! The block nodes of a disk: its image, and what that is based on.
 
 use super::{cache_mode, source, target};
-use crate::args::builder::{Builder, alias, bytes, invalid, number_attr, number_text, switch};
+use crate::args::builder::{Builder, alias, attr, bytes, invalid, number_attr, number_text, switch};
 use crate::args::json::{Json, Object};
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
@@ -80,7 +80,22 @@ pub(crate) fn nodes(builder: &mut Builder<'_>, disk: &Element) -> Result<String,
         )?);
         lowest = false;
     }
-    let top = below.unwrap_or_default();
+    let mut top = below.unwrap_or_default();
+    for filter in disk
+        .child("throttlefilters")
+        .into_iter()
+        .flat_map(|filters| filters.all("throttlefilter"))
+    {
+        let name = format!("libvirt-{number}-filter");
+        number += 1;
+        let node = Object::new()
+            .with("driver", "throttle")
+            .with("node-name", name.as_str())
+            .with("throttle-group", format!("throttle-{}", attr(filter, "group")?))
+            .with("file", top);
+        builder.json("-blockdev", &node);
+        top = name;
+    }
     if disk.path_attr("driver", "copy_on_read") == Some("on") {
         let name = format!("libvirt-CoR-{}", target(disk)?);
         let node = Object::new()
