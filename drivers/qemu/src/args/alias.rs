@@ -20,6 +20,10 @@ pub fn assign(root: &mut Element) {
     };
     let mut next = Counters::of(devices);
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+    let mut serial = devices
+        .child("serial")
+        .and_then(|first| first.path_attr("alias", "name"))
+        .map(str::to_owned);
     for device in devices.elements_mut() {
         let place = seen.entry(device.name.clone()).or_default();
         let number = *place;
@@ -27,10 +31,20 @@ pub fn assign(root: &mut Element) {
         if device.path_attr("alias", "name").is_some() {
             continue;
         }
+        // The first console of type serial is the first serial device.
+        if device.name == "console" && device.path_attr("target", "type") == Some("serial") {
+            if let Some(alias) = &serial {
+                insert(device, alias);
+            }
+            continue;
+        }
         let Some(alias) = derive(device, number, &guest, &lsi, &mut next) else {
             continue;
         };
         insert(device, &alias);
+        if device.name == "serial" {
+            serial.get_or_insert(alias);
+        }
     }
 }
 
@@ -246,6 +260,16 @@ mod tests {
                  <controller type='scsi' index='0'/><emulator/>"
             ),
             ["pcie.0", "pci.2", "usb", "usb1", "ide", "scsi0", "-"]
+        );
+    }
+
+    #[test]
+    fn a_serial_console_is_the_serial_device() {
+        assert_eq!(
+            aliases(
+                "<serial/><serial/><console><target type='serial'/></console><console><target type='virtio'/></console>"
+            ),
+            ["serial0", "serial1", "serial0", "console1"]
         );
     }
 

@@ -59,6 +59,16 @@ pub enum Purpose {
         /// The device's alias.
         alias: String,
     },
+    /// The file that a character device writes to, open for writing at its end or its beginning.
+    File {
+        /// The device's alias.
+        alias: String,
+    },
+    /// The file that all output of a character device is copied to.
+    Log {
+        /// The device's alias.
+        alias: String,
+    },
     /// One queue of a network device's host end.
     Tap {
         /// The device's alias.
@@ -117,6 +127,8 @@ pub struct Paths {
     pub certificates: String,
     /// Seconds since 1970, for clocks that are set relative to now.
     pub now: i64,
+    /// Whether `/dev/vhost-net` can be had.
+    pub vhost_net: bool,
     /// Which form is wanted.
     pub rendering: Rendering,
 }

@@ -159,6 +159,7 @@ pub(crate) fn paths(root: &Element) -> Paths {
         memory: format!("/var/lib/libvirt/qemu/ram/-1-{name}"),
         certificates: "/etc/pki/qemu".to_owned(),
         now: 1_764_000_000,
+        vhost_net: false,
         rendering: Rendering::Native,
     }
 }

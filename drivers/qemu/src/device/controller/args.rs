@@ -57,7 +57,7 @@ fn device(builder: &Builder<'_>, controller: &Element, kind: &str) -> Result<Opt
     let object = match kind {
         "pci" => pci(builder, controller, index)?,
         "usb" => usb(builder, controller, index)?,
-        "scsi" => Some(scsi(controller)?),
+        "scsi" => Some(scsi(builder, controller)?),
         "sata" if index == 0 && builder.is_q35() => None,
         "sata" => Some(
             Object::new()
@@ -221,7 +221,7 @@ fn usb(builder: &Builder<'_>, controller: &Element, index: u64) -> Result<Option
     Ok(Some(object))
 }
 
-fn scsi(controller: &Element) -> Result<Object, Error> {
+fn scsi(builder: &Builder<'_>, controller: &Element) -> Result<Object, Error> {
     let model = controller.attr("model").unwrap_or_default();
     let id = alias(controller)?;
     let driver = match model {
@@ -238,6 +238,11 @@ fn scsi(controller: &Element) -> Result<Object, Error> {
                     .set_some("cmd_per_lun", number_attr(driver, "cmd_per_lun")?)
                     .set_some("max_sectors", number_attr(driver, "max_sectors")?);
                 if let Some(threads) = driver.child("iothreads") {
+                    builder.require(
+                        "virtio-scsi-pci",
+                        "iothread-vq-mapping",
+                        "A SCSI controller with several I/O threads",
+                    )?;
                     object.set("iothread-vq-mapping", thread_mapping(threads)?);
                 }
             }

@@ -110,7 +110,7 @@ fn device(builder: &Builder<'_>, disk: &Element, drive: Option<&str>) -> Result<
     let mut device = match bus {
         "virtio" => {
             let mut device = virtio::device("virtio-blk", disk, disk.attr("model"));
-            virtio_options(disk, &mut device)?;
+            virtio_options(builder, disk, &mut device)?;
             device
         }
         "ide" | "sata" => {
@@ -173,7 +173,7 @@ pub(crate) fn cache_mode(disk: &Element) -> Option<&str> {
         .filter(|mode| *mode != "default")
 }
 
-fn virtio_options(disk: &Element, device: &mut Object) -> Result<(), Error> {
+fn virtio_options(builder: &Builder<'_>, disk: &Element, device: &mut Object) -> Result<(), Error> {
     let Some(driver) = disk.child("driver") else {
         return Ok(());
     };
@@ -186,6 +186,11 @@ fn virtio_options(disk: &Element, device: &mut Object) -> Result<(), Error> {
         .set_some("num-queues", number_attr(driver, "queues")?)
         .set_some("queue-size", number_attr(driver, "queue_size")?);
     if let Some(threads) = driver.child("iothreads") {
+        builder.require(
+            "virtio-blk-pci",
+            "iothread-vq-mapping",
+            "A disk with several I/O threads",
+        )?;
         device.set("iothread-vq-mapping", thread_mapping(threads)?);
     }
     Ok(())

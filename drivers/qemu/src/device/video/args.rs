@@ -52,6 +52,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, video: &Element) -> Result<(), Er
         "virtio" => {
             object.set_some("max_outputs", size("heads")?);
             if let Some(blob) = switch(model, "blob") {
+                builder.require("virtio-gpu-pci", "blob", "A video device with blob resources")?;
                 object.set("blob", blob);
             }
             resolution(model, &mut object)?;

@@ -1,7 +1,9 @@
 //! The block nodes of a disk: its image, and what that is based on.
 
 use super::{cache_mode, source, target};
-use crate::args::builder::{Builder, alias, attr, bytes, invalid, number_attr, number_text, switch};
+use crate::args::builder::{
+    Builder, alias, attr, bytes, invalid, number_attr, number_text, switch, unsupported,
+};
 use crate::args::json::{Json, Object};
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
@@ -267,7 +269,11 @@ fn format_layer(
     };
     if let Some(settings) = settings {
         if image.top {
-            node.set_some("discard-no-unref", switch(settings, "discard_no_unref"));
+            let keep = switch(settings, "discard_no_unref");
+            if keep.is_some() && !builder.capabilities.at_least(8, 1) {
+                return Err(unsupported("discard_no_unref needs QEMU 8.1 or newer"));
+            }
+            node.set_some("discard-no-unref", keep);
         }
         if let Some(size) = settings.at("metadata_cache/max_size") {
             node.set("cache-size", bytes(size, number_text(size)?)?);
