@@ -64,7 +64,6 @@ fn insert(device: &mut Element, alias: &str) {
 
 struct Guest {
     q35: bool,
-    i440fx: bool,
     /// Whether the root PCI bus bears a number.
     numbered_root: bool,
 }
@@ -78,7 +77,6 @@ impl Guest {
         let numbered_root = !arch.starts_with("arm") && arch != "aarch64" || is_family(machine, "virt");
         Self {
             q35: x86 && is_family(machine, "q35"),
-            i440fx: x86 && (is_family(machine, "pc") || machine.starts_with("pc-i440fx")),
             numbered_root,
         }
     }
@@ -118,16 +116,16 @@ fn derive(device: &Element, place: u64, guest: &Guest, lsi: &[u64], next: &mut C
         "memory" => return Some(memory(device, next)),
         "interface" if device.attr("type") == Some("hostdev") => "hostdev",
         "interface" => "net",
-        "filesystem" => return Some(format!("fs{place}")),
+        "filesystem" => "fs",
         "memballoon" => return Some(format!("balloon{place}")),
-        "redirdev" => "redir",
+        "redirdev" => return Some(format!("redir{place}")),
         "nvram" => return Some("nvram".to_owned()),
         // These are counted whether their aliases are derived or chosen.
         "serial" | "parallel" | "channel" | "console" | "input" | "hub" | "smartcard" | "sound" | "video"
-        | "watchdog" | "tpm" | "panic" | "vsock" | "iommu" | "crypto" | "pstore" => {
+        | "watchdog" | "tpm" | "panic" | "vsock" | "iommu" | "crypto" | "pstore" | "shmem" => {
             return Some(format!("{}{place}", device.name));
         }
-        "hostdev" | "rng" | "shmem" => device.name.as_str(),
+        "hostdev" | "rng" => device.name.as_str(),
         _ => return None,
     };
     Some(next.take(prefix))
@@ -194,7 +192,8 @@ fn controller(device: &Element, guest: &Guest) -> Option<String> {
         ("pci", _) => format!("pci.{index}"),
         ("usb", _) if index == 0 => "usb".to_owned(),
         ("sata", _) if index == 0 && guest.q35 => "ide".to_owned(),
-        ("ide", _) if index == 0 && guest.i440fx => "ide".to_owned(),
+        // The machine's own.
+        ("ide", _) if index == 0 => "ide".to_owned(),
         (kind, _) => format!("{kind}{index}"),
     })
 }

@@ -77,7 +77,15 @@ impl Builder<'_> {
                 }
                 list
             }
-            "maximum" => KeyValues::new("max"),
+            "maximum" => {
+                let mut list = KeyValues::new("max");
+                if self.arch == "x86_64"
+                    && let Some(on) = switch(cpu, "migratable")
+                {
+                    list.switch("migratable", on);
+                }
+                list
+            }
             "host-model" => self.host_model(vendor),
             "custom" if minimum && self.is_x86() => self.host_model(vendor),
             "custom" => {

@@ -142,6 +142,7 @@ impl<'a> Builder<'a> {
             ("kernel", "-kernel"),
             ("initrd", "-initrd"),
             ("cmdline", "-append"),
+            ("shim", "-shim"),
             ("dtb", "-dtb"),
         ] {
             if let Some(text) = os.child_text(element).filter(|text| !text.is_empty()) {

@@ -184,7 +184,13 @@ impl Builder<'_> {
                 }
                 list
             }
-            Some("qemu") => KeyValues::new("tcg"),
+            Some("qemu") => {
+                let mut list = KeyValues::new("tcg");
+                if let Some(cache) = self.root.at("features/tcg/tb-cache") {
+                    list.set("tb-size", super::builder::size_text(cache)? >> 20);
+                }
+                list
+            }
             Some("hvf") => KeyValues::new("hvf"),
             other => {
                 return Err(unsupported(format!(

@@ -220,7 +220,7 @@ fn ide_place(builder: &Builder<'_>, disk: &Element, bus: &str, device: &mut Obje
         .child("address")
         .ok_or_else(|| invalid("<disk> has no address on its controller"))?;
     let part = |name: &str| number_attr(address, name).map(|value| value.unwrap_or(0));
-    let controller = builder.controller(bus, part("controller")?)?;
+    let controller = builder.ide_bus(bus, part("controller")?)?;
     if bus == "sata" {
         device.set("bus", format!("{controller}.{}", part("unit")?));
     } else {
