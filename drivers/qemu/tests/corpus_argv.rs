@@ -32,6 +32,7 @@ fn recorded_paths(native: &str, mut paths: Paths) -> Paths {
     if let Some((_, name)) = home.as_deref().and_then(|home| home.split_once("/domain-")) {
         paths.guest = home.clone().unwrap_or_default();
         paths.channels = format!("/run/libvirt/qemu/channel/{name}");
+        paths.bus = format!("/run/libvirt/qemu/dbus/{name}-dbus.sock");
         paths.memory = format!("/var/lib/libvirt/qemu/ram/{name}");
     }
     paths

@@ -123,6 +123,8 @@ pub struct Paths {
     pub channels: String,
     /// The folder of file-backed memory.
     pub memory: String,
+    /// The socket of the guest's own D-Bus.
+    pub bus: String,
     /// The folder of the TLS certificates of graphics, disks and character devices.
     pub certificates: String,
     /// Seconds since 1970, for clocks that are set relative to now.

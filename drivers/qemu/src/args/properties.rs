@@ -57,6 +57,7 @@ fn paths(rendering: Rendering) -> Paths {
         guest: "/run/guest".to_owned(),
         channels: "/run/channels".to_owned(),
         memory: "/run/memory".to_owned(),
+        bus: "/run/bus.sock".to_owned(),
         certificates: "/etc/certificates".to_owned(),
         now: 0,
         vhost_net: true,

@@ -157,6 +157,7 @@ pub(crate) fn paths(root: &Element) -> Paths {
         guest: format!("/var/lib/libvirt/qemu/domain--1-{name}"),
         channels: format!("/run/libvirt/qemu/channel/-1-{name}"),
         memory: format!("/var/lib/libvirt/qemu/ram/-1-{name}"),
+        bus: format!("/run/libvirt/qemu/dbus/-1-{name}-dbus.sock"),
         certificates: "/etc/pki/qemu".to_owned(),
         now: 1_764_000_000,
         vhost_net: false,

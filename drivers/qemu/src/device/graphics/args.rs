@@ -36,8 +36,11 @@ pub(crate) fn build(builder: &mut Builder<'_>, graphics: &Element) -> Result<(),
             let mut list = KeyValues::new("dbus");
             if switch(graphics, "p2p") == Some(true) {
                 list.switch("p2p", true);
-            } else if let Some(address) = graphics.attr("address") {
-                list.set("addr", address);
+            } else {
+                match graphics.attr("address") {
+                    Some(address) => list.set("addr", address),
+                    None => list.set("addr", format!("unix:path={}", builder.paths.bus)),
+                };
             }
             if let Some(gl) = graphics.child("gl") {
                 if let Some(on) = switch(gl, "enable") {

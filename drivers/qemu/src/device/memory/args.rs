@@ -7,8 +7,8 @@ use crate::args::virtio;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
-/// The size that x86 maps memory devices in.
-const X86_ALIGNMENT: u64 = 2 << 20;
+/// Memory devices come in whole huge pages of most machines.
+const DEVICE_ALIGNMENT: u64 = 2 << 20;
 
 /// The backend and the device.
 pub(crate) fn build(builder: &mut Builder<'_>, memory: &Element) -> Result<(), Error> {
@@ -28,7 +28,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, memory: &Element) -> Result<(), E
         .filter(|_| matches!(model, "nvdimm" | "virtio-pmem"));
     let size = size_text(size)?;
     let size = match model {
-        _ if builder.is_x86() => align_to(size, X86_ALIGNMENT),
+        _ if !builder.arch.starts_with("ppc64") => align_to(size, DEVICE_ALIGNMENT),
         "nvdimm" => {
             let label = target.at("label/size").map(size_text).transpose()?.unwrap_or(0);
             builder.align(size.saturating_sub(label)).saturating_add(label)
