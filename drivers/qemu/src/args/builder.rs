@@ -235,7 +235,7 @@ pub(crate) fn alias(element: &Element) -> Result<&str, Error> {
         .ok_or_else(|| invalid(format!("<{}> has no alias", element.name)))
 }
 
-/// The alias without the mark of one that the user chose.
+/// Whether a switch's value means on.
 pub(crate) fn is_on(value: &str) -> bool {
     matches!(value, "on" | "yes")
 }

@@ -22,11 +22,10 @@ impl Builder<'_> {
         self.clock_features(&mut rest);
         self.feature_flags(&mut rest)?;
         self.hyperv(&mut rest)?;
-        for panic in self
+        if self
             .devices("panic")
-            .filter(|panic| panic.attr("model") == Some("hyperv"))
+            .any(|panic| panic.attr("model") == Some("hyperv"))
         {
-            let _ = panic;
             rest.word("hv-crash");
         }
         self.kvm_features(&mut rest);

@@ -202,7 +202,7 @@ fn layers(
     storage.set("node-name", storage_name.as_str());
     let only_layer = !formatted;
     access(disk, image, only_layer && slice.is_none(), &mut storage)?;
-    cache(disk, image, &mut storage);
+    cache(disk, &mut storage);
     builder.json("-blockdev", &storage);
     let mut file = storage_name;
 
@@ -215,7 +215,7 @@ fn layers(
             .with_some("size", number_attr(slice, "size")?)
             .with("node-name", name.as_str());
         access(disk, image, only_layer, &mut node)?;
-        cache(disk, image, &mut node);
+        cache(disk, &mut node);
         builder.json("-blockdev", &node);
         file = name;
     }
@@ -225,7 +225,7 @@ fn layers(
     let name = format!("{}-format", image.name);
     let mut node = Object::new().with("node-name", name.as_str());
     access(disk, image, true, &mut node)?;
-    cache(disk, image, &mut node);
+    cache(disk, &mut node);
     format_layer(builder, disk, image, outer, &name, data, &mut node)?;
     node.set("file", file);
     match backing {
@@ -354,8 +354,7 @@ fn access(disk: &Element, image: &Image<'_>, highest: bool, node: &mut Object) -
     Ok(())
 }
 
-fn cache(disk: &Element, image: &Image<'_>, node: &mut Object) {
-    let _ = image;
+fn cache(disk: &Element, node: &mut Object) {
     let (direct, no_flush) = match cache_mode(disk) {
         Some("none" | "directsync") => (true, false),
         Some("writeback" | "writethrough") => (false, false),
