@@ -1,17 +1,25 @@
 //! Command lines for a whole corpus: reads the recorded answers of stock libvirt, makes our own command line from each
 //! domain's dump, and writes them as answers of the same form, for `corpus-compare`.
 //!
-//! `argv EXPECTED.json GOT.json [CASE]`; with CASE the command line is printed instead.
+//! `argv EXPECTED.json GOT.json [CASE]`; with CASE its command line is printed too.
+//! `argv --launch DOMAIN.xml` prints the form in which a guest is started, an argument to a line.
+
+#![expect(clippy::print_stdout, reason = "a program for the terminal")]
 
 #[path = "../tests/probe/mod.rs"]
 mod probe;
 
-use bulkhead_qemu::args::build;
-use probe::{Probes, native_text, paths, read_domain};
+use bulkhead_qemu::args::{CommandLine, Rendering, build};
+use probe::{Probes, paths, read_domain};
 use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().collect();
+    if let [_, launch, file] = arguments.as_slice()
+        && launch == "--launch"
+    {
+        return print_launch(file);
+    }
     let (Some(expected), Some(got)) = (arguments.get(1), arguments.get(2)) else {
         return Err("usage: argv EXPECTED.json GOT.json [CASE]".into());
     };
@@ -52,4 +60,39 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{failed} without a command line");
     std::fs::write(got, serde_json::to_vec(&answers)?)?;
     Ok(())
+}
+
+fn print_launch(file: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let root = read_domain(&std::fs::read_to_string(file)?)?;
+    let mut probes = Probes::new(&Value::Null);
+    let mut paths = paths(&root);
+    paths.rendering = Rendering::Launch;
+    let line = build(&root, probes.capabilities(&root)?, &paths)?;
+    for argument in &line.arguments {
+        println!("{argument}");
+    }
+    for used in &line.descriptors {
+        println!("# {} is {:?}", used.number, used.purpose);
+    }
+    Ok(())
+}
+
+/// One line, quoted for a shell.
+fn native_text(line: &CommandLine) -> String {
+    let variables = line
+        .environment
+        .iter()
+        .map(|(name, value)| format!("{name}={}", quote(value)));
+    let words = std::iter::once(&line.program)
+        .chain(&line.arguments)
+        .map(|word| quote(word));
+    variables.chain(words).collect::<Vec<_>>().join(" ")
+}
+
+fn quote(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "_@%+=:,./-".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }

@@ -76,14 +76,22 @@ impl Builder<'_> {
         properties.set_some("romfile", rom.attr("file"));
     }
 
-    /// The name of the PCI bus with that index.
+    /// The name of the PCI bus with that index. The root bus has the machine's name for it, whatever alias it bears.
     fn pci_bus(&self, index: u64) -> Result<String, Error> {
         let controller = self.controller_element("pci", index)?;
-        let name = alias(controller)?.to_owned();
-        if index > 0 && controller.attr("model") == Some("pci-root") {
-            return Ok(format!("{name}.0"));
-        }
-        Ok(name)
+        let name = alias(controller)?;
+        Ok(match controller.attr("model") {
+            Some("pcie-root") => "pcie.0".to_owned(),
+            Some("pci-root") if index == 0 && name.starts_with("ua-") => "pci.0".to_owned(),
+            Some("pci-root") if index > 0 => format!("{name}.0"),
+            _ => name.to_owned(),
+        })
+    }
+
+    /// The name of an IDE or SATA controller's buses without their numbers.
+    pub(crate) fn ide_bus(&self, kind: &str, index: u64) -> Result<&str, Error> {
+        let own = index == 0 && (kind == "ide" || self.is_q35());
+        Ok(if own { "ide" } else { self.controller(kind, index)? })
     }
 
     fn controller_element(&self, kind: &str, index: u64) -> Result<&Element, Error> {

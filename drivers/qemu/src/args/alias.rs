@@ -19,14 +19,32 @@ pub fn assign(root: &mut Element) {
         return;
     };
     let mut next = Counters::of(devices);
+    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+    let mut serial = devices
+        .child("serial")
+        .and_then(|first| first.path_attr("alias", "name"))
+        .map(str::to_owned);
     for device in devices.elements_mut() {
+        let place = seen.entry(device.name.clone()).or_default();
+        let number = *place;
+        *place += 1;
         if device.path_attr("alias", "name").is_some() {
             continue;
         }
-        let Some(alias) = derive(device, &guest, &lsi, &mut next) else {
+        // The first console of type serial is the first serial device.
+        if device.name == "console" && device.path_attr("target", "type") == Some("serial") {
+            if let Some(alias) = &serial {
+                insert(device, alias);
+            }
+            continue;
+        }
+        let Some(alias) = derive(device, number, &guest, &lsi, &mut next) else {
             continue;
         };
         insert(device, &alias);
+        if device.name == "serial" {
+            serial.get_or_insert(alias);
+        }
     }
 }
 
@@ -46,7 +64,6 @@ fn insert(device: &mut Element, alias: &str) {
 
 struct Guest {
     q35: bool,
-    i440fx: bool,
     /// Whether the root PCI bus bears a number.
     numbered_root: bool,
 }
@@ -56,15 +73,10 @@ impl Guest {
         let arch = root.path_attr("os/type", "arch").unwrap_or_default();
         let machine = root.path_attr("os/type", "machine").unwrap_or_default();
         let x86 = matches!(arch, "x86_64" | "i686");
-        let numbered_root = x86
-            || machine == "virt"
-            || is_family(machine, "virt")
-            || is_family(machine, "pseries")
-            || is_family(machine, "s390-ccw-virtio")
-            || machine == "ppce500";
+        // The boards of 32-bit ARM have one bus that bears no number.
+        let numbered_root = !arch.starts_with("arm") && arch != "aarch64" || is_family(machine, "virt");
         Self {
             q35: x86 && is_family(machine, "q35"),
-            i440fx: x86 && (is_family(machine, "pc") || machine.starts_with("pc-i440fx")),
             numbered_root,
         }
     }
@@ -97,7 +109,7 @@ impl Counters {
     }
 }
 
-fn derive(device: &Element, guest: &Guest, lsi: &[u64], next: &mut Counters) -> Option<String> {
+fn derive(device: &Element, place: u64, guest: &Guest, lsi: &[u64], next: &mut Counters) -> Option<String> {
     let prefix = match device.name.as_str() {
         "disk" => return disk(device, lsi),
         "controller" => return controller(device, guest),
@@ -105,12 +117,15 @@ fn derive(device: &Element, guest: &Guest, lsi: &[u64], next: &mut Counters) -> 
         "interface" if device.attr("type") == Some("hostdev") => "hostdev",
         "interface" => "net",
         "filesystem" => "fs",
-        "memballoon" => "balloon",
-        "redirdev" => "redir",
+        "memballoon" => return Some(format!("balloon{place}")),
+        "redirdev" => return Some(format!("redir{place}")),
         "nvram" => return Some("nvram".to_owned()),
+        // These are counted whether their aliases are derived or chosen.
         "serial" | "parallel" | "channel" | "console" | "input" | "hub" | "smartcard" | "sound" | "video"
-        | "watchdog" | "hostdev" | "rng" | "tpm" | "panic" | "shmem" | "vsock" | "iommu" | "crypto"
-        | "pstore" => device.name.as_str(),
+        | "watchdog" | "tpm" | "panic" | "vsock" | "iommu" | "crypto" | "pstore" | "shmem" => {
+            return Some(format!("{}{place}", device.name));
+        }
+        "hostdev" | "rng" => device.name.as_str(),
         _ => return None,
     };
     Some(next.take(prefix))
@@ -177,7 +192,8 @@ fn controller(device: &Element, guest: &Guest) -> Option<String> {
         ("pci", _) => format!("pci.{index}"),
         ("usb", _) if index == 0 => "usb".to_owned(),
         ("sata", _) if index == 0 && guest.q35 => "ide".to_owned(),
-        ("ide", _) if index == 0 && guest.i440fx => "ide".to_owned(),
+        // The machine's own.
+        ("ide", _) if index == 0 => "ide".to_owned(),
         (kind, _) => format!("{kind}{index}"),
     })
 }
@@ -243,6 +259,16 @@ mod tests {
                  <controller type='scsi' index='0'/><emulator/>"
             ),
             ["pcie.0", "pci.2", "usb", "usb1", "ide", "scsi0", "-"]
+        );
+    }
+
+    #[test]
+    fn a_serial_console_is_the_serial_device() {
+        assert_eq!(
+            aliases(
+                "<serial/><serial/><console><target type='serial'/></console><console><target type='virtio'/></console>"
+            ),
+            ["serial0", "serial1", "serial0", "console1"]
         );
     }
 

@@ -9,6 +9,8 @@ use crate::device;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
+/// More I/O threads than anybody has.
+const MOST_IO_THREADS: u64 = 4096;
 /// The namespace of `<qemu:commandline>`.
 const NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
@@ -90,6 +92,7 @@ fn machine(builder: &mut Builder<'_>) -> Result<(), Error> {
     builder.overcommit()?;
     builder.smp()?;
     io_threads(builder)?;
+    throttle_groups(builder)?;
     builder.numa()
 }
 
@@ -131,7 +134,7 @@ fn io_threads(builder: &mut Builder<'_>) -> Result<(), Error> {
         None => {
             if let Some(count) = root.child("iothreads") {
                 let count = super::builder::number_text(count)?;
-                if count > u64::from(u16::MAX) {
+                if count > MOST_IO_THREADS {
                     return Err(invalid(format!("{count} I/O threads are too many")));
                 }
                 for id in 1..=count {
@@ -150,6 +153,48 @@ fn io_threads(builder: &mut Builder<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Limits that several disks share.
+fn throttle_groups(builder: &mut Builder<'_>) -> Result<(), Error> {
+    let groups: Vec<&Element> = builder
+        .root
+        .child("throttlegroups")
+        .into_iter()
+        .flat_map(|groups| groups.all("throttlegroup"))
+        .collect();
+    for group in groups {
+        let name = group
+            .child_text("group_name")
+            .ok_or_else(|| invalid("<throttlegroup> has no <group_name>"))?;
+        let limit = |element: &str| group.child(element).map(super::builder::number_text).transpose();
+        let mut limits = Object::new();
+        for (element, property) in [("bytes", "bps"), ("iops", "iops")] {
+            for part in ["total", "read", "write"] {
+                let value = limit(&format!("{part}_{element}_sec"))?.unwrap_or(0);
+                limits.set(&format!("{property}-{part}"), value);
+            }
+        }
+        for (element, property) in [("bytes", "bps"), ("iops", "iops")] {
+            for part in ["total", "read", "write"] {
+                let value = limit(&format!("{part}_{element}_sec_max"))?.unwrap_or(0);
+                limits.set(&format!("{property}-{part}-max"), value);
+            }
+        }
+        limits.set("iops-size", limit("size_iops_sec")?.unwrap_or(0));
+        for (element, property) in [("bytes", "bps"), ("iops", "iops")] {
+            for part in ["total", "read", "write"] {
+                let value = limit(&format!("{part}_{element}_sec_max_length"))?;
+                limits.set_some(&format!("{property}-{part}-max-length"), value);
+            }
+        }
+        let object = Object::new()
+            .with("qom-type", "throttle-group")
+            .with("id", format!("throttle-{name}"))
+            .with("limits", limits);
+        builder.object(&object);
+    }
+    Ok(())
+}
+
 /// Identity, monitor, clock, boot.
 fn platform(builder: &mut Builder<'_>) -> Result<(), Error> {
     let root = builder.root;
@@ -158,10 +203,11 @@ fn platform(builder: &mut Builder<'_>) -> Result<(), Error> {
         .ok_or_else(|| invalid("The definition has no <uuid>"))?;
     let uuid = root.child_text("hwuuid").unwrap_or(uuid);
     builder.option("-uuid", KeyValues::new(&uuid))?;
+    builder.smbios()?;
+    builder.firmware_configuration()?;
     if device::graphics::args::is_headless(builder) {
         builder.option("-display", KeyValues::new("none"))?;
     }
-    builder.smbios()?;
     if let Some(id) = root.child("genid") {
         let object = Object::new()
             .with("driver", "vmgenid")
@@ -261,7 +307,6 @@ fn rest(builder: &mut Builder<'_>) -> Result<(), Error> {
     {
         builder.device(&Object::new().with("driver", "vmcoreinfo"));
     }
-    builder.firmware_configuration()?;
     for part in root.elements().filter(|part| is_passthrough(part, "commandline")) {
         for argument in part.elements().filter(|argument| is_passthrough(argument, "arg")) {
             builder.verbatim(argument.attr("value").unwrap_or_default().to_owned());
@@ -313,6 +358,10 @@ fn environment(builder: &Builder<'_>) -> Vec<(String, String)> {
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
     .collect();
+    let clock = builder.root.child("clock");
+    if let Some(zone) = clock.and_then(|clock| clock.attr("timezone")) {
+        variables.push(("TZ".to_owned(), zone.to_owned()));
+    }
     variables.extend(device::audio::args::environment(builder));
     for graphics in builder
         .devices("graphics")

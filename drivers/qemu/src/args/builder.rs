@@ -3,6 +3,7 @@
 use super::boot::BootOrder;
 use super::json::Object;
 use super::nodes::NodeNumbers;
+use super::option::KeyValues;
 use super::{DescriptorUse, Paths, Purpose, Rendering};
 use crate::capabilities::{Capabilities, Machine};
 use bulkhead_wire::error::{Code, Error, Origin};
@@ -24,6 +25,8 @@ pub(crate) struct Builder<'a> {
     pub(crate) nodes: NodeNumbers,
     arguments: Vec<String>,
     descriptors: Vec<DescriptorUse>,
+    /// Sets of descriptors so far.
+    sets: u32,
 }
 
 impl<'a> Builder<'a> {
@@ -45,6 +48,7 @@ impl<'a> Builder<'a> {
             nodes: NodeNumbers::new(root),
             arguments: Vec::new(),
             descriptors: Vec::new(),
+            sets: 0,
         })
     }
 
@@ -84,6 +88,19 @@ impl<'a> Builder<'a> {
             .child("devices")
             .into_iter()
             .flat_map(move |devices| devices.all(name))
+    }
+
+    /// Refuses what needs a device's property that this QEMU's device lacks.
+    pub(crate) fn require(&self, device: &str, property: &str, wanted: &str) -> Result<(), Error> {
+        let known = &self.capabilities.properties;
+        if known.contains_key(device) && !self.capabilities.has_property(device, property) {
+            let version = self.capabilities.version;
+            return Err(unsupported(format!(
+                "{wanted} needs {device}'s property {property}, which QEMU {}.{} does not have; use a newer QEMU",
+                version.major, version.minor
+            )));
+        }
+        Ok(())
     }
 
     /// A word without a value (`-S`).
@@ -134,6 +151,19 @@ impl<'a> Builder<'a> {
         let number = FIRST_DESCRIPTOR.saturating_add(used);
         self.descriptors.push(DescriptorUse { purpose, number });
         number
+    }
+
+    /// A path by which an option that knows paths only opens an inherited file.
+    pub(crate) fn descriptor_path(&mut self, purpose: Purpose, name: &str) -> Result<String, Error> {
+        let number = self.descriptor(purpose);
+        let set = self.sets;
+        self.sets += 1;
+        let list = KeyValues::empty()
+            .with("set", set)
+            .with("fd", number)
+            .with("opaque", name);
+        self.option("-add-fd", list)?;
+        Ok(format!("/dev/fdset/{set}"))
     }
 
     /// A secret that a block node or another object reads its key from.
@@ -205,7 +235,7 @@ pub(crate) fn alias(element: &Element) -> Result<&str, Error> {
         .ok_or_else(|| invalid(format!("<{}> has no alias", element.name)))
 }
 
-/// The alias without the mark of one that the user chose.
+/// Whether a switch's value means on.
 pub(crate) fn is_on(value: &str) -> bool {
     matches!(value, "on" | "yes")
 }

@@ -46,7 +46,7 @@ impl Builder<'_> {
                 }
                 Some("pit") => {
                     pit = match timer.attr("tickpolicy") {
-                        Some("delay") => Some("delay"),
+                        None | Some("delay") => Some("delay"),
                         Some("discard") => Some("discard"),
                         _ => None,
                     };

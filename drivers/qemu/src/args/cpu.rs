@@ -22,11 +22,10 @@ impl Builder<'_> {
         self.clock_features(&mut rest);
         self.feature_flags(&mut rest)?;
         self.hyperv(&mut rest)?;
-        for panic in self
+        if self
             .devices("panic")
-            .filter(|panic| panic.attr("model") == Some("hyperv"))
+            .any(|panic| panic.attr("model") == Some("hyperv"))
         {
-            let _ = panic;
             rest.word("hv-crash");
         }
         self.kvm_features(&mut rest);
@@ -40,7 +39,7 @@ impl Builder<'_> {
             }
             list = KeyValues::new(self.default_cpu()?);
         }
-        list.append(rest);
+        list.append(&rest);
         self.option("-cpu", list)
     }
 
@@ -77,7 +76,15 @@ impl Builder<'_> {
                 }
                 list
             }
-            "maximum" => KeyValues::new("max"),
+            "maximum" => {
+                let mut list = KeyValues::new("max");
+                if self.arch == "x86_64"
+                    && let Some(on) = switch(cpu, "migratable")
+                {
+                    list.switch("migratable", on);
+                }
+                list
+            }
             "host-model" => self.host_model(vendor),
             "custom" if minimum && self.is_x86() => self.host_model(vendor),
             "custom" => {
@@ -95,6 +102,14 @@ impl Builder<'_> {
             let name = attr(feature, "name")?;
             if SET_BY_GUEST.contains(&name) {
                 continue;
+            }
+            // The name becomes a key, which nothing could escape.
+            if name.is_empty()
+                || !name
+                    .bytes()
+                    .all(|letter| letter.is_ascii_alphanumeric() || b"_-.".contains(&letter))
+            {
+                return Err(invalid(format!("'{name}' can't be the name of a CPU feature")));
             }
             let on = match feature.attr("policy") {
                 Some("disable" | "forbid") => false,
@@ -128,14 +143,10 @@ impl Builder<'_> {
         list
     }
 
-    /// Whether some model lacks just this feature here.
+    /// Whether the best CPU that there is here lacks a feature.
     fn is_unavailable(&self, feature: &str) -> bool {
-        let name = self.feature_name(feature);
-        self.capabilities
-            .cpus
-            .iter()
-            .filter_map(|cpu| cpu.unavailable.as_ref())
-            .any(|features| features.contains(&name))
+        let features = &self.capabilities.cpu_features;
+        !features.is_empty() && !features.contains(&self.feature_name(feature))
     }
 
     /// QEMU's name of a CPU feature that libvirt spells differently.

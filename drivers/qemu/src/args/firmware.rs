@@ -1,7 +1,7 @@
 //! Firmware, its variable store, direct kernel boot, ACPI tables.
 
 use super::builder::{Builder, switch};
-use super::json::Object;
+use super::json::{Json, Object};
 use super::option::KeyValues;
 use crate::device::disk::args::source;
 use bulkhead_wire::error::Error;
@@ -32,11 +32,15 @@ impl<'a> Builder<'a> {
             .with("auto-read-only", true)
             .with("discard", "unmap");
         self.json("-blockdev", &storage);
-        let format = Object::new()
+        let kind = loader.attr("format").unwrap_or("raw");
+        let mut format = Object::new()
             .with("node-name", "libvirt-pflash0-format")
             .with("read-only", read_only)
-            .with("driver", loader.attr("format").unwrap_or("raw"))
+            .with("driver", kind)
             .with("file", "libvirt-pflash0-storage");
+        if kind != "raw" {
+            format.set("backing", Json::Null);
+        }
         self.json("-blockdev", &format);
         let Some(store) = self.root.at("os/nvram") else {
             return Ok(());
@@ -66,7 +70,8 @@ impl<'a> Builder<'a> {
             .with("node-name", "libvirt-pflash1-format")
             .with("read-only", false)
             .with("driver", format)
-            .with("file", name);
+            .with("file", name)
+            .with("backing", Json::Null);
         if store.attr("format").is_some_and(|format| format != "raw") {
             self.json("-blockdev", &format);
         }
@@ -137,6 +142,7 @@ impl<'a> Builder<'a> {
             ("kernel", "-kernel"),
             ("initrd", "-initrd"),
             ("cmdline", "-append"),
+            ("shim", "-shim"),
             ("dtb", "-dtb"),
         ] {
             if let Some(text) = os.child_text(element).filter(|text| !text.is_empty()) {

@@ -80,6 +80,9 @@ impl Builder<'_> {
         if let Some(on) = state("vmport") {
             list.switch("vmport", on);
         }
+        if let Some(on) = state("ps2") {
+            list.switch("i8042", on);
+        }
         if let Some(on) = state("smm") {
             list.switch("smm", on);
         }
@@ -181,7 +184,13 @@ impl Builder<'_> {
                 }
                 list
             }
-            Some("qemu") => KeyValues::new("tcg"),
+            Some("qemu") => {
+                let mut list = KeyValues::new("tcg");
+                if let Some(cache) = self.root.at("features/tcg/tb-cache") {
+                    list.set("tb-size", super::builder::size_text(cache)? >> 20);
+                }
+                list
+            }
             Some("hvf") => KeyValues::new("hvf"),
             other => {
                 return Err(unsupported(format!(

@@ -33,7 +33,7 @@ impl Builder<'_> {
         let cells = self.cells();
         if !cells.is_empty() {
             return cells.iter().try_fold(0_u64, |sum, cell| {
-                sum.checked_add(cell_size(cell)?)
+                sum.checked_add(self.cell_size(cell)?)
                     .ok_or_else(|| invalid("The memory of all NUMA cells is too large"))
             });
         }
@@ -47,7 +47,7 @@ impl Builder<'_> {
                 size = size.saturating_sub(size_text(part)?);
             }
         }
-        Ok(align(size))
+        Ok(self.align(size))
     }
 
     /// The id of the object that is all of the machine's memory, where there is one.
@@ -66,15 +66,11 @@ impl Builder<'_> {
             if let Some(slots) = number_attr(most, "slots")?.filter(|slots| *slots > 0) {
                 list.set("slots", slots);
             }
-            list.set("maxmem", format!("{}k", align(size_text(most)?) / 1024));
+            list.set("maxmem", format!("{}k", self.align(size_text(most)?) / 1024));
         }
         self.option("-m", list)?;
-        if self.cells().is_empty()
-            && self
-                .machine()
-                .is_some_and(|machine| machine.default_ram_id.is_none())
-        {
-            self.plain_memory()?;
+        if self.default_memory().is_none() && !self.cells_have_backends() && self.preallocates() {
+            self.flag("-mem-prealloc");
         }
         if let Some(id) = self.default_memory().map(str::to_owned) {
             let discard = self.root.at("memoryBacking/discard").map(|_| "yes");
@@ -95,14 +91,6 @@ impl Builder<'_> {
                 backend.set_canonical_path();
             }
             self.object(&backend.object());
-        }
-        Ok(())
-    }
-
-    /// Memory of machines that take no backend.
-    fn plain_memory(&mut self) -> Result<(), Error> {
-        if self.preallocates() {
-            self.flag("-mem-prealloc");
         }
         Ok(())
     }
@@ -152,7 +140,7 @@ impl Builder<'_> {
             };
             object.set("mem-path", path);
         }
-        if (file || memfd) && discards {
+        if file && discards {
             object.set("discard-data", true);
         }
         match access {
@@ -162,12 +150,14 @@ impl Builder<'_> {
             Some("private") => {
                 object.set("share", false);
             }
-            _ if memfd => {
-                object.set("share", true);
-            }
             _ => {}
         }
-        let prealloc = self.preallocates() || (model == Some("nvdimm") && own_file);
+        let prealloc = self.preallocates()
+            || (model == Some("nvdimm")
+                && own_file
+                && wanted
+                    .device
+                    .is_none_or(|device| device.at("source/pmem").is_none()));
         if prealloc {
             object.set("prealloc", true);
             if let Some(threads) = backing
@@ -224,6 +214,23 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// The size of a NUMA cell in bytes.
+    pub(crate) fn cell_size(&self, cell: &Element) -> Result<u64, Error> {
+        attr(cell, "memory")?;
+        let value = number_attr(cell, "memory")?.unwrap_or(0);
+        Ok(self.align(bytes(cell, value)?))
+    }
+
+    /// Memory comes in whole MiB; pseries' in blocks.
+    pub(crate) fn align(&self, size: u64) -> u64 {
+        let alignment = if self.arch.starts_with("ppc64") {
+            256 * MEBIBYTE
+        } else {
+            MEBIBYTE
+        };
+        align_to(size, alignment)
+    }
+
     /// The NUMA cells.
     pub(crate) fn cells(&self) -> Vec<&Element> {
         self.root
@@ -252,18 +259,6 @@ impl MadeBackend {
     pub(crate) fn object(self) -> Object {
         self.object
     }
-}
-
-/// The size of a NUMA cell in bytes.
-pub(crate) fn cell_size(cell: &Element) -> Result<u64, Error> {
-    attr(cell, "memory")?;
-    let value = number_attr(cell, "memory")?.unwrap_or(0);
-    Ok(align(bytes(cell, value)?))
-}
-
-/// Memory comes in whole MiB.
-pub(crate) fn align(size: u64) -> u64 {
-    align_to(size, MEBIBYTE)
 }
 
 /// The next multiple.

@@ -20,6 +20,8 @@ pub(crate) mod memory;
 pub(crate) mod nodes;
 mod numa;
 pub(crate) mod option;
+#[cfg(test)]
+mod properties;
 mod smbios;
 pub(crate) mod virtio;
 
@@ -54,6 +56,16 @@ pub enum Purpose {
     Monitor,
     /// The listening (or, for a guest's end that connects, connected) socket of a character device.
     Character {
+        /// The device's alias.
+        alias: String,
+    },
+    /// The file that a character device writes to, open for writing at its end or its beginning.
+    File {
+        /// The device's alias.
+        alias: String,
+    },
+    /// The file that all output of a character device is copied to.
+    Log {
         /// The device's alias.
         alias: String,
     },
@@ -111,10 +123,14 @@ pub struct Paths {
     pub channels: String,
     /// The folder of file-backed memory.
     pub memory: String,
+    /// The socket of the guest's own D-Bus.
+    pub bus: String,
     /// The folder of the TLS certificates of graphics, disks and character devices.
     pub certificates: String,
     /// Seconds since 1970, for clocks that are set relative to now.
     pub now: i64,
+    /// Whether `/dev/vhost-net` can be had.
+    pub vhost_net: bool,
     /// Which form is wanted.
     pub rendering: Rendering,
 }

@@ -21,11 +21,13 @@ impl NodeNumbers {
         let scsi = devices
             .all("hostdev")
             .filter(|device| device.attr("type") == Some("scsi"));
-        for device in devices.all("disk").rev().chain(scsi) {
+        // Cards in slots of the machine's own are not block nodes.
+        let is_node = |device: &&Element| device.path_attr("target", "bus") != Some("sd");
+        for device in devices.all("disk").rev().filter(is_node).chain(scsi) {
             if let Some(alias) = device.path_attr("alias", "name") {
                 numbers.first.insert(alias.to_owned(), next);
             }
-            next += images(device);
+            next += images(device) + filters(device);
         }
         numbers
     }
@@ -50,6 +52,14 @@ pub(crate) fn has_source(disk: &Element) -> bool {
         Some(_) => true,
         None => false,
     }
+}
+
+/// Filters that slow a disk down, between its chain and the device.
+fn filters(disk: &Element) -> u32 {
+    let count = disk
+        .child("throttlefilters")
+        .map_or(0, |filters| filters.all("throttlefilter").count());
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 fn images(image: &Element) -> u32 {

@@ -1,12 +1,14 @@
 //! `-numa`.
 
 use super::builder::{Builder, attr, bytes, invalid, number_attr};
-use super::memory::{Backend, cell_size};
+use super::memory::Backend;
 use super::option::KeyValues;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 use std::collections::BTreeSet;
 
+/// Most nodes that QEMU takes.
+const MOST_CELLS: usize = 128;
 /// More CPUs or nodes than any machine has.
 const MOST_MEMBERS: u64 = 1 << 16;
 
@@ -67,8 +69,14 @@ impl Builder<'_> {
         let cells: Vec<&Element> = numa.all("cell").collect();
         let hmat =
             numa.child("interconnects").is_some() || cells.iter().any(|cell| cell.child("cache").is_some());
+        if cells.len() > MOST_CELLS {
+            return Err(invalid(format!(
+                "{} NUMA cells are more than the {MOST_CELLS} that QEMU takes",
+                cells.len()
+            )));
+        }
         // The oldest form, without an object, is what these machine types have always had.
-        let backends = self.needs_backends(&cells);
+        let backends = self.cells_have_backends();
         for cell in &cells {
             self.cell(cell, numa, hmat, backends)?;
         }
@@ -82,15 +90,18 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn needs_backends(&self, cells: &[&Element]) -> bool {
-        self.machine().is_none_or(|machine| !machine.numa)
-            || cells.iter().any(|cell| cell.attr("memAccess").is_some())
-            || self.root.at("numatune/memnode").is_some()
+    /// Whether the cells' memory stands in objects.
+    pub(crate) fn cells_have_backends(&self) -> bool {
+        let cells = self.cells();
+        !cells.is_empty()
+            && (self.machine().is_none_or(|machine| !machine.numa)
+                || cells.iter().any(|cell| cell.attr("memAccess").is_some())
+                || self.root.at("numatune/memnode").is_some())
     }
 
     fn cell(&mut self, cell: &Element, numa: &Element, hmat: bool, backends: bool) -> Result<(), Error> {
         let id = number_attr(cell, "id")?.unwrap_or(0);
-        let size = cell_size(cell)?;
+        let size = self.cell_size(cell)?;
         let name = format!("ram-node{id}");
         if backends {
             let backend = self.backend(&Backend {

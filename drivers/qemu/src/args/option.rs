@@ -55,7 +55,7 @@ impl KeyValues {
     }
 
     /// Appends all of `other`.
-    pub(crate) fn append(&mut self, other: Self) -> &mut Self {
+    pub(crate) fn append(&mut self, other: &Self) -> &mut Self {
         if !other.0.is_empty() {
             self.separate();
             self.0.push_str(&other.0);

@@ -87,6 +87,9 @@ impl Builder<'_> {
         for (name, property) in table.2 {
             if let Some(entry) = block.all("entry").find(|entry| entry.attr("name") == Some(name)) {
                 list.set(property, entry.text());
+            } else if table.1 == BOARD.1 && *name == "manufacturer" {
+                // Guests have always seen an empty one here, not QEMU's own.
+                list.set(property, "");
             }
         }
         self.option("-smbios", list)

@@ -32,6 +32,8 @@ pub struct Capabilities {
     pub options: BTreeMap<String, BTreeSet<String>>,
     /// The CPU models.
     pub cpus: Vec<Cpu>,
+    /// CPU features that the best CPU of this accelerator has here; empty if QEMU could not tell.
+    pub cpu_features: BTreeSet<String>,
     /// What a guest gets that asks for the host's CPU model, by domain type (`kvm`, `qemu`), where that is known.
     pub host_models: BTreeMap<String, HostModel>,
 }

@@ -89,6 +89,10 @@ pub fn queries() -> Vec<Query> {
         },
         plain("query-command-line-options"),
         plain("query-cpu-definitions"),
+        Query {
+            command: "query-cpu-model-expansion",
+            arguments: json!({"type": "full", "model": {"name": "max"}}),
+        },
     ];
     queries.extend(ASKED_TYPES.iter().map(|name| Query {
         command: "device-list-properties",
@@ -112,6 +116,7 @@ impl Capabilities {
             types,
             options,
             cpus,
+            best,
             properties @ ..,
         ] = replies
         else {
@@ -153,6 +158,10 @@ impl Capabilities {
                     .map(cpu)
                     .collect::<Result<_, _>>()?,
                 Err(_) => Vec::new(),
+            },
+            cpu_features: match best {
+                Ok(value) => features(value)?,
+                Err(_) => BTreeSet::new(),
             },
             host_models: BTreeMap::new(),
         })
@@ -257,6 +266,25 @@ fn cpu(value: &Value) -> Result<Cpu, ReplyError> {
     })
 }
 
+fn features(value: &Value) -> Result<BTreeSet<String>, ReplyError> {
+    const COMMAND: &str = "query-cpu-model-expansion";
+    let properties = value["model"]["props"].as_object().ok_or(ReplyError::Shape {
+        command: COMMAND,
+        member: "props",
+    })?;
+    if properties.len() > MOST_ENTRIES {
+        return Err(ReplyError::TooLarge {
+            command: COMMAND,
+            limit: MOST_ENTRIES,
+        });
+    }
+    Ok(properties
+        .iter()
+        .filter(|(name, value)| value.as_bool() == Some(true) && name.len() <= LONGEST_NAME)
+        .map(|(name, _)| name.clone())
+        .collect())
+}
+
 fn read_options(value: &Value) -> Result<BTreeMap<String, BTreeSet<String>>, ReplyError> {
     const COMMAND: &str = "query-command-line-options";
     // Some entries have no name: they are options that nobody can give.
@@ -284,6 +312,9 @@ mod tests {
             Ok(json!([{"option": "sandbox", "parameters": [{"name": "enable", "type": "boolean"}]}])),
             Ok(json!([{"name": "qemu64", "typename": "qemu64-x86_64-cpu", "unavailable-features": ["svm"]}])),
         ];
+        replies.push(Ok(
+            json!({"model": {"name": "base", "props": {"sse2": true, "vmx": false}}}),
+        ));
         replies.push(Ok(json!([{"name": "packed", "type": "bool"}])));
         replies.resize(queries().len(), Err("Device not found".to_owned()));
         replies
@@ -296,6 +327,7 @@ mod tests {
         assert_eq!(capabilities.machine("q35").unwrap().name, "pc-q35-7.2");
         assert!(capabilities.has_property("virtio-blk-pci", "packed"));
         assert!(!capabilities.has_property("vfio-pci", "packed"));
+        assert!(capabilities.cpu_features.contains("sse2") && !capabilities.cpu_features.contains("vmx"));
         assert!(capabilities.has_option("sandbox", "enable"));
         let text = serde_json::to_string(&capabilities).unwrap();
         assert_eq!(serde_json::from_str::<Capabilities>(&text).unwrap(), capabilities);

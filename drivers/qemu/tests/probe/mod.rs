@@ -1,7 +1,6 @@
-//! What the corpus test and the `argv` example share: capabilities of the installed QEMUs, asked over QMP, and the
-//! form in which stock libvirt prints a command line.
+//! What the corpus test and the `argv` example share: capabilities of the installed QEMUs, asked over QMP.
 
-use bulkhead_qemu::args::{CommandLine, Paths, Rendering};
+use bulkhead_qemu::args::{Paths, Rendering};
 use bulkhead_qemu::capabilities::{Capabilities, HostModel, Reply, queries};
 use bulkhead_xml::Element;
 use serde_json::{Value, json};
@@ -12,14 +11,14 @@ use std::process::{Command, Stdio};
 type Failure = Box<dyn std::error::Error>;
 
 /// Capabilities by emulator, each asked once.
-pub struct Probes {
+pub(crate) struct Probes {
     known: BTreeMap<(String, bool), Capabilities>,
     host_models: BTreeMap<String, HostModel>,
 }
 
 impl Probes {
     /// The host's CPU models are facts of the machine that `answers` were recorded on; they are taken from there.
-    pub fn new(answers: &Value) -> Self {
+    pub(crate) fn new(answers: &Value) -> Self {
         let mut host_models = BTreeMap::new();
         for case in answers["cases"]
             .as_object()
@@ -60,12 +59,16 @@ impl Probes {
     }
 
     /// What the domain's emulator can do with the domain's accelerator.
-    pub fn capabilities(&mut self, root: &Element) -> Result<&Capabilities, Failure> {
+    pub(crate) fn capabilities(&mut self, root: &Element) -> Result<&Capabilities, Failure> {
         let emulator = root.at("devices/emulator").map(Element::text).unwrap_or_default();
         let kvm = root.attr("type") == Some("kvm");
         let key = (emulator, kvm);
         if !self.known.contains_key(&key) {
-            let mut capabilities = ask(&key.0, kvm)?;
+            // Hosts that announce KVM may still fail at it, above all for two at a time.
+            let mut capabilities = match ask(&key.0, kvm) {
+                Err(_) if kvm => ask(&key.0, false)?,
+                other => other?,
+            };
             capabilities.host_models = self.host_models.clone();
             self.known.insert(key.clone(), capabilities);
         }
@@ -85,6 +88,10 @@ fn host_model(text: &str) -> HostModel {
 }
 
 fn ask(emulator: &str, kvm: bool) -> Result<Capabilities, Failure> {
+    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _turn = ONE_AT_A_TIME
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut process = Command::new(emulator)
         .args([
             "-S",
@@ -135,7 +142,7 @@ fn ask(emulator: &str, kvm: bool) -> Result<Capabilities, Failure> {
 }
 
 /// A domain's dump as a tree.
-pub fn read_domain(dump: &str) -> Result<Element, Failure> {
+pub(crate) fn read_domain(dump: &str) -> Result<Element, Failure> {
     Ok(bulkhead_xml::parse(
         dump.as_bytes(),
         bulkhead_xml::Limits::default(),
@@ -144,14 +151,16 @@ pub fn read_domain(dump: &str) -> Result<Element, Failure> {
 }
 
 /// The private places of a guest that is not started.
-pub fn paths(root: &Element) -> Paths {
+pub(crate) fn paths(root: &Element) -> Paths {
     let name = root.child_text("name").unwrap_or_default();
     Paths {
         guest: format!("/var/lib/libvirt/qemu/domain--1-{name}"),
         channels: format!("/run/libvirt/qemu/channel/-1-{name}"),
         memory: format!("/var/lib/libvirt/qemu/ram/-1-{name}"),
+        bus: format!("/run/libvirt/qemu/dbus/-1-{name}-dbus.sock"),
         certificates: "/etc/pki/qemu".to_owned(),
         now: 1_764_000_000,
+        vhost_net: false,
         rendering: Rendering::Native,
     }
 }

@@ -34,9 +34,21 @@ pub(crate) fn backend(builder: &mut Builder<'_>, device: &Element) -> Result<Str
         }
         "file" => {
             list = KeyValues::new("file");
-            list.set("id", &id).set("path", path()?);
-            if let Some(append) = source.and_then(|source| switch(source, "append")) {
-                list.switch("append", append);
+            list.set("id", &id);
+            let append = source.and_then(|source| switch(source, "append"));
+            if builder.launches() {
+                let purpose = Purpose::File { alias: name.clone() };
+                list.set(
+                    "path",
+                    builder.descriptor_path(purpose, &format!("{name}-source"))?,
+                )
+                // Whether the file is emptied is for who opens it.
+                .switch("append", true);
+            } else {
+                list.set("path", path()?);
+                if let Some(append) = append {
+                    list.switch("append", append);
+                }
             }
         }
         "pipe" => {
@@ -88,9 +100,19 @@ pub(crate) fn backend(builder: &mut Builder<'_>, device: &Element) -> Result<Str
         }
     }
     if let Some(log) = device.child("log") {
-        list.set("logfile", attr(log, "file")?);
-        if let Some(append) = switch(log, "append") {
-            list.switch("logappend", append);
+        let path = attr(log, "file")?;
+        if builder.launches() {
+            let purpose = Purpose::Log { alias: name.clone() };
+            list.set(
+                "logfile",
+                builder.descriptor_path(purpose, &format!("{name}-log"))?,
+            )
+            .switch("logappend", true);
+        } else {
+            list.set("logfile", path);
+            if let Some(append) = switch(log, "append") {
+                list.switch("logappend", append);
+            }
         }
     }
     builder.option("-chardev", list)?;
@@ -241,7 +263,7 @@ pub(crate) fn serial(builder: &mut Builder<'_>, device: &Element) -> Result<(), 
         .and_then(|target| target.path_attr("model", "name"))
         .unwrap_or("isa-serial");
     // Machines with a serial port of their own take the backend in order.
-    if matches!(kind, Some("system-serial")) || matches!(model, "pl011" | "16550a") {
+    if matches!(kind, None | Some("system-serial")) || matches!(model, "pl011" | "16550a") {
         return builder.option("-serial", KeyValues::new(&format!("chardev:{id}")));
     }
     let mut object = Object::new()

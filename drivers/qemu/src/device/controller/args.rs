@@ -56,8 +56,8 @@ fn device(builder: &Builder<'_>, controller: &Element, kind: &str) -> Result<Opt
     let index = number_attr(controller, "index")?.unwrap_or(0);
     let object = match kind {
         "pci" => pci(builder, controller, index)?,
-        "usb" => usb(builder, controller)?,
-        "scsi" => Some(scsi(controller)?),
+        "usb" => usb(builder, controller, index)?,
+        "scsi" => Some(scsi(builder, controller)?),
         "sata" if index == 0 && builder.is_q35() => None,
         "sata" => Some(
             Object::new()
@@ -159,6 +159,10 @@ fn pci(builder: &Builder<'_>, controller: &Element, index: u64) -> Result<Option
                 .set_some("port", number("port")?)
                 .set_some("chassis", number("chassis")?)
                 .set("id", id);
+            if let Some(target) = target {
+                let reserve = number_attr(target, "memReserve")?;
+                object.set_some("mem-reserve", reserve.map(|kib| kib.saturating_mul(1024)));
+            }
             if let Some(hotplug) = target.and_then(|target| switch(target, "hotplug")) {
                 object.set("hotplug", hotplug);
             }
@@ -179,7 +183,7 @@ fn node(target: Option<&Element>) -> Result<Option<u64>, Error> {
         .transpose()
 }
 
-fn usb(builder: &Builder<'_>, controller: &Element) -> Result<Option<Object>, Error> {
+fn usb(builder: &Builder<'_>, controller: &Element, index: u64) -> Result<Option<Object>, Error> {
     let model = controller.attr("model").unwrap_or_default();
     let driver = match model {
         "none" => return Ok(None),
@@ -201,14 +205,13 @@ fn usb(builder: &Builder<'_>, controller: &Element) -> Result<Option<Object>, Er
         }
     };
     let mut object = Object::new().with("driver", driver);
-    let _ = builder;
     if let Some(ports) = number_attr(controller, "ports")? {
         object.set("p2", ports).set("p3", ports);
     }
     match controller.child("master") {
         Some(master) => {
             object
-                .set("masterbus", format!("{}.0", alias(controller)?))
+                .set("masterbus", format!("{}.0", builder.controller("usb", index)?))
                 .set_some("firstport", number_attr(master, "startport")?);
         }
         None => {
@@ -218,7 +221,7 @@ fn usb(builder: &Builder<'_>, controller: &Element) -> Result<Option<Object>, Er
     Ok(Some(object))
 }
 
-fn scsi(controller: &Element) -> Result<Object, Error> {
+fn scsi(builder: &Builder<'_>, controller: &Element) -> Result<Object, Error> {
     let model = controller.attr("model").unwrap_or_default();
     let id = alias(controller)?;
     let driver = match model {
@@ -235,6 +238,11 @@ fn scsi(controller: &Element) -> Result<Object, Error> {
                     .set_some("cmd_per_lun", number_attr(driver, "cmd_per_lun")?)
                     .set_some("max_sectors", number_attr(driver, "max_sectors")?);
                 if let Some(threads) = driver.child("iothreads") {
+                    builder.require(
+                        "virtio-scsi-pci",
+                        "iothread-vq-mapping",
+                        "A SCSI controller with several I/O threads",
+                    )?;
                     object.set("iothread-vq-mapping", thread_mapping(threads)?);
                 }
             }

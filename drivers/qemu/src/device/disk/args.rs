@@ -155,7 +155,7 @@ fn device(builder: &Builder<'_>, disk: &Element, drive: Option<&str>) -> Result<
     }
     limits(disk, &mut device)?;
     identity(disk, bus, &mut device)?;
-    if bus != "fdc" && kind(disk) != "lun" && drive.is_some() {
+    if bus != "fdc" && kind(disk) != "lun" {
         let on = match cache_mode(disk) {
             Some("none" | "writeback" | "unsafe") => Some("on"),
             Some("directsync" | "writethrough") => Some("off"),
@@ -163,7 +163,7 @@ fn device(builder: &Builder<'_>, disk: &Element, drive: Option<&str>) -> Result<
         };
         device.set_some("write-cache", on);
     }
-    errors(disk, bus, &mut device);
+    errors(disk, &mut device);
     Ok(device)
 }
 
@@ -177,7 +177,6 @@ fn virtio_options(builder: &Builder<'_>, disk: &Element, device: &mut Object) ->
     let Some(driver) = disk.child("driver") else {
         return Ok(());
     };
-    let _ = builder;
     if let Some(thread) = number_attr(driver, "iothread")? {
         device.set("iothread", format!("iothread{thread}"));
     }
@@ -187,6 +186,11 @@ fn virtio_options(builder: &Builder<'_>, disk: &Element, device: &mut Object) ->
         .set_some("num-queues", number_attr(driver, "queues")?)
         .set_some("queue-size", number_attr(driver, "queue_size")?);
     if let Some(threads) = driver.child("iothreads") {
+        builder.require(
+            "virtio-blk-pci",
+            "iothread-vq-mapping",
+            "A disk with several I/O threads",
+        )?;
         device.set("iothread-vq-mapping", thread_mapping(threads)?);
     }
     Ok(())
@@ -216,7 +220,7 @@ fn ide_place(builder: &Builder<'_>, disk: &Element, bus: &str, device: &mut Obje
         .child("address")
         .ok_or_else(|| invalid("<disk> has no address on its controller"))?;
     let part = |name: &str| number_attr(address, name).map(|value| value.unwrap_or(0));
-    let controller = builder.controller(bus, part("controller")?)?;
+    let controller = builder.ide_bus(bus, part("controller")?)?;
     if bus == "sata" {
         device.set("bus", format!("{controller}.{}", part("unit")?));
     } else {
@@ -235,7 +239,10 @@ fn scsi_place(builder: &Builder<'_>, disk: &Element, device: &mut Object) -> Res
     let part = |name: &str| number_attr(address, name).map(|value| value.unwrap_or(0));
     let index = part("controller")?;
     device.set("bus", format!("{}.0", builder.controller("scsi", index)?));
-    if builder.controller_model("scsi", index) == Some("lsilogic") {
+    if matches!(
+        builder.controller_model("scsi", index),
+        Some("lsilogic" | "am53c974" | "dc390" | "ncr53c90")
+    ) {
         device.set("scsi-id", part("unit")?);
     } else {
         device
@@ -298,17 +305,23 @@ fn identity(disk: &Element, bus: &str, device: &mut Object) -> Result<(), Error>
         .set_some("product", disk.child_text("product"))
         .set_some(
             "serial",
-            disk.child_text("serial").filter(|serial| !serial.is_empty()),
+            disk.child_text("serial")
+                .filter(|serial| !serial.is_empty())
+                .map(|serial| escape(&serial)),
         );
     Ok(())
 }
 
+/// A serial number as guests have always seen it: spaces with a backslash before them.
+fn escape(serial: &str) -> String {
+    serial.replace('\\', "\\\\").replace(' ', "\\ ")
+}
+
 /// What happens on errors of the host.
-fn errors(disk: &Element, bus: &str, device: &mut Object) {
+fn errors(disk: &Element, device: &mut Object) {
     let Some(driver) = disk.child("driver") else {
         return;
     };
-    let _ = bus;
     let policy = |name: &str| driver.attr(name).filter(|policy| *policy != "default");
     let write = policy("error_policy").map(|policy| match policy {
         "enospace" => "enospc",

@@ -7,7 +7,8 @@ use bulkhead_xml::Element;
 
 /// The first port of each protocol, which a guest shows that is not started.
 const FIRST_VNC_PORT: i64 = 5900;
-const FIRST_SPICE_PORT: i64 = 5901;
+const SPICE_PORT: i64 = 5901;
+const SPICE_TLS_PORT: i64 = 5902;
 const LOCALHOST: &str = "127.0.0.1";
 
 /// One display.
@@ -35,8 +36,11 @@ pub(crate) fn build(builder: &mut Builder<'_>, graphics: &Element) -> Result<(),
             let mut list = KeyValues::new("dbus");
             if switch(graphics, "p2p") == Some(true) {
                 list.switch("p2p", true);
-            } else if let Some(address) = graphics.attr("address") {
-                list.set("addr", address);
+            } else {
+                match graphics.attr("address") {
+                    Some(address) => list.set("addr", address),
+                    None => list.set("addr", format!("unix:path={}", builder.paths.bus)),
+                };
             }
             if let Some(gl) = graphics.child("gl") {
                 if let Some(on) = switch(gl, "enable") {
@@ -208,19 +212,18 @@ fn spice_ports(graphics: &Element, listen: &Element, list: &mut KeyValues) -> Re
             .all("channel")
             .any(|channel| channel.attr("mode") == Some(wanted))
     };
-    let mut next = FIRST_SPICE_PORT;
-    let mut pick = |given: i64, wanted: bool| {
+    let pick = |given: i64, wanted: bool, automatic: i64| {
         if given > 0 {
             given
         } else if given == -1 || wanted {
-            next += 1;
-            next - 1
+            automatic
         } else {
             0
         }
     };
-    let plain = pick(plain, automatic && mode != Some("secure"));
-    let tls = pick(tls, automatic && (mode == Some("secure") || channel("secure")));
+    let secure = mode == Some("secure") || channel("secure");
+    let plain = pick(plain, automatic && mode != Some("secure"), SPICE_PORT);
+    let tls = pick(tls, automatic && secure, SPICE_TLS_PORT);
     if plain > 0 || tls <= 0 {
         list.set("port", plain);
     }

@@ -83,7 +83,7 @@ fn usb(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
     }
     if let Some(reset) = source.attr("guestReset") {
         match reset {
-            "off" => object.set("guest-reset", false).set("guest-resets-all", false),
+            "off" => object.set("guest-reset", false),
             "uninitialized" => object.set("guest-reset", true).set("guest-resets-all", false),
             _ => object.set("guest-reset", true).set("guest-resets-all", true),
         };

@@ -108,7 +108,7 @@ fn device(
         Object::new().with("driver", model)
     };
     if whole && is_virtio(model) {
-        virtio_options(interface, queues, &mut object)?;
+        virtio_options(builder, interface, queues, &mut object)?;
     }
     object.set("netdev", backend).set("id", name).set_some("mac", mac);
     object.set_some("bootindex", builder.boot.of(interface));
@@ -128,7 +128,12 @@ fn device(
     Ok(())
 }
 
-fn virtio_options(interface: &Element, queues: u64, object: &mut Object) -> Result<(), Error> {
+fn virtio_options(
+    builder: &Builder<'_>,
+    interface: &Element,
+    queues: u64,
+    object: &mut Object,
+) -> Result<(), Error> {
     let Some(driver) = interface.child("driver") else {
         return Ok(());
     };
@@ -185,6 +190,7 @@ fn virtio_options(interface: &Element, queues: u64, object: &mut Object) -> Resu
         .set_some("rx_queue_size", number_attr(driver, "rx_queue_size")?)
         .set_some("tx_queue_size", number_attr(driver, "tx_queue_size")?);
     if let Some(rss) = switch(driver, "rss") {
+        builder.require("virtio-net-pci", "rss", "Receive-side scaling")?;
         object.set("rss", rss);
     }
     if let Some(report) = switch(driver, "rss_hash_report") {
@@ -214,8 +220,16 @@ fn tap(
     });
     let driver = interface.child("driver");
     let wanted = driver.and_then(|driver| driver.attr("name"));
-    let vhost = virtio && wanted != Some("qemu") && builder.root.attr("type") == Some("kvm")
-        || wanted == Some("vhost");
+    if wanted == Some("vhost") && !builder.paths.vhost_net {
+        return Err(unsupported(format!(
+            "Interface {name} wants vhost, but /dev/vhost-net can't be had; load the kernel's module vhost_net or take the driver away"
+        )));
+    }
+    let vhost = match wanted {
+        Some("vhost") => true,
+        Some("qemu") => false,
+        _ => virtio && builder.paths.vhost_net && builder.root.attr("type") == Some("kvm"),
+    };
     let mut object = Object::new()
         .with("type", "tap")
         .with(if queues > 1 { "fds" } else { "fd" }, fds);

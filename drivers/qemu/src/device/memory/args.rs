@@ -1,14 +1,14 @@
 //! `<memory>` among the devices: DIMMs, NVDIMMs and virtio memory.
 
-use crate::args::builder::{Builder, alias, attr, invalid, number_text, size_text, unsupported};
+use crate::args::builder::{Builder, alias, attr, invalid, number_text, size_text, switch, unsupported};
 use crate::args::json::Object;
-use crate::args::memory::{Backend, align, align_to};
+use crate::args::memory::{Backend, align_to};
 use crate::args::virtio;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
-/// The size that x86 maps an NVDIMM in.
-const NVDIMM_ALIGNMENT: u64 = 2 << 20;
+/// Memory devices come in whole huge pages of most machines.
+const DEVICE_ALIGNMENT: u64 = 2 << 20;
 
 /// The backend and the device.
 pub(crate) fn build(builder: &mut Builder<'_>, memory: &Element) -> Result<(), Error> {
@@ -28,8 +28,12 @@ pub(crate) fn build(builder: &mut Builder<'_>, memory: &Element) -> Result<(), E
         .filter(|_| matches!(model, "nvdimm" | "virtio-pmem"));
     let size = size_text(size)?;
     let size = match model {
-        "nvdimm" if builder.is_x86() => align_to(size, NVDIMM_ALIGNMENT),
-        _ => align(size),
+        _ if !builder.arch.starts_with("ppc64") => align_to(size, DEVICE_ALIGNMENT),
+        "nvdimm" => {
+            let label = target.at("label/size").map(size_text).transpose()?.unwrap_or(0);
+            builder.align(size.saturating_sub(label)).saturating_add(label)
+        }
+        _ => builder.align(size),
     };
     let mut backend = builder.backend(&Backend {
         id: &id,
@@ -49,6 +53,10 @@ pub(crate) fn build(builder: &mut Builder<'_>, memory: &Element) -> Result<(), E
         if memory.at("source/pmem").is_some() {
             backend.set("pmem", true);
         }
+    }
+    if model == "virtio-mem" {
+        // Most of it may never be used.
+        backend.set("reserve", false);
     }
     builder.object(&backend.object());
     let device = device(builder, memory, model, target, node, &id)?;
@@ -91,10 +99,13 @@ fn device(
         }
     }
     if model == "virtio-mem" {
-        for (element, property) in [("block", "block-size"), ("requested", "requested-size")] {
-            if let Some(size) = target.child(element) {
-                object.set(property, size_text(size)?);
-            }
+        if let Some(block) = target.child("block") {
+            object.set("block-size", size_text(block)?);
+        }
+        let requested = target.child("requested").map(size_text).transpose()?;
+        object.set_some("requested-size", requested.filter(|size| *size > 0));
+        if let Some(on) = switch(target, "dynamicMemslots") {
+            object.set("dynamic-memslots", on);
         }
     }
     object.set("memdev", backend);

@@ -68,15 +68,6 @@ fn doorbell(builder: &mut Builder<'_>, region: &Element, name: &str) -> Result<(
         .with("driver", "ivshmem-doorbell")
         .with("id", own)
         .with("chardev", id.as_str());
-    match region.attr("role") {
-        Some("master") => {
-            device.set("master", "on");
-        }
-        Some("peer") => {
-            device.set("master", "off");
-        }
-        _ => {}
-    }
     if let Some(interrupts) = region.child("msi") {
         device
             .set_some("vectors", number_attr(interrupts, "vectors")?)

@@ -21,8 +21,8 @@ pub(crate) fn build(builder: &mut Builder<'_>, video: &Element) -> Result<(), Er
         .child("acceleration")
         .and_then(|acceleration| switch(acceleration, "accel3d"))
         == Some(true);
-    // VGA's registers are not for ARM and s390.
-    let vga = primary && !matches!(builder.arch, "aarch64" | "armv7l" | "armv6l" | "s390x");
+    let arch = builder.arch;
+    let vga = primary && (builder.is_x86() || arch.starts_with("ppc") || arch.starts_with("riscv"));
     let mut object = match kind {
         "virtio" => {
             let base = match (vga, accelerated) {
@@ -52,6 +52,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, video: &Element) -> Result<(), Er
         "virtio" => {
             object.set_some("max_outputs", size("heads")?);
             if let Some(blob) = switch(model, "blob") {
+                builder.require("virtio-gpu-pci", "blob", "A video device with blob resources")?;
                 object.set("blob", blob);
             }
             resolution(model, &mut object)?;

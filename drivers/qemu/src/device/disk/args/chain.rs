@@ -1,7 +1,9 @@
 //! The block nodes of a disk: its image, and what that is based on.
 
 use super::{cache_mode, source, target};
-use crate::args::builder::{Builder, alias, bytes, invalid, number_attr, number_text, switch};
+use crate::args::builder::{
+    Builder, alias, attr, bytes, invalid, number_attr, number_text, switch, unsupported,
+};
 use crate::args::json::{Json, Object};
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
@@ -80,7 +82,22 @@ pub(crate) fn nodes(builder: &mut Builder<'_>, disk: &Element) -> Result<String,
         )?);
         lowest = false;
     }
-    let top = below.unwrap_or_default();
+    let mut top = below.unwrap_or_default();
+    for filter in disk
+        .child("throttlefilters")
+        .into_iter()
+        .flat_map(|filters| filters.all("throttlefilter"))
+    {
+        let name = format!("libvirt-{number}-filter");
+        number += 1;
+        let node = Object::new()
+            .with("driver", "throttle")
+            .with("node-name", name.as_str())
+            .with("throttle-group", format!("throttle-{}", attr(filter, "group")?))
+            .with("file", top);
+        builder.json("-blockdev", &node);
+        top = name;
+    }
     if disk.path_attr("driver", "copy_on_read") == Some("on") {
         let name = format!("libvirt-CoR-{}", target(disk)?);
         let node = Object::new()
@@ -185,7 +202,7 @@ fn layers(
     storage.set("node-name", storage_name.as_str());
     let only_layer = !formatted;
     access(disk, image, only_layer && slice.is_none(), &mut storage)?;
-    cache(disk, image, &mut storage);
+    cache(disk, &mut storage);
     builder.json("-blockdev", &storage);
     let mut file = storage_name;
 
@@ -198,7 +215,7 @@ fn layers(
             .with_some("size", number_attr(slice, "size")?)
             .with("node-name", name.as_str());
         access(disk, image, only_layer, &mut node)?;
-        cache(disk, image, &mut node);
+        cache(disk, &mut node);
         builder.json("-blockdev", &node);
         file = name;
     }
@@ -208,7 +225,7 @@ fn layers(
     let name = format!("{}-format", image.name);
     let mut node = Object::new().with("node-name", name.as_str());
     access(disk, image, true, &mut node)?;
-    cache(disk, image, &mut node);
+    cache(disk, &mut node);
     format_layer(builder, disk, image, outer, &name, data, &mut node)?;
     node.set("file", file);
     match backing {
@@ -252,7 +269,11 @@ fn format_layer(
     };
     if let Some(settings) = settings {
         if image.top {
-            node.set_some("discard-no-unref", switch(settings, "discard_no_unref"));
+            let keep = switch(settings, "discard_no_unref");
+            if keep.is_some() && !builder.capabilities.at_least(8, 1) {
+                return Err(unsupported("discard_no_unref needs QEMU 8.1 or newer"));
+            }
+            node.set_some("discard-no-unref", keep);
         }
         if let Some(size) = settings.at("metadata_cache/max_size") {
             node.set("cache-size", bytes(size, number_text(size)?)?);
@@ -333,8 +354,7 @@ fn access(disk: &Element, image: &Image<'_>, highest: bool, node: &mut Object) -
     Ok(())
 }
 
-fn cache(disk: &Element, image: &Image<'_>, node: &mut Object) {
-    let _ = image;
+fn cache(disk: &Element, node: &mut Object) {
     let (direct, no_flush) = match cache_mode(disk) {
         Some("none" | "directsync") => (true, false),
         Some("writeback" | "writethrough") => (false, false),

@@ -206,7 +206,7 @@ fn curl(source: &Element) -> Result<Object, Error> {
     } else {
         name.to_owned()
     };
-    let path = source.attr("name").unwrap_or_default();
+    let path = escape_path(source.attr("name").unwrap_or_default());
     let query = source
         .attr("query")
         .map(|query| format!("?{query}"))
@@ -214,6 +214,19 @@ fn curl(source: &Element) -> Result<Object, Error> {
     let slash = if path.starts_with('/') { "" } else { "/" };
     let url = format!("{protocol}://{name}:{}{slash}{path}{query}", port(host, protocol));
     Ok(Object::new().with("driver", protocol).with("url", url))
+}
+
+/// A path as it may stand in a URL.
+fn escape_path(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.!~*'()/;@&=+$,:".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
 }
 
 fn ssh(source: &Element) -> Result<Object, Error> {
@@ -233,11 +246,6 @@ fn nfs(source: &Element) -> Result<Object, Error> {
         .with("host", attr(first_host(source)?, "name")?)
         .with("type", "inet");
     let path = attr(source, "name")?;
-    let path = if path.starts_with('/') {
-        path.to_owned()
-    } else {
-        format!("/{path}")
-    };
     let mut object = Object::new()
         .with("driver", "nfs")
         .with("server", server)
