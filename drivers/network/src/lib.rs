@@ -2,7 +2,7 @@
 //!
 //! Owns nothing that outlives a call: a tap that it made lives for as long as the descriptors that it handed over, and one
 //! that was made in advance is its maker's. So this driver's death is not felt by any guest, and there is nothing to recover.
-//! Interfaces are asked for and changed through netlink, taps attached through [`/dev/net/tun`](tap); no program is run.
+//! Interfaces are asked for and changed through netlink, taps attached through `/dev/net/tun`; no program is run.
 
 mod name;
 mod netlink;

@@ -21,7 +21,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Set, to the folder, for the process that opens a stack.
@@ -29,7 +29,7 @@ const STACK: &str = "BULKHEAD_TEST_STACK";
 /// An ordinary user; whether it has a name does not matter.
 const USER: u32 = 12_345;
 /// Longer than anything here takes.
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let program = std::env::args().next().unwrap_or_default();
@@ -41,11 +41,10 @@ fn main() -> ExitCode {
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(async {
-            tokio::time::timeout(WITHIN, stack(Path::new(&folder)))
-                .await
-                .unwrap();
-        });
+        let ended = runtime.block_on(async { tokio::time::timeout(WITHIN, stack(Path::new(&folder))).await });
+        // Answers that do not come are not waited for.
+        runtime.shutdown_background();
+        ended.unwrap();
         return ExitCode::SUCCESS;
     }
     if !nix::unistd::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
@@ -104,10 +103,22 @@ fn as_user(user: u32) {
     );
     assert!(
         output.status.success(),
-        "user {user}: {}\n{complaint}",
-        output.status
+        "user {user}: {}\n{complaint}{}",
+        output.status,
+        logs(&folder.0.join("root/log"))
     );
     println!("user {user}: {}", said.trim());
+}
+
+/// What the drivers wrote.
+fn logs(folder: &Path) -> String {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files
+        .map(|file| {
+            let text = fs::read_to_string(file.path()).unwrap_or_default();
+            format!("{}:\n{text}", file.path().display())
+        })
+        .collect()
 }
 
 struct TemporaryFolder(PathBuf);
@@ -139,9 +150,14 @@ async fn stack(folder: &Path) {
         intensity: Intensity::default(),
         faults: Vec::new(),
     };
-    let mut handle = open(config, embed_layout(&root)).unwrap();
+    // A pipe, so that reading waits for the answers.
+    let answers = root.join("run/qemu/answers");
+    fs::create_dir_all(answers.with_file_name("")).unwrap();
+    nix::unistd::mkfifo(&answers, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let answers = tokio::task::spawn_blocking(|| fs::read_to_string(answers));
+    let (mut handle, _ended) = open(config, embed_layout(&root)).unwrap();
     handle.want(&[Driver::Network, Driver::Qemu]).await.unwrap();
-    wait(&mut handle, Driver::Qemu, "ready").await;
+    let answers = answers.await.unwrap().unwrap();
     let network = status(&handle, Driver::Network).await;
     assert!(
         network
@@ -149,7 +165,6 @@ async fn stack(folder: &Path) {
             .contains(&"seccomp: listed calls only".to_owned()),
         "{network:?}"
     );
-    let answers = fs::read_to_string(root.join("run/qemu/answers")).unwrap();
     if nix::unistd::geteuid().is_root() {
         assert_eq!(answers, "mine 1\nvnet0 2\nclosed\n");
         let bridged = || ip("-oneline link show master br0").contains("vnet0");
@@ -195,14 +210,12 @@ async fn wait(handle: &mut Handle, driver: Driver, state: &str) {
 
 /// A driver that does nothing but call.
 struct Caller {
-    _taps: Vec<OwnedFd>,
+    /// What it was given.
+    taps: Mutex<Vec<OwnedFd>>,
 }
 
-impl DriverLogic for Caller {
-    const DRIVER: Driver = Driver::Qemu;
-
-    async fn recover(start: Start) -> Result<Arc<Self>, Error> {
-        let network = network::Client(start.stack.peer(Driver::Network));
+impl Caller {
+    async fn call(&self, network: network::Client, answers: PathBuf) -> Result<(), Error> {
         let mac = || "52:54:00:12:34:56".to_owned();
         let opened = [
             network
@@ -212,22 +225,39 @@ impl DriverLogic for Caller {
                 .tap_open(None, true, Some("br0".to_owned()), mac(), 2)
                 .await,
         ];
-        let (mut answers, mut taps) = (String::new(), Vec::new());
+        let mut text = String::new();
         for result in opened {
             match result {
                 Ok(tap) => {
-                    answers += &format!("{} {}\n", tap.name, tap.queues.len());
-                    taps.extend(tap.queues.into_iter().filter_map(Descriptor::into_owned));
+                    text += &format!("{} {}\n", tap.name, tap.queues.len());
+                    let files = tap.queues.into_iter().filter_map(Descriptor::into_owned);
+                    self.taps.lock().unwrap().extend(files);
                 }
-                Err(error) => answers += &format!("{error}\n"),
+                Err(error) => text += &format!("{error}\n"),
             }
         }
         // One that never was is gone already.
         network.tap_close("vnet9".to_owned()).await?;
-        answers += "closed\n";
-        fs::write(start.welcome.layout.run.join("qemu/answers"), answers)
-            .map_err(|error| Error::system(Origin::NONE, "answers", &error))?;
-        Ok(Arc::new(Self { _taps: taps }))
+        text += "closed\n";
+        fs::write(answers, text).map_err(|error| Error::system(Origin::NONE, "answers", &error))
+    }
+}
+
+impl DriverLogic for Caller {
+    const DRIVER: Driver = Driver::Qemu;
+
+    async fn recover(start: Start) -> Result<Arc<Self>, Error> {
+        let caller = Arc::new(Self {
+            taps: Mutex::default(),
+        });
+        // There are channels between drivers that are ready, so this is for later.
+        let (calling, network) = (
+            Arc::clone(&caller),
+            network::Client(start.stack.peer(Driver::Network)),
+        );
+        let answers = start.welcome.layout.run.join("qemu/answers");
+        tokio::spawn(async move { calling.call(network, answers).await.unwrap() });
+        Ok(caller)
     }
 
     fn dispatch(self: Arc<Self>, call: CallContext, _body: Vec<u8>, _files: Vec<OwnedFd>) -> Answer {
