@@ -138,10 +138,13 @@ fn append_udp(input: &Element, device: &mut Element, sources: &[Element]) -> Res
             .find(|source| (source.attr("mode") == Some("bind")) == bind)
     };
     let end = |mode: &str, source: &Element| {
-        Element::new("source")
-            .with("mode", mode)
-            .with("host", source.attr("host").unwrap_or_default())
-            .with("service", source.attr("service").unwrap_or_default())
+        let mut end = Element::new("source").with("mode", mode);
+        for name in ["host", "service"] {
+            if let Some(value) = source.attr(name) {
+                end.set(name, value);
+            }
+        }
+        end
     };
     let Some(connect) = of_mode(false).filter(|source| source.attr("service").is_some()) else {
         return Err(missing(input, "udp", "service"));

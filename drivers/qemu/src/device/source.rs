@@ -3,9 +3,9 @@
 use super::address;
 use super::refusal;
 use super::schema::{Attribute, Shape, attribute, content, number, one_of, place, shape, text, yes_no};
-use super::value::Kind;
+use super::value::{self, Kind};
 use bulkhead_wire::error::{Code, Error, Origin};
-use bulkhead_xml::Element;
+use bulkhead_xml::{Element, Node};
 
 /// The types of storage.
 pub(crate) const TYPES: &[&str] = &[
@@ -239,9 +239,9 @@ fn read_level(kind: &str, input: &Element, level: usize) -> Result<Option<Elemen
         }
     }
     if kind != "network" {
-        source.children.retain(|child| {
-            !matches!(child, bulkhead_xml::Node::Element(child) if OF_NETWORKS.contains(&child.name.as_str()))
-        });
+        source.children.retain(
+            |child| !matches!(child, Node::Element(child) if OF_NETWORKS.contains(&child.name.as_str())),
+        );
     }
     match kind {
         "network" => complete_network(&mut source)?,
@@ -284,6 +284,10 @@ fn read_level(kind: &str, input: &Element, level: usize) -> Result<Option<Elemen
 
 /// Labels say whether they apply; a label that is given does.
 pub(crate) fn complete_labels(source: &mut Element) {
+    source.children.retain(|node| {
+        // A label that libvirt skipped in one run of the guest says nothing about the next.
+        !matches!(node, Node::Element(label) if label.name == "seclabel" && label.attr("labelskip") == Some("yes"))
+    });
     for label in source.elements_mut().filter(|child| child.name == "seclabel") {
         label.unset("labelskip");
         if label.attr("relabel").is_none() {
@@ -363,7 +367,6 @@ fn complete_reservations(reservations: &mut Element) -> Result<(), Error> {
         return Err(refusal::missing_attribute(reservations, "managed"));
     }
     if reservations.attr("managed") == Some("yes") {
-        reservations.take("source");
         return Ok(());
     }
     let complete = reservations.child("source").is_some_and(|source| {
@@ -433,7 +436,23 @@ fn read_format(input: &Element) -> Result<Element, Error> {
     let given = input
         .child("format")
         .ok_or_else(|| refusal::xml(input, "it needs a <format>"))?;
-    FORMAT.read(given)
+    let mut format = FORMAT.read(given)?;
+    complete_metadata_cache(&mut format)?;
+    Ok(format)
+}
+
+/// The size of the cache of an image's metadata is spelled in bytes.
+pub(crate) fn complete_metadata_cache(driver: &mut Element) -> Result<(), Error> {
+    let Some(size) = driver
+        .child_mut("metadata_cache")
+        .and_then(|cache| cache.child_mut("max_size"))
+    else {
+        return Ok(());
+    };
+    let bytes = value::bytes(&size.text(), size.attr("unit"), 1, "<max_size>")?;
+    size.set("unit", "bytes");
+    size.set_text(bytes.to_string());
+    Ok(())
 }
 
 fn read_data_store(input: &Element, level: usize) -> Result<Element, Error> {

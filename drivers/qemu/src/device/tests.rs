@@ -49,6 +49,7 @@ fn key(device: &Element, index: usize) -> String {
 fn strip(device: &mut Element, twin: Option<&Element>) {
     device.take("address");
     device.unset("passwd");
+    take_everywhere(device, "cookies");
     match device.name.as_str() {
         "interface" => {
             let generated = twin.is_some_and(|twin| twin.child("mac").is_none());
@@ -67,6 +68,13 @@ fn strip(device: &mut Element, twin: Option<&Element>) {
             }
         }
         _ => {}
+    }
+}
+
+fn take_everywhere(element: &mut Element, name: &str) {
+    while element.take(name).is_some() {}
+    for child in element.elements_mut() {
+        take_everywhere(child, name);
     }
 }
 

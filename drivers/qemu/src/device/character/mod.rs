@@ -339,13 +339,20 @@ fn forget_automatic_path(device: &mut Element, name: Option<&str>) {
             return false;
         };
         rest.strip_suffix(name).is_some_and(|front| {
-            front.ends_with('.') && !front.contains('/')
-                || front.ends_with('/') && !front.trim_end_matches('/').contains('/')
+            let folder = front.strip_suffix('/').filter(|folder| !folder.contains('/'));
+            folder.is_some_and(is_guest_folder) || front.ends_with('.') && !front.contains('/')
         })
     });
     if made_up {
         device.take("source");
     }
+}
+
+/// Whether a folder bears the name of one run of a guest: `domain-NAME` or `7-NAME`.
+fn is_guest_folder(name: &str) -> bool {
+    let number = name.split('-').next().unwrap_or_default();
+    name.starts_with("domain-")
+        || name.contains('-') && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Gives a port to each serial port, parallel port and console that has none: the next after the highest of its kind.

@@ -200,6 +200,10 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     if View(&disk).device() == "cdrom" && disk.child("readonly").is_none() {
         disk.push(Element::new("readonly"));
     }
+    if matches!(View(&disk).kind(), "vhostuser" | "vhostvdpa") && disk.attr("snapshot").is_none() {
+        // Its image belongs to another process.
+        disk.set("snapshot", "no");
+    }
     if disk.attr("snapshot") == Some("no") && disk.child("readonly").is_some() {
         disk.unset("snapshot");
     }
@@ -239,6 +243,10 @@ fn complete_source(input: &Element, disk: &mut Element) -> Result<(), Error> {
         && let Some(source) = source::read(&kind, given)?
     {
         disk.push(source);
+    }
+    if disk.child("source").is_none() && matches!(View(disk).device(), "cdrom" | "floppy") {
+        // An empty drive holds no block device.
+        disk.set("type", "file");
     }
     check_auth(disk)?;
     if let Some(store) = input.child("backingStore") {
@@ -301,6 +309,9 @@ fn complete_target(input: &Element, disk: &mut Element) -> Result<(), Error> {
     if target.attr("tray") == Some("closed") || !removable {
         target.unset("tray");
     }
+    if target.attr("bus") != Some("usb") {
+        target.unset("removable");
+    }
     if target.attr("rotation_rate") == Some("0") {
         target.unset("rotation_rate");
     }
@@ -348,27 +359,13 @@ fn complete_driver(disk: &mut Element) -> Result<(), Error> {
             return Err(refusal::unsupported(&place, message));
         }
         Some(_) => {}
+        // The format of a volume is known when its pool is asked.
+        None if kind == "volume" => {}
         None if kind == "dir" => driver.set("type", "fat"),
         None => driver.set("type", "raw"),
     }
-    if driver.attr("detect_zeroes") == Some("unmap") && driver.attr("discard") != Some("unmap") {
-        driver.set("detect_zeroes", "on");
-    }
-    complete_metadata_cache(driver)?;
+    source::complete_metadata_cache(driver)?;
     DRIVER.arrange(driver);
-    Ok(())
-}
-
-fn complete_metadata_cache(driver: &mut Element) -> Result<(), Error> {
-    let Some(size) = driver
-        .child_mut("metadata_cache")
-        .and_then(|cache| cache.child_mut("max_size"))
-    else {
-        return Ok(());
-    };
-    let bytes = super::value::bytes(&size.text(), size.attr("unit"), 1, "<max_size>")?;
-    size.set("unit", "bytes");
-    size.set_text(bytes.to_string());
     Ok(())
 }
 

@@ -27,11 +27,11 @@ const TYPES: &[(&str, Shape)] = &[
                 text("socket"),
                 text("listen"),
                 text("keymap"),
+                one_of("sharePolicy", &["allow-exclusive", "force-shared", "ignore"]),
+                yes_no("powerControl"),
                 text("passwd"),
                 text("passwdValidTo"),
                 one_of("connected", &["keep", "disconnect", "fail"]),
-                one_of("sharePolicy", &["allow-exclusive", "force-shared", "ignore"]),
-                yes_no("powerControl"),
             ],
             &[place("listen"), AUDIO],
         ),
@@ -133,7 +133,8 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
 
 fn complete_vnc(input: &Element, display: &mut Element) -> Result<(), Error> {
     listen::append(input, display)?;
-    if display.child("listen").and_then(|listen| listen.attr("type")) == Some("socket") {
+    let listens = display.path_attr("listen", "type");
+    if matches!(listens, Some("socket" | "none")) {
         display.unset("port");
         display.unset("autoport");
         display.unset("websocket");
@@ -145,17 +146,20 @@ fn complete_vnc(input: &Element, display: &mut Element) -> Result<(), Error> {
 
 fn complete_vnc_port(input: &Element, display: &mut Element) -> Result<(), Error> {
     let port = port_of(input, "port", "vnc")?;
-    // Port 0 and -1 ask for any, as no port does.
-    let automatic = input.attr("autoport") == Some("yes") || matches!(port, None | Some(0 | -1));
+    // -1 asks for any port, as no port does.
+    let automatic = match input.attr("autoport") {
+        Some("yes") => true,
+        Some("no") => port == Some(-1),
+        _ => matches!(port, None | Some(-1)),
+    };
     let websocket = port_of(input, "websocket", "vnc")?;
-    display.set(
-        "port",
-        if automatic {
-            "-1".to_owned()
-        } else {
-            port.unwrap_or(-1).to_string()
-        },
-    );
+    match (automatic, port) {
+        (true, _) => display.set("port", "-1"),
+        (false, None | Some(0)) => {
+            display.unset("port");
+        }
+        (false, Some(port)) => display.set("port", port.to_string()),
+    }
     display.set("autoport", if automatic { "yes" } else { "no" });
     match websocket {
         None | Some(0) => {

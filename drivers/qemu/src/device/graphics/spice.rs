@@ -6,23 +6,22 @@ use super::{GL, complete_password, listen, port_of};
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
+/// The channels of the protocol, in the order in which they are printed.
+const CHANNELS: &[&str] = &[
+    "main",
+    "display",
+    "inputs",
+    "cursor",
+    "playback",
+    "record",
+    "smartcard",
+    "usbredir",
+];
+
 const CHANNEL: Shape = shape(
     "channel",
     &[
-        one_of(
-            "name",
-            &[
-                "main",
-                "display",
-                "inputs",
-                "cursor",
-                "playback",
-                "record",
-                "smartcard",
-                "usbredir",
-            ],
-        )
-        .required(),
+        one_of("name", CHANNELS).required(),
         one_of("mode", &["any", "secure", "insecure"]).required(),
     ],
     &[],
@@ -63,6 +62,7 @@ pub(super) const CHILDREN: &[Shape] = &[
 pub(super) fn complete(input: &Element, display: &mut Element) -> Result<(), Error> {
     listen::append(input, display)?;
     complete_ports(input, display)?;
+    complete_channels(display);
     if display.attr("defaultMode") == Some("any") {
         display.unset("defaultMode");
     }
@@ -70,6 +70,24 @@ pub(super) fn complete(input: &Element, display: &mut Element) -> Result<(), Err
         display.take("gl");
     }
     complete_password(input, display, None)
+}
+
+/// One entry for each channel with a mode of its own, in the order of the table.
+fn complete_channels(display: &mut Element) {
+    let mut channels: Vec<Element> = Vec::new();
+    while let Some(channel) = display.take("channel") {
+        channels.retain(|earlier| earlier.attr("name") != channel.attr("name"));
+        channels.push(channel);
+    }
+    channels.retain(|channel| channel.attr("mode") != Some("any"));
+    channels.sort_by_key(|channel| {
+        CHANNELS
+            .iter()
+            .position(|name| Some(*name) == channel.attr("name"))
+    });
+    for channel in channels {
+        display.push(channel);
+    }
 }
 
 fn complete_ports(input: &Element, display: &mut Element) -> Result<(), Error> {
@@ -80,12 +98,15 @@ fn complete_ports(input: &Element, display: &mut Element) -> Result<(), Error> {
         port = 0;
         tls = 0;
     }
+    let listens_on_port = display
+        .child("listen")
+        .is_some_and(|listen| matches!(listen.attr("type"), Some("address" | "network")));
     let wants_tls = tls != 0
         || display.attr("defaultMode") == Some("secure")
         || display
             .all("channel")
             .any(|channel| channel.attr("mode") == Some("secure"));
-    if tls > 0 || (!automatic && tls == -1) || (wants_tls && !automatic && tls != 0) {
+    if listens_on_port && (tls > 0 || (!automatic && tls == -1) || (wants_tls && !automatic && tls != 0)) {
         return Err(refusal::unsupported_by_qemu(
             input,
             "its TLS port can't be served, as TLS for SPICE is not set up on this host; remove tlsPort",
@@ -93,9 +114,6 @@ fn complete_ports(input: &Element, display: &mut Element) -> Result<(), Error> {
     }
     display.unset("port");
     display.unset("tlsPort");
-    let listens_on_port = display
-        .child("listen")
-        .is_some_and(|listen| matches!(listen.attr("type"), Some("address" | "network")));
     display.unset("autoport");
     if !listens_on_port {
         return Ok(());

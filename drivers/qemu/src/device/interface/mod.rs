@@ -79,11 +79,6 @@ fn complete_mac(interface: &mut Element) -> Result<(), Error> {
             format!("MAC address '{address}' is a multicast one; use one whose first byte is even"),
         ));
     }
-    if let Some(mac) = interface.child_mut("mac")
-        && mac.attr("type") != Some("static")
-    {
-        mac.unset("type");
-    }
     Ok(())
 }
 
@@ -118,7 +113,11 @@ fn complete_model(
         interface.take("model");
         return Ok(());
     }
-    if let Some(model) = default_model(context) {
+    let default = match kind {
+        "vhostuser" | "vdpa" => Some("virtio"),
+        _ => default_model(context),
+    };
+    if let Some(model) = default {
         interface.child_or_insert("model").set("type", model);
     }
     Ok(())
@@ -130,9 +129,7 @@ fn default_model(context: &Context) -> Option<&'static str> {
     match arch {
         "s390" | "s390x" | "riscv32" | "riscv64" | "loongarch64" => Some("virtio"),
         "i686" | "x86_64" | "alpha" | "ppc" | "sh4" | "sh4eb" | "mips" | "mipsel" | "mips64" | "mips64el"
-        | "hppa" => Some("rtl8139"),
-        "ppc64" | "ppc64le" if machine.starts_with("pseries") => Some("rtl8139"),
-        "ppc64" | "ppc64le" => Some("rtl8139"),
+        | "hppa" | "ppc64" | "ppc64le" => Some("rtl8139"),
         "armv6l" | "armv7l" | "aarch64" => Some(match machine {
             "versatilepb" => "smc91c111",
             _ if machine == "virt" || machine.starts_with("virt-") => "virtio",
@@ -173,8 +170,13 @@ fn complete_driver(input: &Element, interface: &mut Element, kind: &str) -> Resu
         }
         driver.set("name", name);
     }
-    for name in ["queues", "rx_queue_size", "tx_queue_size"] {
-        if driver.attr(name) == Some("0") {
+    for (name, unset) in [
+        ("queues", "1"),
+        ("queues", "0"),
+        ("rx_queue_size", "0"),
+        ("tx_queue_size", "0"),
+    ] {
+        if driver.attr(name) == Some(unset) {
             driver.unset(name);
         }
     }

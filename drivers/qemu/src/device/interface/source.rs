@@ -4,7 +4,7 @@ use super::super::address;
 use super::super::refusal;
 use super::super::schema::{Attribute, Shape, attribute, number, one_of, shape, text, yes_no};
 use super::super::value::Kind;
-use super::tables::{IP, ROUTE, complete_addresses};
+use super::tables::{IP, ROUTE, complete_addresses, is_passt};
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -89,6 +89,8 @@ const SOURCES: &[(&str, Shape, &[&str])] = &[
     ),
 ];
 
+const PASST: Shape = shape("source", &[text("dev")], &[]);
+
 /// Reads the source and appends it.
 pub(super) fn complete(input: &Element, interface: &mut Element, kind: &str) -> Result<(), Error> {
     if kind == "hostdev" {
@@ -97,9 +99,15 @@ pub(super) fn complete(input: &Element, interface: &mut Element, kind: &str) -> 
     let Some((_, shape, required)) = SOURCES.iter().find(|(name, ..)| *name == kind) else {
         return Ok(());
     };
+    // A vhost-user interface of passt has no socket of the client's choice, but an interface of the host.
+    let (shape, required) = if kind == "vhostuser" && is_passt(interface) {
+        (&PASST, [].as_slice())
+    } else {
+        (shape, *required)
+    };
     let empty = Element::new("source");
     let mut source = shape.read(input.child("source").unwrap_or(&empty))?;
-    for name in *required {
+    for name in required {
         if source.attr(name).is_none_or(str::is_empty) {
             return Err(refusal::xml(
                 input,
@@ -119,7 +127,7 @@ pub(super) fn complete(input: &Element, interface: &mut Element, kind: &str) -> 
                 "an interface of type 'udp' needs a <local> with a port in its <source>",
             ));
         }
-        "vhostuser" => check_vhost_user(&mut source)?,
+        "vhostuser" if !is_passt(interface) => check_vhost_user(&mut source)?,
         _ => {}
     }
     complete_addresses(&mut source);

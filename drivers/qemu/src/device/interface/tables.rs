@@ -4,6 +4,7 @@ use super::super::common::{ATS, IOMMU, PACKED, PAGE_PER_VQ};
 use super::super::refusal;
 use super::super::schema::{Shape, attribute, content, number, on_off, one_of, place, shape, text, yes_no};
 use super::super::value::Kind;
+use super::View;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::Element;
 
@@ -248,6 +249,7 @@ pub(super) const INTERFACE: Shape = shape(
         shape("port", &[yes_no("isolated")], &[]),
         IP,
         ROUTE,
+        PORT_FORWARD,
         shape("script", &[text("path")], &[]),
         shape("downscript", &[text("path")], &[]),
         shape("backenddomain", &[text("name")], &[]),
@@ -256,7 +258,6 @@ pub(super) const INTERFACE: Shape = shape(
         shape("model", &[text("type")], &[]),
         DRIVER,
         BACKEND,
-        PORT_FORWARD,
         FILTER,
         shape("tune", &[], &[content("sndbuf", Kind::Number(0, u64::MAX))]),
         shape("link", &[one_of("state", &["default", "up", "down"])], &[]),
@@ -288,7 +289,28 @@ pub(super) fn complete_parts(input: &Element, interface: &mut Element, kind: &st
     if interface.path_attr("mtu", "size") == Some("0") {
         interface.take("mtu");
     }
-    if kind != "user" {
+    let virtio = View(interface).is_virtio();
+    if let Some(backend) = interface.child_mut("backend")
+        && !virtio
+    {
+        backend.unset("vhost");
+        if backend.attributes.is_empty() {
+            interface.take("backend");
+        }
+    }
+    if interface
+        .at("coalesce/rx/frames")
+        .is_none_or(|frames| frames.attr("max") == Some("0"))
+    {
+        interface.take("coalesce");
+    }
+    if kind == "hostdev" {
+        interface.take("filterref");
+    }
+    if interface.path_attr("backend", "type") == Some("default") {
+        interface.child_or_insert("backend").unset("type");
+    }
+    if !is_passt(interface) {
         interface.children.retain(
             |child| !matches!(child, bulkhead_xml::Node::Element(child) if child.name == "portForward"),
         );
@@ -315,6 +337,11 @@ pub(super) fn complete_parts(input: &Element, interface: &mut Element, kind: &st
         }
     }
     Ok(())
+}
+
+/// Whether the interface is connected by passt.
+pub(super) fn is_passt(interface: &Element) -> bool {
+    interface.path_attr("backend", "type") == Some("passt")
 }
 
 /// Addresses say their family.

@@ -62,15 +62,17 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     if model == "sgx-epc" {
         return Err(refusal::unsupported_by_qemu(input, "this QEMU has no SGX memory"));
     }
-    if let Some(uuid) = input.child_text("uuid") {
-        if model == "nvdimm" {
-            // Its UUID means something on pseries alone.
-            if !context.arch.starts_with("ppc64") {
-                return Err(refusal::unsupported(
-                    input,
-                    "an NVDIMM of this architecture has no UUID; remove it",
-                ));
-            }
+    if model == "virtio-pmem" {
+        memory.set("access", "shared");
+    }
+    if model == "nvdimm"
+        && let Some(uuid) = input.child_text("uuid")
+    {
+        if !context.arch.starts_with("ppc64") {
+            return Err(refusal::unsupported(
+                input,
+                "an NVDIMM of this architecture has no UUID; remove it",
+            ));
         }
         let uuid =
             value::uuid(&uuid).ok_or_else(|| refusal::xml(input, format!("'{uuid}' is not a UUID")))?;

@@ -59,9 +59,9 @@ fn complete_backend(input: &Element) -> Result<Element, Error> {
     match backend.attr("model") {
         Some("random") => {
             let file = input.text().trim().to_owned();
-            // QEMU's own default, written out.
+            // The same source that libvirt opens by default.
             backend.set_text(if file.is_empty() {
-                "/dev/urandom".to_owned()
+                "/dev/random".to_owned()
             } else {
                 file
             });

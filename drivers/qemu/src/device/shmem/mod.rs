@@ -18,7 +18,7 @@ const SHMEM: Shape = shape(
             &[],
         ),
         place("size"),
-        shape("server", &[text("path")], &[]),
+        shape("server", &[text("path")], &[]).kept(),
         shape("msi", &[number("vectors"), on_off("ioeventfd")], &[]),
     ],
 );
@@ -53,8 +53,11 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
             "this QEMU has no model 'ivshmem'; use 'ivshmem-plain' or 'ivshmem-doorbell'",
         ));
     }
-    if memory.attr("role").is_none() {
-        memory.set("role", "peer");
+    if model == "ivshmem-doorbell" {
+        let interrupts = memory.child_or_insert("msi");
+        if interrupts.attr("ioeventfd").is_none() {
+            interrupts.set("ioeventfd", "on");
+        }
     }
     append_size(input, &mut memory, &model)?;
     if model == "ivshmem-plain" && (memory.child("server").is_some() || input.child("msi").is_some()) {

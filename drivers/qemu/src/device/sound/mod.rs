@@ -44,8 +44,10 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
     if model != "usb" {
         sound.unset("multichannel");
     }
-    if sound.attr("streams") == Some("0") || model != "virtio" {
+    if model != "virtio" {
         sound.unset("streams");
+    } else if sound.attr("streams").is_none_or(|streams| streams == "0") {
+        sound.set("streams", "2");
     }
     let driver = sound.take("driver");
     common::append(input, &mut sound, common::PLAIN)?;

@@ -86,7 +86,7 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
         return Ok(tpm);
     };
     let kind = TYPE.read(given)?.unset("type").unwrap_or_default();
-    let model = default_model(&tpm, &kind, given, context);
+    let model = model_of(&tpm, context);
     tpm.set("model", model);
     let backend = match kind.as_str() {
         "passthrough" => passthrough(given)?,
@@ -99,19 +99,13 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     Ok(tpm)
 }
 
-fn default_model(tpm: &Element, kind: &str, backend: &Element, context: &Context) -> &'static str {
+fn model_of(tpm: &Element, context: &Context) -> &'static str {
     match tpm.attr("model") {
         Some("tpm-crb") => "tpm-crb",
         Some("tpm-spapr") => "tpm-spapr",
         Some("tpm-spapr-proxy") => "tpm-spapr-proxy",
         Some(_) => "tpm-tis",
         None if context.arch.starts_with("ppc64") => "tpm-spapr",
-        None if kind == "emulator"
-            && backend.attr("version") == Some("2.0")
-            && matches!(context.arch.as_str(), "x86_64" | "i686") =>
-        {
-            "tpm-crb"
-        }
         None => "tpm-tis",
     }
 }
@@ -127,7 +121,7 @@ fn passthrough(given: &Element) -> Result<Element, Error> {
 fn emulator(input: &Element, given: &Element, model: &str) -> Result<Element, Error> {
     let mut backend = EMULATOR.read(given)?;
     if backend.attr("version").is_none_or(|version| version == "default") {
-        backend.set("version", if model == "tpm-tis" { "1.2" } else { "2.0" });
+        backend.set("version", "2.0");
     }
     if backend.attr("version") == Some("1.2") {
         if model != "tpm-tis" {

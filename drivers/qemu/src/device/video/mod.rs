@@ -57,12 +57,12 @@ const VIDEO: Shape = shape(
         shape(
             "driver",
             &[
-                one_of("name", &["default", "qemu", "vhostuser"]),
-                one_of("vgaconf", &["io", "on", "off"]),
                 IOMMU,
                 ATS,
                 PACKED,
                 PAGE_PER_VQ,
+                one_of("name", &["default", "qemu", "vhostuser"]),
+                one_of("vgaconf", &["io", "on", "off"]),
             ],
             &[],
         ),
@@ -179,7 +179,7 @@ fn complete_memory(place: &Element, model: &mut Element, kind: &str) -> Result<(
             let vram = memory(model, "vram").unwrap_or(QXL_RAM);
             let vgamem = memory(model, "vgamem").unwrap_or(QXL_VGA_MEMORY);
             model.set("ram", rounded(ram).to_string());
-            model.set("vram", vram.max(LEAST_MEMORY).to_string());
+            model.set("vram", rounded(vram.max(LEAST_MEMORY)).to_string());
             model.set("vgamem", rounded(vgamem).to_string());
             match memory(model, "vram64") {
                 Some(size) => model.set("vram64", rounded(size).to_string()),
@@ -190,8 +190,7 @@ fn complete_memory(place: &Element, model: &mut Element, kind: &str) -> Result<(
         }
         "vga" | "vmvga" | "bochs" | "cirrus" => {
             let size = memory(model, "vram").unwrap_or(MEMORY).max(LEAST_MEMORY);
-            let size = if kind == "cirrus" { size } else { rounded(size) };
-            model.set("vram", size.to_string());
+            model.set("vram", rounded(size).to_string());
         }
         _ => {
             if memory(model, "vram").is_none() {
