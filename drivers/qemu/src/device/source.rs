@@ -264,6 +264,7 @@ fn read_level(kind: &str, input: &Element, level: usize) -> Result<Option<Elemen
         }
         _ => {}
     }
+    check_labels(&source)?;
     complete_labels(&mut source);
     if let Some(reservations) = source.child_mut("reservations") {
         complete_reservations(reservations)?;
@@ -297,6 +298,25 @@ pub(crate) fn complete_labels(source: &mut Element) {
             label.take("label");
         }
     }
+}
+
+/// Of several labels, each says which security model it is for.
+pub(crate) fn check_labels(source: &Element) -> Result<(), Error> {
+    let nameless = source.all("seclabel").any(|label| label.attr("model").is_none());
+    if nameless && source.all("seclabel").count() > 1 {
+        return Err(refusal::xml(source, "several <seclabel> need a model each"));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    if !source
+        .all("seclabel")
+        .all(|label| seen.insert(label.attr("model")))
+    {
+        return Err(refusal::xml(
+            source,
+            "it has several <seclabel> for one security model",
+        ));
+    }
+    Ok(())
 }
 
 fn complete_network(source: &mut Element) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use super::common;
 use super::refusal;
 use super::schema::{Shape, attribute, number, place, shape, text};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -103,7 +103,7 @@ impl<'a> View<'a> {
 
 /// The canonical form of a character device of any of the four kinds. The port of one that has none is given by
 /// [`number_ports`], which knows the others.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut device = CHARACTER.read(input)?;
     device.name.clone_from(&input.name);
     let Some(kind) = device.attr("type").map(str::to_owned) else {
@@ -112,7 +112,7 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     let target = match input.name.as_str() {
         "serial" => serial_target(input, context)?,
         "parallel" => target_of(&PARALLEL_TARGET, input)?,
-        "console" => console_target(input, context)?,
+        "console" => console_target(input)?,
         _ => channel_target(input, &kind)?,
     };
     let automatic = input.name == "channel" && matches!(target.attr("type"), Some("virtio" | "xen"));
@@ -131,7 +131,7 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
 }
 
 /// A device without a type is connected to a pseudo terminal.
-fn complete_untyped(input: &Element, context: &Context) -> Result<Element, Error> {
+fn complete_untyped(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut typed = input.clone();
     typed.set("type", "pty");
     complete(&typed, context)
@@ -144,16 +144,8 @@ fn target_of(shape: &Shape, input: &Element) -> Result<Element, Error> {
     }
 }
 
-fn is_virt(machine: &str) -> bool {
-    machine == "virt" || machine.starts_with("virt-")
-}
-
-fn is_arm(arch: &str) -> bool {
-    matches!(arch, "aarch64" | "armv6l" | "armv7l")
-}
-
 /// The serial port of an architecture where none is named: target type and model.
-fn default_serial(input: &Element, context: &Context) -> (&'static str, &'static str) {
+fn default_serial(input: &Element, context: &Context<'_>) -> (&'static str, &'static str) {
     match input.path_attr("address", "type") {
         Some("usb") => return ("usb-serial", "usb-serial"),
         Some("pci") => return ("pci-serial", "pci-serial"),
@@ -163,19 +155,21 @@ fn default_serial(input: &Element, context: &Context) -> (&'static str, &'static
     let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
     match arch {
         "i686" | "x86_64" => ("isa-serial", "isa-serial"),
-        "ppc64" | "ppc64le" if machine.starts_with("pseries") => ("spapr-vio-serial", "spapr-vty"),
+        _ if context.is_pseries() => ("spapr-vio-serial", "spapr-vty"),
         "ppc64" | "ppc64le" if machine.starts_with("powernv") => ("isa-serial", "isa-serial"),
-        _ if is_arm(arch) && (is_virt(machine) || machine == "versatilepb") => ("system-serial", "pl011"),
-        "riscv32" | "riscv64" | "loongarch64" if is_virt(machine) => ("system-serial", "16550a"),
+        _ if context.is_arm() && (context.is_virt() || machine == "versatilepb") => {
+            ("system-serial", "pl011")
+        }
+        _ if context.is_virt() => ("system-serial", "16550a"),
         "s390" | "s390x" => ("sclp-serial", "sclpconsole"),
         _ => ("", ""),
     }
 }
 
 /// The model of a target type where none is named.
-fn default_model(kind: &str, context: &Context) -> Option<&'static str> {
+fn default_model(kind: &str, context: &Context<'_>) -> Option<&'static str> {
     if kind == "system-serial" {
-        return Some(if is_arm(&context.arch) { "pl011" } else { "16550a" });
+        return Some(if context.is_arm() { "pl011" } else { "16550a" });
     }
     MODELS
         .iter()
@@ -183,7 +177,7 @@ fn default_model(kind: &str, context: &Context) -> Option<&'static str> {
         .map(|(model, _)| *model)
 }
 
-fn serial_target(input: &Element, context: &Context) -> Result<Element, Error> {
+fn serial_target(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut target = target_of(&SERIAL_TARGET, input)?;
     let (kind, model) = default_serial(input, context);
     if target.attr("type").is_none() && !kind.is_empty() {
@@ -200,29 +194,59 @@ fn serial_target(input: &Element, context: &Context) -> Result<Element, Error> {
             }
         }
         Some(model) => {
-            let Some((_, wanted)) = MODELS.iter().find(|(name, _)| *name == model) else {
+            if !MODELS.iter().any(|(name, _)| *name == model) {
                 return Err(refusal::unsupported(
                     input,
                     format!("serial model '{model}' is unknown"),
                 ));
-            };
-            if *wanted != kind {
-                return Err(refusal::unsupported_by_qemu(
-                    input,
-                    format!("model '{model}' needs target type '{wanted}', not '{kind}'"),
-                ));
             }
         }
     }
-    check_serial(input, &target, context)?;
     SERIAL_TARGET.arrange(&mut target);
     Ok(target)
 }
 
-/// Whether machine and address suit the target.
-fn check_serial(input: &Element, target: &Element, context: &Context) -> Result<(), Error> {
-    let kind = target.attr("type").unwrap_or_default();
-    let model = target.path_attr("model", "name").unwrap_or_default();
+/// Whether guest and address suit the device.
+pub(crate) fn check(device: &Element, context: &Context<'_>) -> Result<(), Error> {
+    match device.name.as_str() {
+        "serial" => check_serial(device, context),
+        "parallel" if context.is_pseries() || context.is_s390() => Err(refusal::unsupported_by_qemu(
+            device,
+            format!("machine '{}' has no parallel ports", context.machine),
+        )),
+        "console" => check_console(device, context),
+        _ => Ok(()),
+    }
+}
+
+fn check_console(device: &Element, context: &Context<'_>) -> Result<(), Error> {
+    match View(device).target() {
+        kind @ ("sclp" | "sclplm") if !context.is_s390() => Err(refusal::unsupported_by_qemu(
+            device,
+            format!("a console '{kind}' exists on s390 only"),
+        )),
+        kind @ ("xen" | "uml" | "lxc" | "openvz") => Err(refusal::unsupported_by_qemu(
+            device,
+            format!("QEMU has no console '{kind}'; use 'serial' or 'virtio'"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_serial(device: &Element, context: &Context<'_>) -> Result<(), Error> {
+    let kind = View(device).target();
+    let model = device
+        .at("target/model")
+        .and_then(|model| model.attr("name"))
+        .unwrap_or_default();
+    if let Some((_, wanted)) = MODELS.iter().find(|(name, _)| *name == model)
+        && *wanted != kind
+    {
+        return Err(refusal::unsupported_by_qemu(
+            device,
+            format!("model '{model}' needs target type '{wanted}', not '{kind}'"),
+        ));
+    }
     let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
     let fits = match (kind, model) {
         ("isa-serial" | "isa-debug", _) => {
@@ -232,15 +256,15 @@ fn check_serial(input: &Element, target: &Element, context: &Context) -> Result<
             ) || machine.starts_with("powernv")
                 || machine == "prep"
         }
-        (_, "pl011") => is_arm(arch) && (is_virt(machine) || machine == "versatilepb"),
-        (_, "16550a") => matches!(arch, "riscv32" | "riscv64" | "loongarch64") && is_virt(machine),
-        ("spapr-vio-serial", _) => arch.starts_with("ppc64") && machine.starts_with("pseries"),
-        ("sclp-serial", _) => arch.starts_with("s390"),
+        (_, "pl011") => context.is_arm() && (context.is_virt() || machine == "versatilepb"),
+        (_, "16550a") => !context.is_arm() && context.is_virt(),
+        ("spapr-vio-serial", _) => context.is_pseries(),
+        ("sclp-serial", _) => context.is_s390(),
         _ => true,
     };
     if !fits {
         return Err(refusal::unsupported_by_qemu(
-            input,
+            device,
             format!(
                 "a serial port '{kind}' of model '{model}' does not exist on machine '{machine}' of {arch}"
             ),
@@ -253,33 +277,20 @@ fn check_serial(input: &Element, target: &Element, context: &Context) -> Result<
         "spapr-vio-serial" => "spapr-vio",
         _ => return Ok(()),
     };
-    match input.path_attr("address", "type") {
+    match device.path_attr("address", "type") {
         None | Some("unassigned") => Ok(()),
         Some(given) if given == wanted => Ok(()),
         Some(given) => Err(refusal::unsupported_by_qemu(
-            input,
+            device,
             format!("a serial port '{kind}' needs an address of type '{wanted}', not '{given}'"),
         )),
     }
 }
 
-fn console_target(input: &Element, context: &Context) -> Result<Element, Error> {
+fn console_target(input: &Element) -> Result<Element, Error> {
     let mut target = target_of(&CONSOLE_TARGET, input)?;
-    match target.attr("type") {
-        None => target.set("type", "serial"),
-        Some(kind @ ("sclp" | "sclplm")) if !context.arch.starts_with("s390") => {
-            return Err(refusal::unsupported_by_qemu(
-                input,
-                format!("a console '{kind}' exists on s390 only"),
-            ));
-        }
-        Some(kind @ ("xen" | "uml" | "lxc" | "openvz")) => {
-            return Err(refusal::unsupported_by_qemu(
-                input,
-                format!("QEMU has no console '{kind}'; use 'serial' or 'virtio'"),
-            ));
-        }
-        Some(_) => {}
+    if target.attr("type").is_none() {
+        target.set("type", "serial");
     }
     CONSOLE_TARGET.arrange(&mut target);
     Ok(target)

@@ -4,8 +4,8 @@ use super::common::{self, ATS, IOMMU, PACKED, PAGE_PER_VQ};
 use super::refusal;
 use super::schema::{Shape, attribute, content, number, on_off, one_of, shape, text};
 use super::value::{self, Kind};
-use crate::device::context::Context;
-use bulkhead_wire::error::Error;
+use crate::domain::context::Context;
+use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::Element;
 
 const DRIVER: Shape = shape(
@@ -164,11 +164,11 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a controller. Index, and a model that depends on the machine, are the domain's to add.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut controller = CONTROLLER.read(input)?;
     let kind = View(&controller).kind().to_owned();
     complete_model(input, &mut controller, &kind)?;
-    complete_ports(input, &mut controller, &kind)?;
+    complete_ports(&mut controller, &kind);
     if kind != "pci" {
         controller.take("model");
         controller.take("target");
@@ -210,7 +210,7 @@ fn complete_model(input: &Element, controller: &mut Element, kind: &str) -> Resu
     Ok(())
 }
 
-fn complete_ports(input: &Element, controller: &mut Element, kind: &str) -> Result<(), Error> {
+fn complete_ports(controller: &mut Element, kind: &str) {
     let dropped: &[&str] = match kind {
         "virtio-serial" => &["maxGrantFrames", "maxEventChannels"],
         "usb" => &["vectors", "maxGrantFrames", "maxEventChannels"],
@@ -221,22 +221,10 @@ fn complete_ports(input: &Element, controller: &mut Element, kind: &str) -> Resu
         controller.unset(name);
     }
     if kind != "usb" {
-        return Ok(());
+        return;
     }
-    let xhci = matches!(View(controller).model(), Some("nec-xhci" | "qemu-xhci"));
-    let ports = controller
-        .attr("ports")
-        .and_then(|ports| ports.parse::<u32>().ok());
-    match (xhci, ports) {
-        (true, Some(ports)) if ports > 15 => Err(refusal::unsupported_by_qemu(
-            input,
-            format!("an xHCI controller has up to 15 ports, not {ports}"),
-        )),
-        (true, None) if View(controller).model() == Some("qemu-xhci") => {
-            controller.set("ports", "15");
-            Ok(())
-        }
-        _ => Ok(()),
+    if controller.attr("ports").is_none() && View(controller).model() == Some("qemu-xhci") {
+        controller.set("ports", "15");
     }
 }
 
@@ -268,4 +256,80 @@ fn append_hole(input: &Element, controller: &mut Element, kind: &str) -> Result<
             .with_text(bytes.div_ceil(1024).to_string()),
     );
     Ok(())
+}
+
+/// Whether the controller's numbers are ones that QEMU's device takes.
+pub(crate) fn check(controller: &Element, context: &Context<'_>) -> Result<(), Error> {
+    if View(controller).kind() == "ide" {
+        // Guests of other architectures have one on the board or none.
+        let built_in = context.is_i440fx() || !(context.is_x86() || context.is_virt() || context.is_s390());
+        if !built_in {
+            return Err(refusal::unsupported_by_qemu(
+                controller,
+                format!(
+                    "machine '{}' has no IDE; use 'sata', 'scsi' or 'virtio'",
+                    context.machine
+                ),
+            ));
+        }
+        if View(controller).index().is_some_and(|index| index > 0) {
+            return Err(refusal::unsupported_by_qemu(
+                controller,
+                format!(
+                    "machine '{}' has one IDE controller, with index 0",
+                    context.machine
+                ),
+            ));
+        }
+    }
+    check_pci(controller, context)?;
+    let xhci = matches!(View(controller).model(), Some("nec-xhci" | "qemu-xhci"));
+    match controller.attr("ports").and_then(value::decimal) {
+        Some(ports) if xhci && ports > 15 => Err(refusal::unsupported_by_qemu(
+            controller,
+            format!("an xHCI controller has up to 15 ports, not {ports}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Host bridges of pseries are numbered like their controllers; NUMA nodes are those of the guest.
+fn check_pci(controller: &Element, context: &Context<'_>) -> Result<(), Error> {
+    let view = View(controller);
+    if view.kind() != "pci" {
+        return Ok(());
+    }
+    let node = controller
+        .at("target/node")
+        .and_then(|node| value::decimal(&node.text()));
+    if context.is_pseries() && view.model() == Some("pci-root") {
+        let target = controller.path_attr("target", "index");
+        if node.is_some() && view.index() == Some(0) {
+            return Err(refusal::unsupported(
+                controller,
+                "the PCI controller with index 0 can't belong to a NUMA node; remove <node>",
+            ));
+        }
+        if target.is_some_and(|target| (target == "0") != (view.index() == Some(0))) {
+            return Err(refusal::unsupported(
+                controller,
+                "target index 0 belongs to the PCI controller with index 0 and to no other",
+            ));
+        }
+    }
+    let cells = context
+        .document
+        .at("cpu/numa")
+        .map_or(0, |numa| numa.all("cell").count() as u64);
+    match node {
+        Some(node) if node >= cells && !context.is_pseries() => Err(Error::new(
+            Code::XML_ERROR,
+            Origin::QEMU,
+            format!(
+                "<controller> ({}): the guest has no NUMA node {node}; add it to <cpu><numa>",
+                controller.position
+            ),
+        )),
+        _ => Ok(()),
+    }
 }

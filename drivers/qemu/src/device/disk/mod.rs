@@ -9,7 +9,7 @@ use super::schema::{
 };
 use super::source;
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::Element;
 
@@ -187,7 +187,7 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a disk.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut disk = DISK.read(input)?;
     for (name, default) in [("type", "file"), ("device", "disk")] {
         if disk.attr(name).is_none() {
@@ -211,10 +211,8 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
         iotune::append(limits, &mut disk)?;
     }
     complete_identity(&mut disk)?;
-    check(&disk, context)?;
     DISK.arrange(&mut disk);
     common::append(input, &mut disk, common::BOOTABLE)?;
-    check_address(&disk)?;
     Ok(disk)
 }
 
@@ -340,20 +338,11 @@ fn complete_driver(disk: &mut Element) -> Result<(), Error> {
             driver.unset(name);
         }
     }
-    match driver.attr("name") {
-        None => driver.set("name", "qemu"),
-        Some("qemu") => {}
-        Some(name) => {
-            let message = format!("driver '{name}' of '{target}' is not QEMU's; use 'qemu'");
-            return Err(refusal::unsupported_by_qemu(&place, message));
-        }
+    if driver.attr("name").is_none() {
+        driver.set("name", "qemu");
     }
     match driver.attr("type") {
         Some("aio") => driver.set("type", "raw"),
-        Some("iso" | "bochs" | "cloop" | "dmg" | "vhd" | "ploop" | "cow" | "dir") if kind != "dir" => {
-            let message = format!("'{target}' has a format that QEMU does not open; use 'raw'");
-            return Err(refusal::unsupported_by_qemu(&place, message));
-        }
         Some(format) if !source::FORMATS.contains(&format) => {
             let message = format!("format '{format}' of '{target}' is unknown; use raw or qcow2");
             return Err(refusal::unsupported(&place, message));
@@ -394,7 +383,8 @@ fn complete_identity(disk: &mut Element) -> Result<(), Error> {
     Ok(())
 }
 
-fn check(disk: &Element, _context: &Context) -> Result<(), Error> {
+/// Whether QEMU and the bus can do what the disk asks for.
+pub(crate) fn check(disk: &Element, _context: &Context<'_>) -> Result<(), Error> {
     let view = View(disk);
     let (bus, target) = (view.bus(), view.target());
     if let Some(model) = disk.attr("model")
@@ -455,7 +445,29 @@ fn check(disk: &Element, _context: &Context) -> Result<(), Error> {
             format!("'{target}' is shareable, which only format 'raw' can be"),
         ));
     }
-    check_encryption(disk)
+    check_driver(disk)?;
+    check_encryption(disk)?;
+    check_address(disk)
+}
+
+fn check_driver(disk: &Element) -> Result<(), Error> {
+    let target = View(disk).target();
+    if let Some(name) = disk.path_attr("driver", "name").filter(|name| *name != "qemu") {
+        return Err(refusal::unsupported_by_qemu(
+            disk,
+            format!("driver '{name}' of '{target}' is not QEMU's; use 'qemu'"),
+        ));
+    }
+    if matches!(
+        View(disk).format(),
+        "iso" | "bochs" | "cloop" | "dmg" | "vhd" | "ploop" | "cow" | "dir"
+    ) {
+        return Err(refusal::unsupported_by_qemu(
+            disk,
+            format!("'{target}' has a format that QEMU does not open; use 'raw'"),
+        ));
+    }
+    Ok(())
 }
 
 fn check_encryption(disk: &Element) -> Result<(), Error> {

@@ -6,7 +6,7 @@ mod spice;
 use super::refusal;
 use super::schema::{Shape, attribute, number, one_of, place, shape, text, yes_no};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -86,6 +86,9 @@ const TYPES: &[(&str, Shape)] = &[
     ),
 ];
 
+/// The protocol takes no more.
+const LONGEST_VNC_PASSWORD: usize = 8;
+
 /// What the rest of the driver asks about a display.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View<'a>(pub(crate) &'a Element);
@@ -98,15 +101,13 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a display.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let Some(kind) = input.attr("type") else {
         return Err(refusal::missing_attribute(input, "type"));
     };
     if matches!(kind, "rdp" | "desktop") {
-        return Err(refusal::unsupported_by_qemu(
-            input,
-            format!("QEMU has no display of type '{kind}'; use 'vnc' or 'spice'"),
-        ));
+        // Other hypervisors have those; kept as it stands until it is refused.
+        return Ok(input.clone());
     }
     let Some((_, shape)) = TYPES.iter().find(|(name, _)| *name == kind) else {
         return Err(refusal::value(input, format!("display type '{kind}' is unknown")));
@@ -141,7 +142,7 @@ fn complete_vnc(input: &Element, display: &mut Element) -> Result<(), Error> {
     } else {
         complete_vnc_port(input, display)?;
     }
-    complete_password(input, display, Some(8))
+    complete_password(input, display)
 }
 
 fn complete_vnc_port(input: &Element, display: &mut Element) -> Result<(), Error> {
@@ -184,18 +185,7 @@ fn port_of(input: &Element, name: &str, kind: &str) -> Result<Option<i32>, Error
 }
 
 /// Passwords: their length, and until when they hold. They are secret and so printed only on request; here they stay.
-fn complete_password(input: &Element, display: &mut Element, longest: Option<usize>) -> Result<(), Error> {
-    if let (Some(password), Some(longest)) = (display.attr("passwd"), longest)
-        && password.len() > longest
-    {
-        return Err(refusal::unsupported_by_qemu(
-            input,
-            format!(
-                "its password has {} characters, but {longest} are the most",
-                password.len()
-            ),
-        ));
-    }
+fn complete_password(input: &Element, display: &mut Element) -> Result<(), Error> {
     if display.attr("passwd").is_none() {
         display.unset("passwdValidTo");
         display.unset("connected");
@@ -220,4 +210,26 @@ fn is_date(text: &str) -> bool {
             13 | 16 => byte == b':',
             _ => byte.is_ascii_digit(),
         })
+}
+
+/// Whether QEMU can serve it.
+pub(crate) fn check(display: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    match View(display).kind() {
+        kind @ ("rdp" | "desktop") => Err(refusal::unsupported_by_qemu(
+            display,
+            format!("QEMU has no display of type '{kind}'; use 'vnc' or 'spice'"),
+        )),
+        "vnc" => match display.attr("passwd") {
+            Some(password) if password.len() > LONGEST_VNC_PASSWORD => Err(refusal::unsupported_by_qemu(
+                display,
+                format!(
+                    "its password has {} characters, but {LONGEST_VNC_PASSWORD} are the most",
+                    password.len()
+                ),
+            )),
+            _ => Ok(()),
+        },
+        "spice" => spice::check(display),
+        _ => Ok(()),
+    }
 }

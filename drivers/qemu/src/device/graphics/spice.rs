@@ -69,7 +69,7 @@ pub(super) fn complete(input: &Element, display: &mut Element) -> Result<(), Err
     if display.path_attr("gl", "enable").is_none() {
         display.take("gl");
     }
-    complete_password(input, display, None)
+    complete_password(input, display)
 }
 
 /// One entry for each channel with a mode of its own, in the order of the table.
@@ -101,17 +101,6 @@ fn complete_ports(input: &Element, display: &mut Element) -> Result<(), Error> {
     let listens_on_port = display
         .child("listen")
         .is_some_and(|listen| matches!(listen.attr("type"), Some("address" | "network")));
-    let wants_tls = tls != 0
-        || display.attr("defaultMode") == Some("secure")
-        || display
-            .all("channel")
-            .any(|channel| channel.attr("mode") == Some("secure"));
-    if listens_on_port && (tls > 0 || (!automatic && tls == -1) || (wants_tls && !automatic && tls != 0)) {
-        return Err(refusal::unsupported_by_qemu(
-            input,
-            "its TLS port can't be served, as TLS for SPICE is not set up on this host; remove tlsPort",
-        ));
-    }
     display.unset("port");
     display.unset("tlsPort");
     display.unset("autoport");
@@ -121,10 +110,24 @@ fn complete_ports(input: &Element, display: &mut Element) -> Result<(), Error> {
     if port != 0 {
         display.set("port", port.to_string());
     }
+    if tls != 0 {
+        display.set("tlsPort", tls.to_string());
+    }
     if automatic {
         display.set("autoport", "yes");
     } else {
         display.set("autoport", "no");
+    }
+    Ok(())
+}
+
+/// Whether QEMU can serve it on this host.
+pub(super) fn check(display: &Element) -> Result<(), Error> {
+    if display.attr("tlsPort").is_some() {
+        return Err(refusal::unsupported_by_qemu(
+            display,
+            "its TLS port can't be served, as TLS for SPICE is not set up on this host; remove tlsPort",
+        ));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ mod tables;
 
 use super::common;
 use super::refusal;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::Element;
 use tables::{DRIVER, INTERFACE, TARGET};
@@ -38,19 +38,18 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of an interface. An address is made for one that has none by whoever knows the others.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut interface = INTERFACE.read(input)?;
     let kind = View(&interface).kind().to_owned();
     if kind.is_empty() {
         return Err(refusal::missing_attribute(input, "type"));
     }
-    complete_mac(&mut interface)?;
+    complete_mac(&mut interface, context)?;
     source::complete(input, &mut interface, &kind)?;
     complete_model(input, &mut interface, &kind, context)?;
     complete_driver(input, &mut interface, &kind)?;
     complete_target(input, &mut interface, &kind)?;
-    tables::complete_parts(input, &mut interface, &kind)?;
-    check(&interface, &kind)?;
+    tables::complete_parts(input, &mut interface, &kind, context)?;
     INTERFACE.arrange(&mut interface);
     if kind == "hostdev"
         && let Some(driver) = interface.take("driver")
@@ -65,10 +64,15 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     Ok(interface)
 }
 
-fn complete_mac(interface: &mut Element) -> Result<(), Error> {
-    let Some(address) = interface.path_attr("mac", "address") else {
-        interface.take("mac");
-        return Ok(());
+/// An interface without an address, or with zeroes for one, gets a new one.
+fn complete_mac(interface: &mut Element, context: &Context<'_>) -> Result<(), Error> {
+    let address = match interface.path_attr("mac", "address") {
+        Some(address) if address != "00:00:00:00:00:00" => address.to_owned(),
+        _ => {
+            let address = context.host.new_mac();
+            interface.child_or_insert("mac").set("address", address);
+            return Ok(());
+        }
     };
     let first = address
         .get(..2)
@@ -86,7 +90,7 @@ fn complete_model(
     input: &Element,
     interface: &mut Element,
     kind: &str,
-    context: &Context,
+    context: &Context<'_>,
 ) -> Result<(), Error> {
     if let Some(model) = View(interface).model() {
         let plain = model
@@ -124,15 +128,14 @@ fn complete_model(
 }
 
 /// The card that a guest gets where none is named.
-fn default_model(context: &Context) -> Option<&'static str> {
-    let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
-    match arch {
+fn default_model(context: &Context<'_>) -> Option<&'static str> {
+    match context.arch.as_str() {
         "s390" | "s390x" | "riscv32" | "riscv64" | "loongarch64" => Some("virtio"),
         "i686" | "x86_64" | "alpha" | "ppc" | "sh4" | "sh4eb" | "mips" | "mipsel" | "mips64" | "mips64el"
         | "hppa" | "ppc64" | "ppc64le" => Some("rtl8139"),
-        "armv6l" | "armv7l" | "aarch64" => Some(match machine {
+        "armv6l" | "armv7l" | "aarch64" => Some(match context.machine.as_str() {
             "versatilepb" => "smc91c111",
-            _ if machine == "virt" || machine.starts_with("virt-") => "virtio",
+            _ if context.is_virt() => "virtio",
             _ => "lan9118",
         }),
         _ => None,
@@ -217,7 +220,9 @@ fn complete_target(input: &Element, interface: &mut Element, kind: &str) -> Resu
     Ok(())
 }
 
-fn check(interface: &Element, kind: &str) -> Result<(), Error> {
+/// Whether QEMU can connect it like that.
+pub(crate) fn check(interface: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    let kind = View(interface).kind();
     if kind == "vhostuser" && !View(interface).is_virtio() {
         return Err(refusal::unsupported_by_qemu(
             interface,

@@ -5,6 +5,7 @@ use super::super::refusal;
 use super::super::schema::{Shape, attribute, content, number, on_off, one_of, place, shape, text, yes_no};
 use super::super::value::Kind;
 use super::View;
+use crate::domain::context::Context;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::Element;
 
@@ -279,7 +280,12 @@ pub(super) const INTERFACE: Shape = shape(
 );
 
 /// Drops what a type of interface does not keep and checks what it does.
-pub(super) fn complete_parts(input: &Element, interface: &mut Element, kind: &str) -> Result<(), Error> {
+pub(super) fn complete_parts(
+    input: &Element,
+    interface: &mut Element,
+    kind: &str,
+    context: &Context<'_>,
+) -> Result<(), Error> {
     if kind != "hostdev" {
         interface.unset("managed");
     }
@@ -304,7 +310,7 @@ pub(super) fn complete_parts(input: &Element, interface: &mut Element, kind: &st
     {
         interface.take("coalesce");
     }
-    if kind == "hostdev" {
+    if !matches!(kind, "network" | "bridge" | "ethernet" | "direct") {
         interface.take("filterref");
     }
     if interface.path_attr("backend", "type") == Some("default") {
@@ -317,6 +323,7 @@ pub(super) fn complete_parts(input: &Element, interface: &mut Element, kind: &st
     }
     complete_bandwidth(input, interface, kind)?;
     complete_vlan(interface)?;
+    complete_port(input, interface, context)?;
     complete_addresses(interface);
     if let Some(filter) = interface.child_mut("filterref") {
         filter.children.sort_by(|a, b| {
@@ -419,6 +426,37 @@ fn complete_vlan(interface: &mut Element) -> Result<(), Error> {
     }
     if tags > 1 || native > 0 {
         vlan.set("trunk", "yes");
+    }
+    Ok(())
+}
+
+/// The parameters that a type of switch port needs; identifiers that are missing are made.
+fn complete_port(input: &Element, interface: &mut Element, context: &Context<'_>) -> Result<(), Error> {
+    let Some(port) = interface.child_mut("virtualport") else {
+        return Ok(());
+    };
+    let kind = port.attr("type").unwrap_or_default().to_owned();
+    let (needed, made): (&[&str], Option<&str>) = match kind.as_str() {
+        "802.1Qbg" => (&["managerid", "typeid", "typeidversion"], Some("instanceid")),
+        "802.1Qbh" => (&["profileid"], None),
+        "openvswitch" => (&[], Some("interfaceid")),
+        "midonet" => (&["interfaceid"], None),
+        _ => return Ok(()),
+    };
+    for name in needed {
+        if port.path_attr("parameters", name).is_none() {
+            return Err(refusal::xml(
+                input,
+                format!("a <virtualport> of type '{kind}' needs the parameter '{name}'"),
+            ));
+        }
+    }
+    if let Some(name) = made
+        && port.path_attr("parameters", name).is_none()
+    {
+        let uuid = context.host.new_uuid();
+        port.child_or_insert("parameters").set(name, uuid);
+        VIRTUALPORT.arrange(port);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use super::common;
 use super::refusal;
 use super::schema::{Shape, attribute, one_of, shape, text, yes_no};
 use super::value;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -33,7 +33,7 @@ const FILTER: Shape = shape(
 );
 
 /// The canonical form of a redirected USB device.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut device = REDIRDEV.read(input)?;
     if device.attr("bus").is_none() {
         device.attributes.insert(0, ("bus".to_owned(), "usb".to_owned()));
@@ -47,7 +47,7 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
 }
 
 /// The canonical form of the rules that say which USB devices may be redirected.
-pub(crate) fn complete_filter(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete_filter(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut filter = FILTER.read(input)?;
     for rule in filter.elements_mut() {
         for (name, digits) in [("class", 2), ("vendor", 4), ("product", 4)] {
