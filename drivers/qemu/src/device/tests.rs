@@ -44,6 +44,9 @@ fn cases() -> Option<Vec<(String, Element, serde_json::Value)>> {
 fn key(device: &Element, index: usize) -> String {
     match device.name.as_str() {
         "disk" => device.path_attr("target", "dev").unwrap_or_default().to_owned(),
+        "controller" => ["type", "index", "model"]
+            .map(|name| device.attr(name).unwrap_or_default())
+            .join(" "),
         _ => index.to_string(),
     }
 }
@@ -63,6 +66,10 @@ fn strip(device: &mut Element, ours: &Element) {
                     port.take("parameters");
                 }
             }
+        }
+        // Numbers of chassis and ports follow from addresses.
+        "controller" => {
+            device.take("target");
         }
         "video" => {
             if let Some(model) = device.child_mut("model") {
@@ -228,8 +235,10 @@ fn accepted_devices_come_out_as_stock_prints_them() {
                 .collect()
         };
         for device in ours.elements() {
-            // Controllers are completed and sorted by the domain.
-            if device.name == "controller" {
+            // Indices that are missing are given by the domain; USB companions share theirs.
+            let shared = device.attr("type") == Some("usb")
+                && !twins.contains_key(&("controller".to_owned(), key(device, 0)));
+            if device.name == "controller" && (device.attr("index").is_none() || shared) {
                 continue;
             }
             let index = counts.entry(&device.name).or_default();

@@ -164,11 +164,17 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a controller. Index, and a model that depends on the machine, are the domain's to add.
-pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut controller = CONTROLLER.read(input)?;
     let kind = View(&controller).kind().to_owned();
     complete_model(input, &mut controller, &kind)?;
+    if controller.attr("model").is_none()
+        && let Some(model) = default_model(&kind, context)
+    {
+        controller.set("model", model);
+    }
     complete_ports(&mut controller, &kind);
+    complete_device(&mut controller, context);
     if kind != "pci" {
         controller.take("model");
         controller.take("target");
@@ -185,6 +191,16 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
     common::append(input, &mut controller, common::PLAIN)?;
     if kind != "usb" {
         controller.take("master");
+    } else if controller.child("master").is_none()
+        && let Some((_, port)) = COMPANIONS
+            .iter()
+            .find(|(model, _)| controller.attr("model") == Some(model))
+    {
+        let address = controller.take("address");
+        controller.push(Element::new("master").with("startport", *port));
+        controller
+            .children
+            .extend(address.map(bulkhead_xml::Node::Element));
     }
     append_hole(input, &mut controller, &kind)?;
     Ok(controller)
@@ -210,6 +226,54 @@ fn complete_model(input: &Element, controller: &mut Element, kind: &str) -> Resu
     Ok(())
 }
 
+/// The model of a controller that a client asked for without naming one.
+pub(crate) fn default_model(kind: &str, context: &Context<'_>) -> Option<&'static str> {
+    let recent = context.is_virt()
+        || matches!(
+            context.arch.as_str(),
+            "aarch64" | "ppc64" | "ppc64le" | "riscv32" | "riscv64" | "loongarch64"
+        );
+    match kind {
+        "usb" if context.is_s390() => None,
+        "usb" if recent => Some("qemu-xhci"),
+        "usb" => Some("piix3-uhci"),
+        "scsi" if context.is_pseries() => Some("ibmvscsi"),
+        "scsi" if recent || context.is_s390() => Some("virtio-scsi"),
+        "scsi" => Some("lsilogic"),
+        _ => None,
+    }
+}
+
+/// QEMU's device behind a model of PCI controller.
+const DEVICES_OF_MODELS: &[(&str, &str)] = &[
+    ("pci-bridge", "pci-bridge"),
+    ("dmi-to-pci-bridge", "i82801b11-bridge"),
+    ("pcie-to-pci-bridge", "pcie-pci-bridge"),
+    ("pcie-root-port", "pcie-root-port"),
+    ("pcie-switch-upstream-port", "x3130-upstream"),
+    ("pcie-switch-downstream-port", "xio3130-downstream"),
+    ("pci-expander-bus", "pxb"),
+    ("pcie-expander-bus", "pxb-pcie"),
+];
+
+fn complete_device(controller: &mut Element, context: &Context<'_>) {
+    let view = View(controller);
+    if view.kind() != "pci" || controller.path_attr("model", "name").is_some() {
+        return;
+    }
+    let device = match view.model() {
+        Some("pci-root") if context.is_pseries() => Some("spapr-pci-host-bridge"),
+        Some(model) => DEVICES_OF_MODELS
+            .iter()
+            .find(|(name, _)| *name == model)
+            .map(|(_, device)| *device),
+        None => None,
+    };
+    if let Some(device) = device {
+        controller.child_or_insert("model").set("name", device);
+    }
+}
+
 fn complete_ports(controller: &mut Element, kind: &str) {
     let dropped: &[&str] = match kind {
         "virtio-serial" => &["maxGrantFrames", "maxEventChannels"],
@@ -220,13 +284,10 @@ fn complete_ports(controller: &mut Element, kind: &str) {
     for name in dropped {
         controller.unset(name);
     }
-    if kind != "usb" {
-        return;
-    }
-    if controller.attr("ports").is_none() && View(controller).model() == Some("qemu-xhci") {
-        controller.set("ports", "15");
-    }
 }
+
+/// The companions of an EHCI controller, and the port of it that each serves first.
+const COMPANIONS: &[(&str, &str)] = &[("ich9-uhci1", "0"), ("ich9-uhci2", "2"), ("ich9-uhci3", "4")];
 
 /// The companions of an EHCI controller share its index and say at which of its ports they begin.
 fn check_companion(input: &Element, kind: &str) -> Result<(), Error> {

@@ -75,7 +75,10 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
     }
     let mut target = target(input, &model)?;
     align(&mut target, &model, context);
-    if context.is_pseries() && target.child("node").is_none() && context.document.at("cpu/numa").is_none() {
+    if matches!(model.as_str(), "dimm" | "nvdimm")
+        && target.child("node").is_none()
+        && context.document.at("cpu/numa").is_none()
+    {
         target.push(Element::new("node").with_text("0"));
         TARGET.arrange(&mut target);
     }
@@ -187,11 +190,10 @@ fn target(input: &Element, model: &str) -> Result<Element, Error> {
 
 /// Modules of pseries machines come in multiples of 256 MiB, not counting the label of an NVDIMM.
 fn align(target: &mut Element, model: &str, context: &Context<'_>) {
-    let step = if context.is_pseries() {
-        256 * 1024
-    } else {
-        2 * 1024
-    };
+    if !context.is_pseries() {
+        return;
+    }
+    let step = 256 * 1024;
     let number = |element: Option<&Element>| element.and_then(|size| value::decimal(&size.text()));
     let label = number(target.at("label/size")).unwrap_or(0);
     let Some(size) = target.child_mut("size") else {
