@@ -41,7 +41,7 @@ pub(crate) const SECLABEL: Shape = shape(
 const SLICE: Shape = shape(
     "slice",
     &[
-        one_of("type", &["storage"]).required(),
+        text("type"),
         attribute("offset", Kind::Number(0, u64::MAX)),
         attribute("size", Kind::Number(1, u64::MAX)),
     ],
@@ -67,15 +67,11 @@ const SECRET: Shape = shape(
 
 const AUTH: Shape = shape("auth", &[text("username")], &[SECRET]);
 
+const ENCRYPTIONS: &[&str] = &["default", "qcow", "luks", "luks2", "luks-any"];
+
 const ENCRYPTION: Shape = shape(
     "encryption",
-    &[
-        attribute(
-            "format",
-            Kind::Supported(&["default", "qcow", "luks", "luks2", "luks-any"]),
-        ),
-        one_of("engine", &["qemu", "librbd"]),
-    ],
+    &[text("format"), one_of("engine", &["qemu", "librbd"])],
     &[SECRET.many()],
 );
 
@@ -85,12 +81,13 @@ const HOST: Shape = shape(
     &[
         text("name"),
         attribute("port", Kind::Text),
-        attribute("transport", Kind::Supported(&["tcp", "unix", "rdma"])),
+        one_of("transport", &["tcp", "unix", "rdma"]),
         text("socket"),
     ],
     &[],
 )
-.many();
+.many()
+.kept();
 
 const IDENTITY: &[Attribute] = &[
     text("user"),
@@ -112,10 +109,18 @@ const CHILDREN: &[Shape] = &[
         &[],
         &[content("cookie", Kind::Text).with(&[text("name")]).many()],
     ),
-    shape("readahead", &[attribute("size", Kind::Number(1, u64::MAX))], &[]),
-    shape("timeout", &[attribute("seconds", Kind::Number(1, u64::MAX))], &[]),
-    shape("identity", IDENTITY, &[]),
+    shape(
+        "readahead",
+        &[attribute("size", Kind::Number(0, u64::MAX)).unless("0")],
+        &[],
+    ),
+    shape(
+        "timeout",
+        &[attribute("seconds", Kind::Number(0, u64::MAX)).unless("0")],
+        &[],
+    ),
     shape("knownHosts", &[text("path")], &[]),
+    shape("identity", IDENTITY, &[]),
     shape(
         "reconnect",
         &[yes_no("enabled"), number("timeout"), number("delay")],
@@ -144,7 +149,7 @@ const OF_NETWORKS: &[&str] = &[
     "knownHosts",
 ];
 
-const PROTOCOLS: Kind = Kind::Supported(&[
+const PROTOCOLS: Kind = Kind::OneOf(&[
     "nbd", "rbd", "sheepdog", "gluster", "iscsi", "http", "https", "ftp", "ftps", "tftp", "vxhs", "nfs",
     "ssh", "vitastor",
 ]);
@@ -191,8 +196,8 @@ const SOURCES: &[(&str, Shape)] = &[
         shape(
             "source",
             &[
-                text("pool").required(),
-                text("volume").required(),
+                text("pool"),
+                text("volume"),
                 one_of("mode", &["host", "direct"]),
                 STARTUP,
             ],
@@ -206,7 +211,7 @@ const SOURCES: &[(&str, Shape)] = &[
             &[
                 one_of("type", &["pci"]).required(),
                 yes_no("managed"),
-                attribute("namespace", Kind::Number(1, u64::MAX)).required(),
+                attribute("namespace", Kind::Number(0, u64::MAX)).required(),
                 STARTUP,
             ],
             CHILDREN,
@@ -246,6 +251,12 @@ fn read_level(kind: &str, input: &Element, level: usize) -> Result<Option<Elemen
     match kind {
         "network" => complete_network(&mut source)?,
         "nvme" => {
+            if source.attr("namespace") == Some("0") {
+                return Err(refusal::unsupported(
+                    input,
+                    "namespaces of NVMe are counted from 1",
+                ));
+            }
             let address = input
                 .child("address")
                 .ok_or_else(|| refusal::xml(input, "an NVMe disk needs the <address> of its controller"))?;
@@ -253,6 +264,9 @@ fn read_level(kind: &str, input: &Element, level: usize) -> Result<Option<Elemen
             if source.attr("managed").is_none() {
                 source.set("managed", "no");
             }
+        }
+        "volume" if source.attr("pool").is_none() || source.attr("volume").is_none() => {
+            return Err(refusal::xml(input, "a volume is named by its pool and its name"));
         }
         "vhostuser" => {
             if source.attr("path").is_none() {
@@ -264,6 +278,7 @@ fn read_level(kind: &str, input: &Element, level: usize) -> Result<Option<Elemen
         }
         _ => {}
     }
+    drop_other_slices(&mut source);
     check_labels(&source)?;
     complete_labels(&mut source);
     if let Some(reservations) = source.child_mut("reservations") {
@@ -297,6 +312,16 @@ pub(crate) fn complete_labels(source: &mut Element) {
         if label.attr("relabel") == Some("no") {
             label.take("label");
         }
+    }
+}
+
+/// Only slices of the storage itself mean something.
+fn drop_other_slices(source: &mut Element) {
+    if source
+        .at("slices/slice")
+        .is_some_and(|slice| slice.attr("type") != Some("storage"))
+    {
+        source.take("slices");
     }
 }
 
@@ -336,6 +361,12 @@ fn complete_network(source: &mut Element) -> Result<(), Error> {
     if !matches!(protocol.as_str(), "http" | "https") {
         source.unset("query");
     }
+    if protocol == "gluster" && !source.attr("name").unwrap_or_default().contains('/') {
+        return Err(refusal::xml(
+            source,
+            "the name of a gluster source is VOLUME/IMAGE",
+        ));
+    }
     if protocol == "iscsi"
         && let Some(name) = source.attr("name")
         && !name.contains('/')
@@ -369,16 +400,36 @@ fn complete_host(host: &mut Element, protocol: &str, source: &Element) -> Result
         if host.attr("name").is_none() {
             return Err(refusal::xml(source, "a host needs a name"));
         }
-        if host.attr("port").is_none()
+        if transport == "tcp"
+            && host.attr("port").is_none()
             && let Some((_, port)) = PORTS.iter().find(|(name, _)| *name == protocol)
         {
             host.set("port", *port);
         }
     }
+    check_port(host)?;
     if transport != "tcp" {
         host.set("transport", transport);
     }
     Ok(())
+}
+
+/// A port of a server; decimal digits.
+fn check_port(host: &Element) -> Result<(), Error> {
+    let Some(port) = host.attr("port") else {
+        return Ok(());
+    };
+    match value::decimal(port) {
+        Some(number) if number <= 65535 => Ok(()),
+        _ => Err(Error::new(
+            Code::INVALID_ARG,
+            Origin::NONE,
+            format!(
+                "<host> ({}): port '{port}' is not a number up to 65535",
+                host.position
+            ),
+        )),
+    }
 }
 
 fn complete_reservations(reservations: &mut Element) -> Result<(), Error> {
@@ -395,7 +446,7 @@ fn complete_reservations(reservations: &mut Element) -> Result<(), Error> {
             .all(|name| source.attr(name).is_some())
     });
     if !complete {
-        return Err(refusal::xml(
+        return Err(of_storage(
             reservations,
             "reservations that are not managed need a <source> with type, path and mode",
         ));
@@ -403,42 +454,72 @@ fn complete_reservations(reservations: &mut Element) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads `<auth>`: who logs in, and which secret is the password.
-pub(crate) fn read_auth(input: &Element) -> Result<Element, Error> {
-    // libvirt's storage code reads it, so the error bears that origin.
-    let refuse = |message: &str| {
+/// libvirt's storage code reads some parts, so their errors bear its number.
+const STORAGE: Origin = Origin(18);
+
+fn of_storage(element: &Element, message: &str) -> Error {
+    Error::new(
+        Code::XML_ERROR,
+        STORAGE,
+        format!("<{}> ({}): {message}", element.name, element.position),
+    )
+}
+
+/// A secret is named by UUID or by usage, not by both.
+fn check_secret(owner: &Element, secret: &Element) -> Result<(), Error> {
+    let refuse = |message: String| {
         Error::new(
             Code::XML_ERROR,
-            Origin(18),
-            format!("<auth> ({}): {message}", input.position),
+            Origin::NONE,
+            format!("<secret> of <{}> ({}): {message}", owner.name, secret.position),
         )
     };
+    match (secret.attr("uuid"), secret.attr("usage")) {
+        (Some(uuid), None) if value::uuid(uuid).is_none() => Err(refuse(format!("'{uuid}' is not a UUID"))),
+        (Some(_), None) | (None, Some(_)) => Ok(()),
+        _ => Err(refuse("it needs either a uuid or a usage".to_owned())),
+    }
+}
+
+/// Reads `<auth>`: who logs in, and which secret is the password.
+pub(crate) fn read_auth(input: &Element) -> Result<Element, Error> {
+    if let Some(secret) = input.child("secret") {
+        check_secret(input, secret)?;
+    }
     let auth = AUTH.read(input)?;
     if auth.attr("username").is_none() {
-        return Err(refuse("it needs a username"));
+        return Err(of_storage(input, "it needs a username"));
     }
-    let Some(secret) = auth.child("secret") else {
-        return Err(refuse("it needs a <secret>"));
-    };
-    if secret.attr("uuid").is_some() == secret.attr("usage").is_some() {
-        return Err(refuse("its secret needs either a uuid or a usage"));
+    if auth.child("secret").is_none() {
+        return Err(of_storage(input, "it needs a <secret>"));
     }
     Ok(auth)
 }
 
 /// Reads `<encryption>`; the engine is QEMU unless another is named.
 pub(crate) fn read_encryption(input: &Element) -> Result<Element, Error> {
+    for secret in input.all("secret") {
+        check_secret(input, secret)?;
+    }
+    if let Some(format) = input
+        .attr("format")
+        .filter(|format| !ENCRYPTIONS.contains(format))
+    {
+        return Err(Error::new(
+            Code::CONFIG_UNSUPPORTED,
+            STORAGE,
+            format!(
+                "<encryption> ({}): format '{format}' is unknown; use 'luks'",
+                input.position
+            ),
+        ));
+    }
     let mut encryption = ENCRYPTION.read(input)?;
     if encryption.attr("format").is_none() {
         return Err(refusal::xml(input, "encryption needs a format"));
     }
     if encryption.attr("engine").is_none() {
         encryption.set("engine", "qemu");
-    }
-    for secret in encryption.all("secret") {
-        if secret.attr("uuid").is_some() == secret.attr("usage").is_some() {
-            return Err(refusal::xml(input, "a secret needs either a uuid or a usage"));
-        }
     }
     Ok(encryption)
 }

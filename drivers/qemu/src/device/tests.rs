@@ -101,6 +101,9 @@ fn trimmed(element: &mut Element) {
     if has_elements {
         element.children.retain(|node| matches!(node, Node::Element(_)));
     }
+    if !has_elements && element.text().trim().is_empty() {
+        element.children.clear();
+    }
     for child in element.elements_mut() {
         trimmed(child);
     }
