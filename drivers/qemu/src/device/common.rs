@@ -132,7 +132,7 @@ fn append_rom(input: &Element, device: &mut Element) -> Result<(), Error> {
     };
     let rom = ROM.read(rom)?;
     if rom.attr("enabled") == Some("no") && (rom.attr("bar").is_some() || rom.attr("file").is_some()) {
-        return Err(refusal::xml(
+        return Err(refusal::unsupported(
             input,
             "a ROM that is not enabled can have neither 'bar' nor 'file'; remove them",
         ));

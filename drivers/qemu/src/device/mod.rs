@@ -121,6 +121,8 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Option<
     kind_of(input)
         .map(|kind| (kind.complete)(input, context))
         .transpose()
+        // A filter without rules says nothing.
+        .map(|device| device.filter(|device| device.name != "redirfilter" || !device.children.is_empty()))
 }
 
 /// Whether a complete device suits the guest and QEMU.

@@ -3,10 +3,10 @@
 use super::chardev::{self, SocketPath};
 use super::common;
 use super::refusal;
-use super::schema::{Shape, attribute, number, place, shape, text};
+use super::schema::{Attribute, Shape, attribute, place, shape, text};
 use super::value::Kind;
 use crate::domain::context::Context;
-use bulkhead_wire::error::Error;
+use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::Element;
 
 /// What a character device holds besides its connection and its target.
@@ -14,6 +14,12 @@ const CHARACTER: Shape = shape(
     "",
     &[attribute("type", chardev::TYPES)],
     &[place("source"), place("log"), place("protocol"), place("target")],
+);
+
+/// The number of a device among its kind.
+const PORT: Attribute = attribute(
+    "port",
+    Kind::As(Code::XML_ERROR, Origin::DOMAIN, &Kind::Number(0, i32::MAX as u64)),
 );
 
 const SERIAL_TARGET: Shape = shape(
@@ -31,7 +37,7 @@ const SERIAL_TARGET: Shape = shape(
                 "isa-debug",
             ]),
         ),
-        number("port"),
+        PORT,
     ],
     &[shape("model", &[text("name")], &[])],
 )
@@ -46,13 +52,13 @@ const CONSOLE_TARGET: Shape = shape(
                 "serial", "xen", "uml", "virtio", "lxc", "openvz", "sclp", "sclplm",
             ]),
         ),
-        number("port"),
+        PORT,
     ],
     &[],
 )
 .kept();
 
-const PARALLEL_TARGET: Shape = shape("target", &[number("port")], &[]).kept();
+const PARALLEL_TARGET: Shape = shape("target", &[PORT], &[]).kept();
 
 const CHANNEL_TARGET: Shape = shape(
     "target",
@@ -115,6 +121,12 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
         "console" => console_target(input)?,
         _ => channel_target(input, &kind)?,
     };
+    if kind == "spicevmc" && (input.name != "channel" || target.attr("type") != Some("virtio")) {
+        return Err(refusal::unsupported(
+            input,
+            "a connection of type 'spicevmc' needs a channel with target type 'virtio'",
+        ));
+    }
     let automatic = input.name == "channel" && matches!(target.attr("type"), Some("virtio" | "xen"));
     let path = if automatic {
         SocketPath::Automatic
@@ -169,7 +181,11 @@ fn default_serial(input: &Element, context: &Context<'_>) -> (&'static str, &'st
 /// The model of a target type where none is named.
 fn default_model(kind: &str, context: &Context<'_>) -> Option<&'static str> {
     if kind == "system-serial" {
-        return Some(if context.is_arm() { "pl011" } else { "16550a" });
+        return match () {
+            () if context.is_arm() => Some("pl011"),
+            () if context.is_virt() => Some("16550a"),
+            () => None,
+        };
     }
     MODELS
         .iter()
@@ -208,6 +224,7 @@ fn serial_target(input: &Element, context: &Context<'_>) -> Result<Element, Erro
 
 /// Whether guest and address suit the device.
 pub(crate) fn check(device: &Element, context: &Context<'_>) -> Result<(), Error> {
+    chardev::check(device)?;
     match device.name.as_str() {
         "serial" => check_serial(device, context),
         "parallel" if context.is_pseries() || context.is_s390() => Err(refusal::unsupported_by_qemu(
@@ -299,31 +316,36 @@ fn console_target(input: &Element) -> Result<Element, Error> {
 fn channel_target(input: &Element, connection: &str) -> Result<Element, Error> {
     let mut target = target_of(&CHANNEL_TARGET, input)?;
     let Some(kind) = target.attr("type").map(str::to_owned) else {
-        return Err(refusal::xml(input, "a channel needs <target type=''>"));
+        return Err(refusal::unsupported(input, "a channel needs <target type=''>"));
     };
     match kind.as_str() {
         "guestfwd" => {
             target.unset("name");
-            let port = target.attr("port").and_then(super::value::decimal);
-            if target.attr("address").is_none() {
-                return Err(refusal::unsupported(
+            let Some(port) = target.attr("port") else {
+                return Err(refusal::missing_attribute(&target, "port"));
+            };
+            let port = super::value::decimal(port)
+                .ok_or_else(|| refusal::value(&target, format!("port '{port}' is not a number")))?;
+            target.set("port", port.to_string());
+            let Some(address) = target.attr("address") else {
+                return Err(refusal::xml(
                     input,
                     "a guestfwd channel needs the address that it listens on",
                 ));
-            }
-            match port {
-                Some(port) if port <= 65535 => target.set("port", port.to_string()),
-                _ => return Err(refusal::unsupported(input, "a guestfwd channel needs a port")),
+            };
+            if address.parse::<std::net::IpAddr>().is_err() {
+                return Err(Error::new(
+                    Code::SYSTEM_ERROR,
+                    Origin::NONE,
+                    format!("<target> ({}): '{address}' is not an IP address", target.position),
+                ));
             }
         }
         "virtio" | "xen" => {
             target.unset("address");
             target.unset("port");
             if target.attr("name").is_none() {
-                let name = match connection {
-                    "spicevmc" | "qemu-vdagent" => Some("com.redhat.spice.0"),
-                    _ => None,
-                };
+                let name = (connection == "spicevmc").then_some("com.redhat.spice.0");
                 if let Some(name) = name {
                     target.set("name", name);
                 }

@@ -40,10 +40,10 @@ impl<'a> View<'a> {
 /// The canonical form of an interface. An address is made for one that has none by whoever knows the others.
 pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut interface = INTERFACE.read(input)?;
-    let kind = View(&interface).kind().to_owned();
-    if kind.is_empty() {
-        return Err(refusal::missing_attribute(input, "type"));
+    if interface.attr("type").is_none() {
+        interface.set("type", "user");
     }
+    let kind = View(&interface).kind().to_owned();
     complete_mac(&mut interface, context)?;
     source::complete(input, &mut interface, &kind)?;
     complete_model(input, &mut interface, &kind, context)?;
@@ -92,11 +92,14 @@ fn complete_model(
     kind: &str,
     context: &Context<'_>,
 ) -> Result<(), Error> {
+    if View(interface).model() == Some("") {
+        interface.take("model");
+    }
     if let Some(model) = View(interface).model() {
         let plain = model
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-        if model.is_empty() || !plain {
+        if !plain {
             return Err(Error::new(
                 Code::INVALID_ARG,
                 Origin::DOMAIN,
@@ -153,7 +156,11 @@ fn complete_driver(input: &Element, interface: &mut Element, kind: &str) -> Resu
                     format!("host device driver '{name}' is unknown"),
                 ));
             }
-            interface.push(Element::new("driver").with("name", name));
+            let mut driver = Element::new("driver").with("name", name);
+            if let Some(model) = input.path_attr("driver", "model") {
+                driver.set("model", model);
+            }
+            interface.push(driver);
         }
         return Ok(());
     }
@@ -166,7 +173,7 @@ fn complete_driver(input: &Element, interface: &mut Element, kind: &str) -> Resu
     };
     if let Some(name) = given {
         if !matches!(name, "qemu" | "vhost") {
-            return Err(refusal::unsupported(
+            return Err(refusal::value(
                 input,
                 format!("interface driver '{name}' is unknown; use 'vhost' or 'qemu'"),
             ));
@@ -195,16 +202,11 @@ fn complete_target(input: &Element, interface: &mut Element, kind: &str) -> Resu
         return Ok(());
     };
     let mut target = TARGET.read(given)?;
-    let made_up = |name: &str| {
-        AUTOMATIC_TARGETS.iter().any(|prefix| {
-            name.strip_prefix(prefix)
-                .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
-        })
-    };
+    let made_up = |name: &str| AUTOMATIC_TARGETS.iter().any(|prefix| name.starts_with(prefix));
     let managed_elsewhere = target.attr("managed") == Some("no");
     let dropped = target
         .attr("dev")
-        .is_some_and(|name| name.is_empty() || (!managed_elsewhere && made_up(name)));
+        .is_some_and(|name| !managed_elsewhere && made_up(name));
     if dropped {
         target.unset("dev");
     }
@@ -235,11 +237,69 @@ pub(crate) fn check(interface: &Element, _context: &Context<'_>) -> Result<(), E
             format!("the MTU of an interface of type '{kind}' can't be set; remove <mtu>"),
         ));
     }
+    check_addresses(interface, kind)?;
+    check_teaming(interface, kind)?;
     if interface.child("coalesce").is_some() && !matches!(kind, "network" | "bridge" | "ethernet" | "direct")
     {
         return Err(refusal::unsupported_by_qemu(
             interface,
             format!("coalescing can't be set for an interface of type '{kind}'; remove <coalesce>"),
+        ));
+    }
+    Ok(())
+}
+
+/// What the guest shall find configured, which only user networking tells it.
+fn check_addresses(interface: &Element, kind: &str) -> Result<(), Error> {
+    let passt = tables::is_passt(interface);
+    if passt && !matches!(kind, "user" | "vhostuser") {
+        return Err(refusal::unsupported(
+            interface,
+            format!("passt serves interfaces of type 'user' and 'vhostuser', not '{kind}'"),
+        ));
+    }
+    if interface.child("portForward").is_some() && !passt {
+        return Err(refusal::unsupported(
+            interface,
+            "<portForward> needs <backend type='passt'/>",
+        ));
+    }
+    if interface.child("port").is_some() && !matches!(kind, "network" | "bridge") {
+        return Err(refusal::unsupported(
+            interface,
+            format!("ports of interfaces of type '{kind}' can't be isolated; remove <port>"),
+        ));
+    }
+    if interface.child("route").is_some() {
+        return Err(refusal::unsupported_by_qemu(
+            interface,
+            "QEMU can't set routes in the guest; remove <route>",
+        ));
+    }
+    if interface.child("ip").is_some() && !matches!(kind, "user" | "vhostuser") {
+        return Err(refusal::unsupported_by_qemu(
+            interface,
+            format!("QEMU can't set addresses in the guest for type '{kind}'; remove <ip>"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_teaming(interface: &Element, kind: &str) -> Result<(), Error> {
+    let Some(teaming) = interface.child("teaming") else {
+        return Ok(());
+    };
+    let transient = teaming.attr("type") == Some("transient");
+    if transient != teaming.attr("persistent").is_some() {
+        return Err(refusal::unsupported(
+            interface,
+            "<teaming> of type 'transient', and no other, names the persistent interface",
+        ));
+    }
+    if transient && kind != "hostdev" {
+        return Err(refusal::unsupported_by_qemu(
+            interface,
+            format!("the transient part of a team has type 'hostdev', not '{kind}'"),
         ));
     }
     Ok(())
