@@ -227,9 +227,13 @@ fn usb_port(address: &Element, port: &str) -> Result<String, Error> {
         .collect();
     match numbers {
         Some(numbers) if numbers.len() <= 4 => Ok(numbers.join(".")),
-        _ => Err(refusal::xml(
-            address,
-            format!("USB port '{port}' is not up to four numbers with dots between them"),
+        _ => Err(Error::new(
+            Code::INTERNAL,
+            Origin::DEVICE,
+            format!(
+                "<address> ({}): USB port '{port}' is not up to four numbers with dots between them",
+                address.position
+            ),
         )),
     }
 }

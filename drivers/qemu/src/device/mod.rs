@@ -92,7 +92,7 @@ const KINDS: &[Kind] = &[
     kind("lease", lease::complete, always),
     kind("memballoon", memballoon::complete, always),
     kind("memory", memory::complete, memory::check),
-    kind("nvram", nvram::complete, always),
+    kind("nvram", nvram::complete, nvram::check),
     kind("panic", panic::complete, panic::check),
     kind("parallel", character::complete, character::check),
     kind("pstore", pstore::complete, always),
@@ -105,7 +105,7 @@ const KINDS: &[Kind] = &[
     kind("sound", sound::complete, always),
     kind("tpm", tpm::complete, tpm::check),
     kind("video", video::complete, video::check),
-    kind("vsock", vsock::complete, always),
+    kind("vsock", vsock::complete, vsock::check),
     kind("watchdog", watchdog::complete, watchdog::check),
 ];
 

@@ -14,6 +14,7 @@ type Rule = fn(&Element, &Context<'_>) -> Result<(), Error>;
 /// Rules of domain XML, in the order in which stock libvirt finds faults.
 const RULES: &[Rule] = &[
     one_balloon,
+    one_iommu,
     disk_targets_differ,
     host_devices_differ,
     controllers_differ,
@@ -32,6 +33,7 @@ const QEMU_RULES: &[Rule] = &[
     throttle_groups_agree,
     lsilogic_has_no_targets,
     spice_is_there,
+    spice_audio_is_heard,
     one_opengl_display,
     mediated_display_is_shown,
     one_tpm,
@@ -55,6 +57,13 @@ fn one_balloon(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
             second,
             "a guest has one memory balloon; remove this one",
         )),
+        None => Ok(()),
+    }
+}
+
+fn one_iommu(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
+    match devices.all("iommu").nth(1) {
+        Some(second) => Err(refusal::xml(second, "a guest has one IOMMU; remove this one")),
         None => Ok(()),
     }
 }
@@ -405,6 +414,25 @@ fn spice_is_there(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
         Some(device) => Err(refusal::unsupported_by_qemu(
             device,
             "its connection is one of SPICE's, but the guest has no <graphics type='spice'>; add one",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn spice_audio_is_heard(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
+    if devices
+        .all("graphics")
+        .any(|display| display.attr("type") == Some("spice"))
+    {
+        return Ok(());
+    }
+    match devices
+        .all("audio")
+        .find(|audio| audio.attr("type") == Some("spice"))
+    {
+        Some(audio) => Err(refusal::unsupported_by_qemu(
+            audio,
+            "audio of type 'spice' needs <graphics type='spice'>; add one",
         )),
         None => Ok(()),
     }

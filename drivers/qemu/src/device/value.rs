@@ -155,6 +155,46 @@ fn digits(value: &str, base: u32) -> Option<u64> {
         .flatten()
 }
 
+/// A set of small numbers (`0-3,^2,8`) in its shortest spelling.
+pub(crate) fn number_set(text: &str) -> Option<String> {
+    const LARGEST: u64 = 4095;
+    let mut numbers = std::collections::BTreeSet::new();
+    for part in text.split(',') {
+        let part = part.trim();
+        let (remove, part) = part.strip_prefix('^').map_or((false, part), |rest| (true, rest));
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (decimal(first)?, decimal(last)?);
+        if first > last || last > LARGEST {
+            return None;
+        }
+        for number in first..=last {
+            if remove {
+                numbers.remove(&number);
+            } else {
+                numbers.insert(number);
+            }
+        }
+    }
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let spelled: Vec<String> = ranges
+        .into_iter()
+        .map(|(first, last)| {
+            if first == last {
+                first.to_string()
+            } else {
+                format!("{first}-{last}")
+            }
+        })
+        .collect();
+    (!spelled.is_empty()).then(|| spelled.join(","))
+}
+
 /// A UUID in its usual spelling; dashes may stand anywhere between bytes or be absent.
 pub(crate) fn uuid(value: &str) -> Option<String> {
     let mut digits = String::with_capacity(32);
@@ -269,6 +309,14 @@ mod tests {
         assert_eq!(uuid("c7a5fdbd-edaf"), None);
         assert_eq!(mac("52:54:0:AA:bb:c").as_deref(), Some("52:54:00:aa:bb:0c"));
         assert_eq!(mac("52:54:00:aa:bb"), None);
+    }
+
+    #[test]
+    fn sets_get_their_shortest_spelling() {
+        assert_eq!(number_set("0-3,^2,8,9").as_deref(), Some("0-1,3,8-9"));
+        assert_eq!(number_set("0-0").as_deref(), Some("0"));
+        assert_eq!(number_set("x"), None);
+        assert_eq!(number_set("0-99999999999"), None);
     }
 
     #[test]

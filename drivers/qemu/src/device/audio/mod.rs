@@ -25,7 +25,7 @@ const TYPE: Attribute = one_of(
 )
 .required();
 const ID: Attribute = attribute("id", Kind::Number(1, u32::MAX as u64)).required();
-const TIMER: Attribute = number("timerPeriod");
+const TIMER: Attribute = attribute("timerPeriod", Kind::Number(1, u32::MAX as u64));
 
 const CHILDREN: &[Shape] = &[place("input"), place("output")];
 
@@ -137,9 +137,6 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
             (*shape, *directions)
         });
     let mut audio = shape.read(input)?;
-    if audio.attr("timerPeriod") == Some("0") {
-        audio.unset("timerPeriod");
-    }
     for name in ["input", "output"] {
         let Some(given) = input.child(name) else {
             continue;

@@ -316,7 +316,11 @@ fn console_target(input: &Element) -> Result<Element, Error> {
 fn channel_target(input: &Element, connection: &str) -> Result<Element, Error> {
     let mut target = target_of(&CHANNEL_TARGET, input)?;
     let Some(kind) = target.attr("type").map(str::to_owned) else {
-        return Err(refusal::unsupported(input, "a channel needs <target type=''>"));
+        return Err(if input.child("target").is_some() {
+            refusal::unsupported(input, "its target needs a type; use 'virtio'")
+        } else {
+            refusal::xml(input, "a channel needs <target type=''>")
+        });
     };
     match kind.as_str() {
         "guestfwd" => {

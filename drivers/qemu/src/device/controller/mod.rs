@@ -27,8 +27,14 @@ const DRIVER: Shape = shape(
 const TARGET: Shape = shape(
     "target",
     &[
-        attribute("chassisNr", Kind::Number(1, 255)),
-        attribute("chassis", Kind::Number(0, 255)),
+        attribute(
+            "chassisNr",
+            Kind::As(Code::CONFIG_UNSUPPORTED, Origin::DOMAIN, &Kind::Number(1, 255)),
+        ),
+        attribute(
+            "chassis",
+            Kind::As(Code::CONFIG_UNSUPPORTED, Origin::DOMAIN, &Kind::Number(0, 255)),
+        ),
         attribute("port", Kind::Hex(1, 255)),
         attribute("busNr", Kind::Number(1, 254)),
         attribute("index", Kind::Number(0, 30)),
@@ -126,6 +132,10 @@ const MODELS: &[(&str, &[&str])] = &[
         &["virtio", "virtio-transitional", "virtio-non-transitional"],
     ),
     ("isa", &[]),
+    ("sata", &[]),
+    ("fdc", &[]),
+    ("ccid", &[]),
+    ("xenbus", &[]),
 ];
 
 /// The devices behind the models of PCI controllers.
@@ -215,12 +225,12 @@ fn complete_model(input: &Element, controller: &mut Element, kind: &str) -> Resu
         .find(|(name, _)| *name == kind)
         .is_none_or(|(_, models)| models.contains(&model));
     if !known {
-        return Err(refusal::value(
+        return Err(refusal::unsupported(
             input,
             format!("a controller of type '{kind}' can't have model '{model}'"),
         ));
     }
-    if matches!(kind, "fdc" | "sata" | "ccid" | "xenbus") || model == "auto" {
+    if model == "auto" {
         controller.unset("model");
     }
     Ok(())
@@ -342,6 +352,22 @@ pub(crate) fn check(controller: &Element, context: &Context<'_>) -> Result<(), E
                 ),
             ));
         }
+    }
+    if View(controller).kind() == "scsi"
+        && !matches!(
+            View(controller).model(),
+            Some("virtio-scsi" | "virtio-transitional" | "virtio-non-transitional")
+        )
+        && controller.child("driver").is_some_and(|driver| {
+            ["queues", "cmd_per_lun", "max_sectors", "ioeventfd"]
+                .iter()
+                .any(|name| driver.attr(name).is_some())
+        })
+    {
+        return Err(refusal::unsupported_by_qemu(
+            controller,
+            "its <driver> options need model 'virtio-scsi'",
+        ));
     }
     check_pci(controller, context)?;
     let xhci = matches!(View(controller).model(), Some("nec-xhci" | "qemu-xhci"));

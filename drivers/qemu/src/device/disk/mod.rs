@@ -134,9 +134,9 @@ const DISK: Shape = shape(
 );
 
 /// Nothing says where the data is.
-const NO_SOURCE: Code = Code(19);
+pub(crate) const NO_SOURCE: Code = Code(19);
 /// Nothing says what the disk is called in the guest.
-const NO_TARGET: Code = Code(20);
+pub(crate) const NO_TARGET: Code = Code(20);
 
 /// Prefixes of target names and the bus that each stands for.
 const BUSES: &[(&str, &str)] = &[

@@ -1,11 +1,12 @@
 //! `<filesystem>`.
 
 use super::common::{self, ATS, IOMMU, PACKED, PAGE_PER_VQ};
+use super::disk::{NO_SOURCE, NO_TARGET};
 use super::refusal;
 use super::schema::{Shape, attribute, flag, number, on_off, one_of, place, shape, text};
 use super::value::{self, Kind};
 use crate::domain::context::Context;
-use bulkhead_wire::error::Error;
+use bulkhead_wire::error::{Error, Origin};
 use bulkhead_xml::Element;
 
 const BINARY: Shape = shape(
@@ -58,6 +59,14 @@ const FILESYSTEM: Shape = shape(
         ),
         BINARY,
         shape(
+            "idmap",
+            &[],
+            &[
+                shape("uid", ID_RANGE, &[]).many(),
+                shape("gid", ID_RANGE, &[]).many(),
+            ],
+        ),
+        shape(
             "source",
             &[
                 text("dir"),
@@ -72,14 +81,6 @@ const FILESYSTEM: Shape = shape(
             &[],
         ),
         shape("target", &[text("dir")], &[]),
-        shape(
-            "idmap",
-            &[],
-            &[
-                shape("uid", ID_RANGE, &[]).many(),
-                shape("gid", ID_RANGE, &[]).many(),
-            ],
-        ),
         flag("readonly"),
         place("space_hard_limit"),
         place("space_soft_limit"),
@@ -104,7 +105,8 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
         folder.set("type", "mount");
     }
     let virtiofs = View(&folder).driver() == "virtiofs";
-    if folder.attr("accessmode").is_none() {
+    let served = folder.path_attr("source", "socket").is_some();
+    if folder.attr("accessmode").is_none() && !served {
         folder.set("accessmode", "passthrough");
     }
     if folder.attr("multidevs") == Some("default") {
@@ -115,21 +117,32 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
             let mode = u32::from_str_radix(mode, 8)
                 .ok()
                 .filter(|mode| *mode <= 0o777)
-                .ok_or_else(|| refusal::xml(input, format!("{name} '{mode}' is not an octal file mode")))?;
+                .ok_or_else(|| refusal::value(input, format!("{name} '{mode}' is not an octal file mode")))?;
             folder.set(name, format!("{mode:04o}"));
         }
     }
     if !virtiofs {
         folder.take("binary");
+        if let Some(driver) = folder.child_mut("driver") {
+            driver.unset("queue");
+        }
     }
     let source = folder
         .child("source")
         .is_some_and(|source| !source.attributes.is_empty());
     if !source {
-        return Err(refusal::xml(input, "it needs a <source>"));
+        return Err(Error::new(
+            NO_SOURCE,
+            Origin::DOMAIN,
+            format!("<filesystem> ({}): it needs a <source>", input.position),
+        ));
     }
     if folder.path_attr("target", "dir").is_none() && folder.path_attr("source", "socket").is_none() {
-        return Err(refusal::xml(input, "it needs a <target dir=''>"));
+        return Err(Error::new(
+            NO_TARGET,
+            Origin::DOMAIN,
+            format!("<filesystem> ({}): it needs a <target dir=''>", input.position),
+        ));
     }
     for name in ["space_hard_limit", "space_soft_limit"] {
         if let Some(limit) = input.child(name) {
@@ -154,6 +167,26 @@ pub(crate) fn check(folder: &Element, _context: &Context<'_>) -> Result<(), Erro
         return Err(refusal::unsupported_by_qemu(
             folder,
             "QEMU shares folders of type 'mount' only",
+        ));
+    }
+    let mode = folder.attr("accessmode").unwrap_or("passthrough");
+    if View(folder).driver() == "virtiofs" {
+        if mode != "passthrough" {
+            return Err(refusal::unsupported_by_qemu(
+                folder,
+                format!("virtiofs has no accessmode '{mode}'; use 'passthrough'"),
+            ));
+        }
+    } else if (folder.attr("fmode").is_some() || folder.attr("dmode").is_some()) && mode != "mapped" {
+        return Err(refusal::unsupported_by_qemu(
+            folder,
+            "fmode and dmode need accessmode 'mapped'",
+        ));
+    }
+    if folder.child("space_hard_limit").is_some() || folder.child("space_soft_limit").is_some() {
+        return Err(refusal::unsupported_by_qemu(
+            folder,
+            "QEMU does not limit the space of shared folders; remove the limits",
         ));
     }
     Ok(())

@@ -31,7 +31,7 @@ const TYPES: &[(&str, Shape)] = &[
                 yes_no("powerControl"),
                 text("passwd"),
                 text("passwdValidTo"),
-                one_of("connected", &["keep", "disconnect", "fail"]),
+                text("connected"),
             ],
             &[place("listen"), AUDIO],
         ),
@@ -50,7 +50,7 @@ const TYPES: &[(&str, Shape)] = &[
                 one_of("defaultMode", &["any", "secure", "insecure"]),
                 text("passwd"),
                 text("passwdValidTo"),
-                one_of("connected", &["keep", "disconnect", "fail"]),
+                text("connected"),
             ],
             spice::CHILDREN,
         ),
@@ -150,13 +150,13 @@ fn complete_vnc_port(input: &Element, display: &mut Element) -> Result<(), Error
     // -1 asks for any port, as no port does.
     let automatic = match input.attr("autoport") {
         Some("yes") => true,
-        Some("no") => port == Some(-1),
+        Some("no") => false,
         _ => matches!(port, None | Some(-1)),
     };
     let websocket = port_of(input, "websocket", "vnc")?;
     match (automatic, port) {
         (true, _) => display.set("port", "-1"),
-        (false, None | Some(0)) => {
+        (false, None | Some(0 | -1)) => {
             display.unset("port");
         }
         (false, Some(port)) => display.set("port", port.to_string()),
@@ -190,6 +190,13 @@ fn complete_password(input: &Element, display: &mut Element) -> Result<(), Error
         display.unset("passwdValidTo");
         display.unset("connected");
     }
+    // Words that libvirt does not know say nothing here.
+    if display
+        .attr("connected")
+        .is_some_and(|action| !matches!(action, "keep" | "disconnect" | "fail"))
+    {
+        display.unset("connected");
+    }
     if let Some(until) = display.attr("passwdValidTo") {
         if !is_date(until) {
             return Err(refusal::internal(
@@ -219,6 +226,12 @@ pub(crate) fn check(display: &Element, _context: &Context<'_>) -> Result<(), Err
             display,
             format!("QEMU has no display of type '{kind}'; use 'vnc' or 'spice'"),
         )),
+        "vnc" if display.attr("connected").is_some_and(|action| action != "keep") => {
+            Err(refusal::unsupported(
+                display,
+                "what happens to those who are connected when a VNC password changes is 'keep'",
+            ))
+        }
         "vnc" => match display.attr("passwd") {
             Some(password) if password.len() > LONGEST_VNC_PASSWORD => Err(refusal::unsupported_by_qemu(
                 display,

@@ -74,7 +74,7 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
     }
     let kind = View(&device).kind().to_owned();
     if kind.is_empty() {
-        return Err(refusal::xml(input, "it needs the attribute 'type'"));
+        return Err(refusal::missing_attribute(input, "type"));
     }
     if device.attr("managed").is_none() {
         device.set("managed", "no");
@@ -84,7 +84,9 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
         .child("source")
         .ok_or_else(|| refusal::xml(input, "it needs a <source>"))?;
     let source = source::read(&kind, given)?;
-    device.push(source);
+    if !source.attributes.is_empty() || !source.children.is_empty() {
+        device.push(source);
+    }
     HOSTDEV.arrange(&mut device);
     common::append(input, &mut device, common::WITH_ROM)?;
     if kind == "mdev" && device.child("rom").is_some() && device.attr("model") != Some("vfio-pci") {
@@ -110,10 +112,7 @@ fn complete_attributes(input: &Element, device: &mut Element, kind: &str) -> Res
     match kind {
         "mdev" => {
             let Some(model) = device.attr("model").map(str::to_owned) else {
-                return Err(refusal::xml(
-                    input,
-                    "a mediated device needs the attribute 'model'",
-                ));
+                return Err(refusal::missing_attribute(input, "model"));
             };
             if model == "vfio-pci" {
                 if device.attr("display").is_none() {
@@ -150,6 +149,12 @@ pub(crate) fn check(device: &Element, _context: &Context<'_>) -> Result<(), Erro
             "QEMU guests can't have host devices of mode 'capabilities'; use 'subsystem'",
         ));
     }
+    if device.path_attr("source", "writeFiltering").is_some() {
+        return Err(refusal::unsupported_by_qemu(
+            device,
+            "QEMU does not filter writes to a PCI device's configuration; remove writeFiltering",
+        ));
+    }
     check_address(device, View(device).kind())
 }
 
@@ -158,6 +163,12 @@ fn check_address(device: &Element, kind: &str) -> Result<(), Error> {
         return Ok(());
     };
     let model = device.attr("model").unwrap_or_default();
+    if kind == "pci" && !matches!(given, "pci" | "unassigned") {
+        return Err(refusal::internal(
+            device,
+            format!("an address of type '{given}' does not fit a PCI device; use 'pci'"),
+        ));
+    }
     let wanted = match (kind, model) {
         ("mdev", "vfio-ccw") => "ccw",
         ("mdev", "vfio-pci") => "pci",

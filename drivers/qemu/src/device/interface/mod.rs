@@ -213,7 +213,7 @@ fn complete_target(input: &Element, interface: &mut Element, kind: &str) -> Resu
     if kind != "ethernet" {
         target.unset("managed");
     }
-    if matches!(kind, "vhostuser" | "hostdev") {
+    if kind == "hostdev" {
         return Ok(());
     }
     if !target.attributes.is_empty() {
@@ -264,7 +264,7 @@ fn check_addresses(interface: &Element, kind: &str) -> Result<(), Error> {
             "<portForward> needs <backend type='passt'/>",
         ));
     }
-    if interface.child("port").is_some() && !matches!(kind, "network" | "bridge") {
+    if interface.path_attr("port", "isolated") == Some("yes") && !matches!(kind, "network" | "bridge") {
         return Err(refusal::unsupported(
             interface,
             format!("ports of interfaces of type '{kind}' can't be isolated; remove <port>"),

@@ -105,6 +105,12 @@ pub(super) fn complete(input: &Element, interface: &mut Element, kind: &str) -> 
     } else {
         (shape, *required)
     };
+    if input.child("source").is_none() && !required.is_empty() {
+        return Err(refusal::xml(
+            input,
+            format!("an interface of type '{kind}' needs a <source>"),
+        ));
+    }
     let empty = Element::new("source");
     let mut source = shape.read(input.child("source").unwrap_or(&empty))?;
     for name in required {

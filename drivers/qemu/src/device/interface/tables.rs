@@ -96,7 +96,8 @@ pub(super) const IP: Shape = shape(
     ],
     &[],
 )
-.many();
+.many()
+.kept();
 
 /// `<route>` of guest or host.
 pub(super) const ROUTE: Shape = shape(
@@ -256,7 +257,7 @@ pub(super) const INTERFACE: Shape = shape(
         VLAN,
         VIRTUALPORT,
         shape("bandwidth", &[], &[INBOUND, OUTBOUND]),
-        shape("port", &[yes_no("isolated").unless("no")], &[]),
+        shape("port", &[yes_no("isolated")], &[]),
         IP,
         ROUTE,
         PORT_FORWARD,

@@ -70,7 +70,7 @@ pub(crate) fn check(iommu: &Element, context: &Context<'_>) -> Result<(), Error>
         ));
     }
     if model != "intel" && iommu.child("driver").is_some() {
-        return Err(refusal::unsupported(
+        return Err(refusal::xml(
             iommu,
             format!("IOMMU '{model}' has no <driver> options; remove them"),
         ));

@@ -33,7 +33,8 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
         balloon.take("stats");
     }
     if balloon.attr("model") == Some("none") {
-        return Ok(Element::new("memballoon").with("model", "none"));
+        balloon.take("driver");
+        return Ok(balloon);
     }
     let driver = balloon.take("driver");
     common::append(input, &mut balloon, common::PLAIN)?;

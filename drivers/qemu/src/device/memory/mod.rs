@@ -5,7 +5,7 @@ use super::refusal;
 use super::schema::{Shape, attribute, flag, one_of, place, shape, yes_no};
 use super::value::{self, Kind};
 use crate::domain::context::Context;
-use bulkhead_wire::error::Error;
+use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::Element;
 
 const MEMORY: Shape = shape(
@@ -108,20 +108,29 @@ fn text_child(parent: &Element, name: &str) -> Option<Element> {
         .map(|text| Element::new(name).with_text(text))
 }
 
+/// Parts of a memory device that do not fit each other.
+fn detail(device: &Element, message: impl std::fmt::Display) -> Error {
+    Error::new(
+        Code::XML_DETAIL,
+        Origin::DOMAIN,
+        format!("<memory> ({}): {message}", device.position),
+    )
+}
+
 fn source(input: &Element, model: &str) -> Result<Element, Error> {
     let mut source = Element::new("source");
     let Some(given) = input.child("source") else {
         if matches!(model, "nvdimm" | "virtio-pmem") {
-            return Err(refusal::xml(
+            return Err(detail(
                 input,
-                format!("memory of model '{model}' needs a <source>"),
+                format!("memory of model '{model}' needs the <path> of its source"),
             ));
         }
         return Ok(source);
     };
     if matches!(model, "nvdimm" | "virtio-pmem") {
         let path = text_child(given, "path").ok_or_else(|| {
-            refusal::xml(
+            detail(
                 input,
                 format!("memory of model '{model}' needs the <path> of its source"),
             )
@@ -137,8 +146,18 @@ fn source(input: &Element, model: &str) -> Result<Element, Error> {
         }
         return Ok(source);
     }
-    if let Some(nodes) = text_child(given, "nodemask") {
-        source.push(nodes);
+    if let Some(nodes) = given.child_text("nodemask").filter(|nodes| !nodes.is_empty()) {
+        let nodes = value::number_set(&nodes).ok_or_else(|| {
+            Error::new(
+                Code::INVALID_ARG,
+                Origin::NONE,
+                format!(
+                    "<memory> ({}): nodemask '{nodes}' is not a set like 0-1,3",
+                    input.position
+                ),
+            )
+        })?;
+        source.push(Element::new("nodemask").with_text(nodes));
     }
     if let Some(size) = kibibytes(given, "pagesize")? {
         source.push(size);
@@ -151,7 +170,8 @@ fn target(input: &Element, model: &str) -> Result<Element, Error> {
         .child("target")
         .ok_or_else(|| refusal::xml(input, "it needs a <target>"))?;
     let mut target = TARGET.read(given)?;
-    let size = kibibytes(given, "size")?.ok_or_else(|| refusal::xml(input, "its <target> needs a <size>"))?;
+    let size =
+        kibibytes(given, "size")?.ok_or_else(|| refusal::value(input, "its <target> needs a <size>"))?;
     target.push(size);
     if let Some(node) = given.child_text("node") {
         let node = value::decimal(&node)
@@ -211,6 +231,63 @@ fn align(target: &mut Element, model: &str, context: &Context<'_>) {
     size.set_text(aligned.to_string());
 }
 
+/// Whether the sizes fit each other and the guest has the node.
+fn check_sizes(memory: &Element, context: &Context<'_>) -> Result<(), Error> {
+    let number = |path: &str| memory.at(path).and_then(|size| value::decimal(&size.text()));
+    let size = View(memory).size();
+    if let Some(label) = number("target/label/size") {
+        if label < 128 {
+            return Err(refusal::xml(
+                memory,
+                "the label of an NVDIMM has 128 KiB at least",
+            ));
+        }
+        if label >= size {
+            return Err(refusal::xml(
+                memory,
+                "the label of an NVDIMM is smaller than the NVDIMM",
+            ));
+        }
+    }
+    let node = number("target/node");
+    match View(memory).model() {
+        "virtio-pmem" if node.is_some() => {
+            return Err(refusal::unsupported(
+                memory,
+                "virtio-pmem belongs to no NUMA node; remove <node>",
+            ));
+        }
+        "virtio-mem" => {
+            let block = number("target/block").unwrap_or(0);
+            if !block.is_power_of_two() {
+                return Err(detail(memory, "its <block> is not a power of 2"));
+            }
+            if number("target/requested").unwrap_or(0) > size {
+                return Err(detail(
+                    memory,
+                    "it can't be requested to have more than its <size>",
+                ));
+            }
+        }
+        _ => {}
+    }
+    let cells = context
+        .document
+        .at("cpu/numa")
+        .map_or(0, |numa| numa.all("cell").count() as u64);
+    match node {
+        Some(node) if cells > 0 && node >= cells => Err(detail(
+            memory,
+            format!("the guest has no NUMA node {node}; add it to <cpu><numa>"),
+        )),
+        None if View(memory).model() != "virtio-pmem" => Err(refusal::unsupported_by_qemu(
+            memory,
+            "its <target> needs the <node> that it belongs to",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Whether the guest can have it.
 pub(crate) fn check(memory: &Element, context: &Context<'_>) -> Result<(), Error> {
     if memory.child("uuid").is_some() && !context.is_pseries() {
@@ -231,5 +308,5 @@ pub(crate) fn check(memory: &Element, context: &Context<'_>) -> Result<(), Error
             "this QEMU has no SGX memory",
         ));
     }
-    Ok(())
+    check_sizes(memory, context)
 }

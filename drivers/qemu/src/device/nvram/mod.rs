@@ -1,6 +1,7 @@
 //! `<nvram>` as a device: the settings of pseries machines.
 
 use super::common;
+use super::refusal;
 use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
@@ -10,4 +11,15 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
     let mut nvram = Element::new("nvram");
     common::append(input, &mut nvram, common::PLAIN)?;
     Ok(nvram)
+}
+
+/// Whether the machine has it.
+pub(crate) fn check(nvram: &Element, context: &Context<'_>) -> Result<(), Error> {
+    if context.is_pseries() {
+        return Ok(());
+    }
+    Err(refusal::unsupported_by_qemu(
+        nvram,
+        "only pseries machines have it; remove it",
+    ))
 }

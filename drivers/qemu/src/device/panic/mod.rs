@@ -2,16 +2,17 @@
 
 use super::common;
 use super::refusal;
-use super::schema::{Shape, one_of, shape};
+use super::schema::{Shape, attribute, shape};
+use super::value::Kind;
 use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
 const PANIC: Shape = shape(
     "panic",
-    &[one_of(
+    &[attribute(
         "model",
-        &["default", "isa", "pseries", "hyperv", "s390", "pvpanic"],
+        Kind::Supported(&["default", "isa", "pseries", "hyperv", "s390", "pvpanic"]),
     )],
     &[],
 );

@@ -3,7 +3,7 @@
 use super::chardev::{self, SocketPath};
 use super::common::{self, VIRTIO_DRIVER};
 use super::refusal;
-use super::schema::{Shape, attribute, number, one_of, place, shape};
+use super::schema::{Shape, attribute, count, one_of, place, shape};
 use super::value::Kind;
 use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
@@ -17,14 +17,7 @@ const RNG: Shape = shape(
     )
     .required()],
     &[
-        shape(
-            "rate",
-            &[
-                attribute("bytes", Kind::Number(1, u32::MAX as u64)).required(),
-                number("period"),
-            ],
-            &[],
-        ),
+        shape("rate", &[count("bytes"), count("period")], &[]),
         place("backend"),
         VIRTIO_DRIVER,
     ],
@@ -39,8 +32,8 @@ const BACKEND: Shape = shape(
 /// The canonical form of a random number device.
 pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut rng = RNG.read(input)?;
-    if rng.path_attr("rate", "period") == Some("0") {
-        rng.child_or_insert("rate").unset("period");
+    if rng.path_attr("rate", "bytes").is_none() {
+        rng.take("rate");
     }
     if input.all("backend").count() != 1 {
         return Err(refusal::xml(input, "it needs one <backend>"));
@@ -58,7 +51,7 @@ fn complete_backend(input: &Element) -> Result<Element, Error> {
     let mut backend = BACKEND.read(input)?;
     match backend.attr("model") {
         Some("random") => {
-            let file = input.text().trim().to_owned();
+            let file = input.text();
             // The same source that libvirt opens by default.
             backend.set_text(if file.is_empty() {
                 "/dev/random".to_owned()

@@ -2,7 +2,7 @@
 
 use super::common;
 use super::refusal;
-use super::schema::{Shape, number, on_off, one_of, place, shape, text};
+use super::schema::{Shape, count, on_off, one_of, place, shape, text};
 use super::value;
 use crate::domain::context::Context;
 use bulkhead_wire::error::{Code, Error, Origin};
@@ -10,7 +10,7 @@ use bulkhead_xml::Element;
 
 const SHMEM: Shape = shape(
     "shmem",
-    &[text("name").required(), one_of("role", &["master", "peer"])],
+    &[text("name"), one_of("role", &["master", "peer"])],
     &[
         shape(
             "model",
@@ -19,7 +19,7 @@ const SHMEM: Shape = shape(
         ),
         place("size"),
         shape("server", &[text("path")], &[]).kept(),
-        shape("msi", &[number("vectors"), on_off("ioeventfd")], &[]),
+        shape("msi", &[count("vectors"), on_off("ioeventfd")], &[]),
     ],
 );
 
@@ -28,7 +28,9 @@ const MEBIBYTE: u64 = 1 << 20;
 /// The canonical form of memory that guests share.
 pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut memory = SHMEM.read(input)?;
-    let name = memory.attr("name").unwrap_or_default();
+    let Some(name) = memory.attr("name") else {
+        return Err(refusal::xml(input, "it needs the attribute 'name'"));
+    };
     if name.contains('/') || matches!(name, "" | "." | "..") {
         return Err(refusal::unsupported(
             input,
@@ -36,15 +38,8 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
         ));
     }
     if memory.path_attr("model", "type").is_none() {
-        let server = memory.child("server").is_some();
-        memory.child_or_insert("model").set(
-            "type",
-            if server {
-                "ivshmem-doorbell"
-            } else {
-                "ivshmem-plain"
-            },
-        );
+        // An old model that QEMU has no more, as the check says.
+        memory.child_or_insert("model").set("type", "ivshmem");
     }
     let model = memory.path_attr("model", "type").unwrap_or_default().to_owned();
     if model == "ivshmem-doorbell" {
@@ -71,7 +66,7 @@ fn append_size(input: &Element, memory: &mut Element, model: &str) -> Result<(),
     memory.push(
         Element::new("size")
             .with("unit", "M")
-            .with_text(bytes.div_ceil(MEBIBYTE).to_string()),
+            .with_text((bytes / MEBIBYTE).to_string()),
     );
     Ok(())
 }
@@ -89,6 +84,12 @@ pub(crate) fn check(memory: &Element, _context: &Context<'_>) -> Result<(), Erro
             }
         }
         "ivshmem-doorbell" => {
+            if memory.child("server").is_none() {
+                return Err(refusal::unsupported_by_qemu(
+                    memory,
+                    "model 'ivshmem-doorbell' needs a <server>",
+                ));
+            }
             if size.is_some() {
                 return Err(refusal::unsupported_by_qemu(
                     memory,

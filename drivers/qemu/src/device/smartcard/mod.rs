@@ -64,5 +64,14 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
         }
     }
     common::append(input, &mut card, common::PLAIN)?;
+    if card
+        .path_attr("address", "type")
+        .is_some_and(|kind| !matches!(kind, "ccid" | "unassigned"))
+    {
+        return Err(refusal::unsupported(
+            input,
+            "a smart card needs an address of type 'ccid'",
+        ));
+    }
     Ok(card)
 }

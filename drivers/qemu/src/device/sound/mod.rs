@@ -18,12 +18,12 @@ const SOUND: Shape = shape(
         )
         .required(),
         yes_no("multichannel"),
-        attribute("streams", Kind::Number(0, u32::MAX as u64)),
+        attribute("streams", Kind::Number(1, u32::MAX as u64)),
     ],
     &[
         shape(
             "codec",
-            &[one_of("type", &["duplex", "micro", "output"]).required()],
+            &[attribute("type", Kind::Supported(&["duplex", "micro", "output"])).required()],
             &[],
         )
         .many(),
@@ -46,10 +46,10 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
     }
     if model != "virtio" {
         sound.unset("streams");
-    } else if sound.attr("streams").is_none_or(|streams| streams == "0") {
+    } else if sound.attr("streams").is_none() {
         sound.set("streams", "2");
     }
-    let driver = sound.take("driver");
+    let driver = sound.take("driver").filter(|_| model == "virtio");
     common::append(input, &mut sound, common::PLAIN)?;
     sound.children.extend(driver.map(bulkhead_xml::Node::Element));
     Ok(sound)

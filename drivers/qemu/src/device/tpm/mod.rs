@@ -3,7 +3,7 @@
 use super::chardev::{self, SocketPath};
 use super::common;
 use super::refusal;
-use super::schema::{Shape, attribute, flag, one_of, place, shape, text, yes_no};
+use super::schema::{Shape, attribute, flag, number, one_of, place, shape, text, yes_no};
 use super::value::Kind;
 use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
@@ -35,8 +35,8 @@ const EMULATOR: Shape = shape(
     &[
         attribute("type", Kind::Text),
         one_of("version", &["default", "1.2", "2.0"]),
-        yes_no("persistent_state"),
-        attribute("debug", Kind::Number(0, u32::MAX as u64)),
+        yes_no("persistent_state").unless("no"),
+        number("debug"),
     ],
     &[
         shape("encryption", &[attribute("secret", Kind::Uuid)], &[]),
@@ -90,7 +90,7 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
     tpm.set("model", model);
     let backend = match kind.as_str() {
         "passthrough" => passthrough(given)?,
-        "emulator" => emulator(given)?,
+        "emulator" => emulator(given, model, context)?,
         _ => external(given)?,
     };
     tpm.push(backend);
@@ -117,10 +117,17 @@ fn passthrough(given: &Element) -> Result<Element, Error> {
     Ok(backend)
 }
 
-fn emulator(given: &Element) -> Result<Element, Error> {
+fn emulator(given: &Element, model: &str, context: &Context<'_>) -> Result<Element, Error> {
     let mut backend = EMULATOR.read(given)?;
     if backend.attr("version").is_none_or(|version| version == "default") {
-        backend.set("version", "2.0");
+        let oldest = context.is_x86() && model == "tpm-tis";
+        backend.set("version", if oldest { "1.2" } else { "2.0" });
+    }
+    if backend.attr("version") == Some("1.2") && backend.child("active_pcr_banks").is_some() {
+        return Err(refusal::xml(
+            given,
+            "only version 2.0 has PCR banks; remove <active_pcr_banks>",
+        ));
     }
     EMULATOR.arrange(&mut backend);
     Ok(backend)
@@ -163,12 +170,6 @@ pub(crate) fn check(tpm: &Element, context: &Context<'_>) -> Result<(), Error> {
             return Err(refusal::unsupported_by_qemu(
                 tpm,
                 format!("version 1.2 can't be had with model '{model}'; use 'tpm-tis'"),
-            ));
-        }
-        if tpm.at("backend/active_pcr_banks").is_some() {
-            return Err(refusal::unsupported_by_qemu(
-                tpm,
-                "only version 2.0 has PCR banks",
             ));
         }
     }

@@ -2,9 +2,9 @@
 
 use super::common::{self, ATS, IOMMU, PACKED, PAGE_PER_VQ};
 use super::refusal;
-use super::schema::{Shape, number, on_off, one_of, shape, text, yes_no};
+use super::schema::{Shape, count, number, on_off, one_of, shape, text, yes_no};
 use crate::domain::context::Context;
-use bulkhead_wire::error::Error;
+use bulkhead_wire::error::{Error, Origin};
 use bulkhead_xml::Element;
 
 const MODEL: Shape = shape(
@@ -31,15 +31,14 @@ const MODEL: Shape = shape(
         number("vram"),
         number("vram64"),
         number("vgamem"),
-        number("heads"),
+        count("heads"),
         yes_no("primary"),
         on_off("blob"),
-        on_off("edid"),
     ],
     &[
         shape(
             "acceleration",
-            &[yes_no("accel2d"), yes_no("accel3d"), text("rendernode")],
+            &[yes_no("accel3d"), yes_no("accel2d"), text("rendernode")],
             &[],
         ),
         shape(
@@ -61,7 +60,7 @@ const VIDEO: Shape = shape(
                 ATS,
                 PACKED,
                 PAGE_PER_VQ,
-                one_of("name", &["default", "qemu", "vhostuser"]),
+                one_of("name", &["default", "qemu", "vhostuser"]).unless("qemu"),
                 one_of("vgaconf", &["io", "on", "off"]),
             ],
             &[],
@@ -97,6 +96,8 @@ impl<'a> View<'a> {
 pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut video = VIDEO.read(input)?;
     let place = video.clone();
+    // No heads at all is what libvirt keeps as "unknown".
+    let asked_for_none = input.path_attr("model", "heads").is_some();
     if video.path_attr("driver", "name") == Some("default") {
         video.child_or_insert("driver").unset("name");
     }
@@ -117,7 +118,7 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
     }
     if kind == "none" {
         model.unset("heads");
-    } else if model.attr("heads").is_none_or(|heads| heads == "0") {
+    } else if place.path_attr("model", "heads").is_none() && !asked_for_none {
         model.set("heads", "1");
     }
     if let Some(acceleration) = model.child("acceleration")
@@ -154,7 +155,7 @@ fn complete_memory(place: &Element, model: &mut Element, kind: &str) -> Result<(
     if kind != "qxl" {
         for name in ["ram", "vram64", "vgamem"] {
             if model.attr(name).is_some() {
-                return Err(refusal::xml(
+                return Err(refusal::unsupported(
                     place,
                     format!("only video model 'qxl' has '{name}', not '{kind}'"),
                 ));
@@ -208,9 +209,43 @@ pub(crate) fn check(video: &Element, _context: &Context<'_>) -> Result<(), Error
             .path_attr("model", "heads")
             .is_some_and(|heads| heads != "1")
     {
-        return Err(refusal::unsupported(
+        return Err(refusal::unsupported_by_qemu(
             video,
             format!("video model '{model}' has one head; only 'virtio' and 'qxl' have more"),
+        ));
+    }
+    let model_element = video.child("model");
+    let attribute = |name: &str| model_element.and_then(|element| element.path_attr("acceleration", name));
+    if attribute("accel2d").is_some() {
+        return Err(refusal::unsupported_by_qemu(
+            video,
+            "QEMU has no accel2d; remove it",
+        ));
+    }
+    if attribute("accel3d") == Some("yes") && model != "virtio" {
+        return Err(refusal::unsupported_by_qemu(
+            video,
+            format!("only video model 'virtio' has 3D acceleration, not '{model}'"),
+        ));
+    }
+    if video.at("model/resolution").is_some()
+        && !matches!(model, "vga" | "qxl" | "virtio" | "bochs" | "ramfb")
+    {
+        return Err(refusal::xml_of(
+            Origin::QEMU,
+            video,
+            format!("the resolution of video model '{model}' can't be set"),
+        ));
+    }
+    let options = ["iommu", "ats", "packed", "page_per_vq"];
+    if model != "virtio"
+        && options
+            .iter()
+            .any(|name| video.path_attr("driver", name).is_some())
+    {
+        return Err(refusal::unsupported(
+            video,
+            format!("the <driver> options need video model 'virtio', not '{model}'"),
         ));
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! `<vsock>`.
 
 use super::common::{self, VIRTIO_DRIVER};
+use super::refusal;
 use super::schema::{Shape, attribute, one_of, shape, yes_no};
 use super::value::Kind;
 use crate::domain::context::Context;
@@ -14,12 +15,11 @@ const VSOCK: Shape = shape(
         &["virtio", "virtio-transitional", "virtio-non-transitional"],
     )],
     &[
-        // Numbers below 3 mean any host, the hypervisor and the host itself.
         shape(
             "cid",
             &[
                 yes_no("auto"),
-                attribute("address", Kind::Number(3, u32::MAX as u64)),
+                attribute("address", Kind::Number(0, u32::MAX as u64)),
             ],
             &[],
         ),
@@ -43,12 +43,20 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
         };
         cid.set("auto", auto);
     }
-    if cid.attr("auto") == Some("yes") {
-        // The number of a running guest is made up for that run.
-        cid.unset("address");
-    }
     VSOCK.arrange(&mut vsock);
     common::append(input, &mut vsock, common::PLAIN)?;
     vsock.children.extend(driver.map(bulkhead_xml::Node::Element));
     Ok(vsock)
+}
+
+/// Whether the guest's number is one of a guest.
+pub(crate) fn check(vsock: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    // Numbers below 3 mean any host, the hypervisor and the host itself.
+    match vsock.path_attr("cid", "address") {
+        Some(address @ ("0" | "1" | "2")) => Err(refusal::unsupported(
+            vsock,
+            format!("CID {address} is not one of a guest; use 3 or more"),
+        )),
+        _ => Ok(()),
+    }
 }

@@ -44,7 +44,7 @@ pub(crate) fn check(watchdog: &Element, context: &Context<'_>) -> Result<(), Err
     let address = watchdog.path_attr("address", "type");
     let (fits, may_have) = match model {
         "diag288" => (context.is_s390(), None),
-        "ib700" => (context.is_x86(), Some("isa")),
+        "ib700" => (context.is_i440fx(), Some("isa")),
         "itco" => (context.is_x86() && context.is_q35(), None),
         _ => (true, Some("pci")),
     };
