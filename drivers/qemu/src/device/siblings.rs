@@ -32,6 +32,7 @@ const QEMU_RULES: &[Rule] = &[
     io_threads_exist,
     throttle_groups_agree,
     lsilogic_has_no_targets,
+    other_video_is_secondary,
     spice_is_there,
     spice_audio_is_heard,
     one_opengl_display,
@@ -438,6 +439,27 @@ fn spice_audio_is_heard(devices: &Element, _: &Context<'_>) -> Result<(), Error>
     }
 }
 
+/// The adapters that need not be the first are those without a VGA.
+fn other_video_is_secondary(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
+    let primary = devices
+        .all("video")
+        .position(|device| video::View(device).is_primary())
+        .unwrap_or(0);
+    let found = devices.all("video").enumerate().find(|(index, device)| {
+        *index != primary && !matches!(video::View(device).model(), "qxl" | "virtio")
+    });
+    match found {
+        Some((_, device)) => Err(refusal::unsupported_by_qemu(
+            device,
+            format!(
+                "video model '{}' can only be the primary one; use 'virtio' for others",
+                video::View(device).model()
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Whether a display draws with the host's OpenGL.
 fn has_opengl(display: &Element) -> bool {
     match display.attr("type") {
@@ -494,6 +516,16 @@ fn one_tpm(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
 }
 
 fn watchdogs_agree(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
+    if let Some(second) = devices
+        .all("watchdog")
+        .filter(|device| device.attr("model") == Some("itco"))
+        .nth(1)
+    {
+        return Err(refusal::unsupported_by_qemu(
+            second,
+            "a guest has one watchdog of model 'itco'",
+        ));
+    }
     let mut actions = devices
         .all("watchdog")
         .map(|device| (device, device.attr("action")));

@@ -157,13 +157,7 @@ fn target_of(shape: &Shape, input: &Element) -> Result<Element, Error> {
 }
 
 /// The serial port of an architecture where none is named: target type and model.
-fn default_serial(input: &Element, context: &Context<'_>) -> (&'static str, &'static str) {
-    match input.path_attr("address", "type") {
-        Some("usb") => return ("usb-serial", "usb-serial"),
-        Some("pci") => return ("pci-serial", "pci-serial"),
-        Some("spapr-vio") => return ("spapr-vio-serial", "spapr-vty"),
-        _ => {}
-    }
+fn default_serial(context: &Context<'_>) -> (&'static str, &'static str) {
     let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
     match arch {
         "i686" | "x86_64" => ("isa-serial", "isa-serial"),
@@ -195,7 +189,7 @@ fn default_model(kind: &str, context: &Context<'_>) -> Option<&'static str> {
 
 fn serial_target(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut target = target_of(&SERIAL_TARGET, input)?;
-    let (kind, model) = default_serial(input, context);
+    let (kind, model) = default_serial(context);
     if target.attr("type").is_none() && !kind.is_empty() {
         target.set("type", kind);
         if target.path_attr("model", "name").is_none() {

@@ -60,8 +60,7 @@ const CONTROLLER: Shape = shape(
                 "xenbus",
                 "isa",
             ],
-        )
-        .required(),
+        ),
         number("index"),
         text("model"),
         number("ports"),
@@ -176,6 +175,9 @@ impl<'a> View<'a> {
 /// The canonical form of a controller. Index, and a model that depends on the machine, are the domain's to add.
 pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut controller = CONTROLLER.read(input)?;
+    if controller.attr("type").is_none() {
+        controller.set("type", "ide");
+    }
     let kind = View(&controller).kind().to_owned();
     complete_model(input, &mut controller, &kind)?;
     if controller.attr("model").is_none()

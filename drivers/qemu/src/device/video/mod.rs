@@ -60,8 +60,7 @@ const VIDEO: Shape = shape(
                 ATS,
                 PACKED,
                 PAGE_PER_VQ,
-                one_of("name", &["default", "qemu", "vhostuser"]).unless("qemu"),
-                one_of("vgaconf", &["io", "on", "off"]),
+                one_of("name", &["default", "qemu", "vhostuser"]).unless("default"),
             ],
             &[],
         ),
@@ -98,9 +97,6 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
     let place = video.clone();
     // No heads at all is what libvirt keeps as "unknown".
     let asked_for_none = input.path_attr("model", "heads").is_some();
-    if video.path_attr("driver", "name") == Some("default") {
-        video.child_or_insert("driver").unset("name");
-    }
     if video
         .child("driver")
         .is_some_and(|driver| driver.attributes.is_empty())
@@ -216,7 +212,7 @@ pub(crate) fn check(video: &Element, _context: &Context<'_>) -> Result<(), Error
     }
     let model_element = video.child("model");
     let attribute = |name: &str| model_element.and_then(|element| element.path_attr("acceleration", name));
-    if attribute("accel2d").is_some() {
+    if attribute("accel2d") == Some("yes") {
         return Err(refusal::unsupported_by_qemu(
             video,
             "QEMU has no accel2d; remove it",
