@@ -1,6 +1,7 @@
 //! Devices against stock libvirt's answers to the corpus.
 
 use super::context::Context;
+use crate::domain::Host;
 use bulkhead_xml::{Element, Limits, Node, parse};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -141,14 +142,21 @@ fn differences(ours: &Element, stock: &Element, path: &str, out: &mut Vec<String
     }
 }
 
-fn context(dump: &Element) -> Context {
+fn context<'a>(arch: &str, machine: &str, host: &'a Host, document: &'a Element) -> Context<'a> {
     Context {
-        arch: dump.path_attr("os/type", "arch").unwrap_or_default().to_owned(),
-        machine: dump
-            .path_attr("os/type", "machine")
-            .unwrap_or_default()
-            .to_owned(),
+        arch: arch.to_owned(),
+        machine: machine.to_owned(),
+        virt_type: "qemu".to_owned(),
+        os_type: "hvm".to_owned(),
+        host,
+        document,
     }
+}
+
+fn host() -> Host {
+    Host::qemu_10_0(std::sync::Arc::new(
+        crate::domain::host::CountedIdentifiers::default(),
+    ))
 }
 
 #[test]
@@ -164,7 +172,13 @@ fn accepted_devices_come_out_as_stock_prints_them() {
             continue;
         };
         let dump = parse(dump.as_bytes(), Limits::default(), "domain/metadata").unwrap();
-        let context = context(&dump);
+        let host = host();
+        let context = context(
+            dump.path_attr("os/type", "arch").unwrap_or_default(),
+            dump.path_attr("os/type", "machine").unwrap_or_default(),
+            &host,
+            &dump,
+        );
         let (Some(given), Some(stock)) = (input.child("devices"), dump.child("devices")) else {
             continue;
         };
@@ -259,7 +273,8 @@ fn devices_that_stock_refuses_are_refused_alike() {
         };
         let arch = input.path_attr("os/type", "arch").unwrap_or("x86_64").to_owned();
         let machine = input.path_attr("os/type", "machine").unwrap_or("pc").to_owned();
-        let context = Context { arch, machine };
+        let host = host();
+        let context = context(&arch, &machine, &host, &input);
         let Some(devices) = input.child("devices") else {
             continue;
         };
