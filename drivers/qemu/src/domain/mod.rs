@@ -6,6 +6,7 @@
 pub mod context;
 pub mod host;
 
+mod addresses;
 mod basics;
 mod clock;
 mod cpu;

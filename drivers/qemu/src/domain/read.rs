@@ -2,7 +2,9 @@
 
 use super::context::Context;
 use super::host::Host;
-use super::{Purpose, basics, clock, cpu, devices, features, machine, namespace, os, refuse, tuning};
+use super::{
+    Purpose, addresses, basics, clock, cpu, devices, features, machine, namespace, os, refuse, tuning,
+};
 use crate::device::schema::Shape;
 use crate::device::value;
 use bulkhead_wire::error::{Code, Error, Origin};
@@ -48,6 +50,8 @@ fn complete(input: &Element, emulator: &str, context: &Context) -> Result<Elemen
     }
     let clock = clock::complete(input, context)?;
     let mut devices = devices::complete(input, emulator, context)?;
+    devices::arrange(&mut devices);
+    addresses::assign(&mut devices, context)?;
     devices::arrange(&mut devices);
     let mut root = Element::new("domain").with("type", context.virt_type.as_str());
     let passed_through = namespace::complete(input)?;
