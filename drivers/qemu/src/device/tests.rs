@@ -1,10 +1,12 @@
 //! Devices against stock libvirt's answers to the corpus.
 
-use super::context::Context;
-use crate::domain::Host;
+use crate::domain::context::Context;
+use crate::domain::host::{CountedIdentifiers, Host};
+use bulkhead_wire::error::Error;
 use bulkhead_xml::{Element, Limits, Node, parse};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Per kind, how many devices of accepted domains must come out as stock prints them. May only rise.
 const FLOORS: &[(&str, usize)] = &[];
@@ -42,25 +44,32 @@ fn cases() -> Option<Vec<(String, Element, serde_json::Value)>> {
 fn key(device: &Element, index: usize) -> String {
     match device.name.as_str() {
         "disk" => device.path_attr("target", "dev").unwrap_or_default().to_owned(),
+        "controller" => ["type", "index", "model"]
+            .map(|name| device.attr(name).unwrap_or_default())
+            .join(" "),
         _ => index.to_string(),
     }
 }
 
 /// Takes away what other modules add: assigned addresses, indices, generated names, secrets.
-fn strip(device: &mut Element, twin: Option<&Element>) {
+fn strip(device: &mut Element, ours: &Element) {
     device.take("address");
     device.unset("passwd");
+    take_everywhere(device, "cookies");
     match device.name.as_str() {
         "interface" => {
-            let generated = twin.is_some_and(|twin| twin.child("mac").is_none());
-            if generated {
-                device.take("mac");
+            for (path, name) in [("mac", "address"), ("virtualport/parameters", "interfaceid")] {
+                let generated = ours.path_attr(path, name).is_some_and(is_made_up);
+                if generated && path == "mac" {
+                    device.take("mac");
+                } else if generated && let Some(port) = device.child_mut("virtualport") {
+                    port.take("parameters");
+                }
             }
-            if twin.is_some_and(|twin| twin.at("virtualport/parameters").is_none())
-                && let Some(port) = device.child_mut("virtualport")
-            {
-                port.take("parameters");
-            }
+        }
+        // Numbers of chassis and ports follow from addresses.
+        "controller" => {
+            device.take("target");
         }
         "video" => {
             if let Some(model) = device.child_mut("model") {
@@ -68,6 +77,18 @@ fn strip(device: &mut Element, twin: Option<&Element>) {
             }
         }
         _ => {}
+    }
+}
+
+/// Whether an identifier is one of the counted ones.
+fn is_made_up(identifier: &str) -> bool {
+    identifier.starts_with("52:54:00:00:0") || identifier.starts_with("00000000-0000-4000-8000-")
+}
+
+fn take_everywhere(element: &mut Element, name: &str) {
+    while element.take(name).is_some() {}
+    for child in element.elements_mut() {
+        take_everywhere(child, name);
     }
 }
 
@@ -79,6 +100,9 @@ fn trimmed(element: &mut Element) {
     let has_elements = element.elements().next().is_some();
     if has_elements {
         element.children.retain(|node| matches!(node, Node::Element(_)));
+    }
+    if !has_elements && element.text().trim().is_empty() {
+        element.children.clear();
     }
     for child in element.elements_mut() {
         trimmed(child);
@@ -142,21 +166,38 @@ fn differences(ours: &Element, stock: &Element, path: &str, out: &mut Vec<String
     }
 }
 
-fn context<'a>(arch: &str, machine: &str, host: &'a Host, document: &'a Element) -> Context<'a> {
+fn host() -> Host {
+    Host::qemu_10_0(Arc::new(CountedIdentifiers::default()))
+}
+
+fn context<'a>(document: &'a Element, os: &Element, host: &'a Host) -> Context<'a> {
+    let arch = os.path_attr("os/type", "arch").unwrap_or("x86_64").to_owned();
+    let machine = os.path_attr("os/type", "machine").unwrap_or("pc").to_owned();
     Context {
-        arch: arch.to_owned(),
-        machine: machine.to_owned(),
-        virt_type: "qemu".to_owned(),
-        os_type: "hvm".to_owned(),
+        machine: host.canonical_machine(&arch, &machine).unwrap_or(machine),
+        arch,
+        virt_type: document.attr("type").unwrap_or_default().to_owned(),
+        os_type: os.at("os/type").map(Element::text).unwrap_or_default(),
         host,
         document,
     }
 }
 
-fn host() -> Host {
-    Host::qemu_10_0(std::sync::Arc::new(
-        crate::domain::host::CountedIdentifiers::default(),
-    ))
+/// Completes and then checks all devices, as a domain does.
+fn devices(document: &Element, context: &Context<'_>) -> Result<Element, Error> {
+    let mut devices = Element::new("devices");
+    for given in document.all("devices").flat_map(Element::elements) {
+        if let Some(device) = super::complete(given, context)? {
+            devices.push(device);
+        }
+    }
+    super::character::number_ports(&mut devices);
+    super::siblings::check(&devices, context)?;
+    for device in devices.elements() {
+        super::check(device, context)?;
+    }
+    super::siblings::check_for_qemu(&devices, context)?;
+    Ok(devices)
 }
 
 #[test]
@@ -167,30 +208,23 @@ fn accepted_devices_come_out_as_stock_prints_them() {
     let mut equal: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut refused = Vec::new();
+    let host = host();
     for (case, input, steps) in cases {
         let Some(dump) = steps["dump"]["out"].as_str() else {
             continue;
         };
         let dump = parse(dump.as_bytes(), Limits::default(), "domain/metadata").unwrap();
-        let host = host();
-        let context = context(
-            dump.path_attr("os/type", "arch").unwrap_or_default(),
-            dump.path_attr("os/type", "machine").unwrap_or_default(),
-            &host,
-            &dump,
-        );
-        let (Some(given), Some(stock)) = (input.child("devices"), dump.child("devices")) else {
+        let context = context(&input, &dump, &host);
+        let Some(stock) = dump.child("devices") else {
             continue;
         };
-        let mut ours = Element::new("devices");
-        for device in given.elements() {
-            match super::complete(device, &context) {
-                Ok(Some(device)) => ours.push(device),
-                Ok(None) => {}
-                Err(error) => refused.push(format!("{case}: {error}")),
+        let ours = match devices(&input, &context) {
+            Ok(ours) => ours,
+            Err(error) => {
+                refused.push(format!("{case}: {error}"));
+                continue;
             }
-        }
-        super::character::number_ports(&mut ours);
+        };
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         let twins: BTreeMap<(String, String), &Element> = {
             let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -204,8 +238,10 @@ fn accepted_devices_come_out_as_stock_prints_them() {
                 .collect()
         };
         for device in ours.elements() {
-            // Controllers are completed and sorted by the domain.
-            if device.name == "controller" {
+            // Indices that are missing are given by the domain; USB companions share theirs.
+            let shared = device.attr("type") == Some("usb")
+                && !twins.contains_key(&("controller".to_owned(), key(device, 0)));
+            if device.name == "controller" && (device.attr("index").is_none() || shared) {
                 continue;
             }
             let index = counts.entry(&device.name).or_default();
@@ -220,8 +256,8 @@ fn accepted_devices_come_out_as_stock_prints_them() {
                 continue;
             };
             let (mut a, mut b) = (device.clone(), (*twin).clone());
-            strip(&mut a, None);
-            strip(&mut b, Some(&a));
+            strip(&mut a, device);
+            strip(&mut b, device);
             trimmed(&mut a);
             trimmed(&mut b);
             if print(&a) == print(&b) {
@@ -266,21 +302,14 @@ fn devices_that_stock_refuses_are_refused_alike() {
         return;
     };
     let mut same = 0;
+    let host = host();
     for (case, input, steps) in cases {
         let error = &steps["define"]["error"];
         let (Some(code), Some(origin)) = (error["code"].as_i64(), error["domain"].as_i64()) else {
             continue;
         };
-        let arch = input.path_attr("os/type", "arch").unwrap_or("x86_64").to_owned();
-        let machine = input.path_attr("os/type", "machine").unwrap_or("pc").to_owned();
-        let host = host();
-        let context = context(&arch, &machine, &host, &input);
-        let Some(devices) = input.child("devices") else {
-            continue;
-        };
-        let found = devices
-            .elements()
-            .find_map(|device| super::complete(device, &context).err());
+        let context = context(&input, &input, &host);
+        let found = devices(&input, &context).err();
         let message = error["message"].as_str().unwrap_or_default();
         match found {
             Some(found) if i64::from(found.code.0) == code && i64::from(found.origin.0) == origin => {

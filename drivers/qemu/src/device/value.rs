@@ -21,6 +21,10 @@ pub(crate) enum Kind {
     Uuid,
     /// A MAC address of six bytes.
     Mac,
+    /// An IPv4 or IPv6 address.
+    Ip,
+    /// Another kind, refused with a code and an origin of its own.
+    As(Code, Origin, &'static Kind),
 }
 
 /// Why a value is refused; the place is added by whoever knows it.
@@ -87,6 +91,19 @@ impl Kind {
                 }),
             Self::Uuid => uuid(value)
                 .ok_or_else(|| Fault::new(Code::XML_ERROR, Origin::XML, format!("'{value}' is not a UUID"))),
+            Self::Ip => value
+                .parse::<std::net::IpAddr>()
+                .map(|_| value.to_owned())
+                .map_err(|_| {
+                    Fault::new(
+                        Code::XML_ERROR,
+                        Origin::DOMAIN,
+                        format!("'{value}' is not an IP address"),
+                    )
+                }),
+            Self::As(code, origin, kind) => kind
+                .read(value)
+                .map_err(|fault| Fault::new(code, origin, fault.message)),
             Self::Mac => mac(value).ok_or_else(|| {
                 Fault::new(
                     Code::XML_ERROR,

@@ -3,7 +3,7 @@
 use super::refusal;
 use super::schema::{Attribute, Shape, attribute, number, one_of, place, shape, text, yes_no};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -128,7 +128,7 @@ const PLAIN: Shape = shape("audio", &[ID, TYPE, TIMER], CHILDREN);
 const PLAIN_DIRECTION: &[Attribute] = direction!();
 
 /// The canonical form of a host's audio backend.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let kind = input.attr("type").unwrap_or_default();
     let (shape, directions) = TYPES
         .iter()
@@ -163,16 +163,22 @@ fn read_direction(
             direction.unset(name);
         }
     }
-    let mixing = direction.attr("mixingEngine");
-    let fixed = direction.attr("fixedSettings");
-    if fixed == Some("yes") && mixing == Some("no") {
-        return Err(refusal::unsupported(
-            given,
-            "fixed settings need the mixing engine; remove mixingEngine='no'",
-        ));
-    }
-    if direction.child("settings").is_some() && fixed != Some("yes") {
-        return Err(refusal::unsupported(given, "<settings> need fixedSettings='yes'"));
-    }
     Ok(direction)
+}
+
+/// Whether the settings of both directions fit.
+pub(crate) fn check(audio: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    for direction in audio.elements() {
+        let fixed = direction.attr("fixedSettings") == Some("yes");
+        if fixed && direction.attr("mixingEngine") == Some("no") {
+            return Err(refusal::unsupported(
+                audio,
+                "fixed settings need the mixing engine; remove mixingEngine='no'",
+            ));
+        }
+        if direction.child("settings").is_some() && !fixed {
+            return Err(refusal::unsupported(audio, "<settings> need fixedSettings='yes'"));
+        }
+    }
+    Ok(())
 }

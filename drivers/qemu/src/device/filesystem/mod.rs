@@ -4,7 +4,7 @@ use super::common::{self, ATS, IOMMU, PACKED, PAGE_PER_VQ};
 use super::refusal;
 use super::schema::{Shape, attribute, flag, number, on_off, one_of, place, shape, text};
 use super::value::{self, Kind};
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -57,7 +57,20 @@ const FILESYSTEM: Shape = shape(
             &[],
         ),
         BINARY,
-        shape("source", &[text("dir"), text("socket")], &[]),
+        shape(
+            "source",
+            &[
+                text("dir"),
+                text("socket"),
+                text("file"),
+                text("dev"),
+                text("name"),
+                text("usage"),
+                text("pool"),
+                text("volume"),
+            ],
+            &[],
+        ),
         shape("target", &[text("dir")], &[]),
         shape(
             "idmap",
@@ -85,16 +98,10 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a folder that host and guest share.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut folder = FILESYSTEM.read(input)?;
     if folder.attr("type").is_none() {
         folder.set("type", "mount");
-    }
-    if folder.attr("type") != Some("mount") {
-        return Err(refusal::unsupported_by_qemu(
-            input,
-            "QEMU shares folders of type 'mount' only",
-        ));
     }
     let virtiofs = View(&folder).driver() == "virtiofs";
     if folder.attr("accessmode").is_none() {
@@ -139,4 +146,15 @@ fn content_element(name: &str, bytes: u64) -> Element {
     Element::new(name)
         .with("unit", "bytes")
         .with_text(bytes.to_string())
+}
+
+/// Whether QEMU shares it.
+pub(crate) fn check(folder: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    if folder.attr("type") != Some("mount") {
+        return Err(refusal::unsupported_by_qemu(
+            folder,
+            "QEMU shares folders of type 'mount' only",
+        ));
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ mod spice;
 use super::refusal;
 use super::schema::{Shape, attribute, number, one_of, place, shape, text, yes_no};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -27,11 +27,11 @@ const TYPES: &[(&str, Shape)] = &[
                 text("socket"),
                 text("listen"),
                 text("keymap"),
+                one_of("sharePolicy", &["allow-exclusive", "force-shared", "ignore"]),
+                yes_no("powerControl"),
                 text("passwd"),
                 text("passwdValidTo"),
                 one_of("connected", &["keep", "disconnect", "fail"]),
-                one_of("sharePolicy", &["allow-exclusive", "force-shared", "ignore"]),
-                yes_no("powerControl"),
             ],
             &[place("listen"), AUDIO],
         ),
@@ -86,6 +86,9 @@ const TYPES: &[(&str, Shape)] = &[
     ),
 ];
 
+/// The protocol takes no more.
+const LONGEST_VNC_PASSWORD: usize = 8;
+
 /// What the rest of the driver asks about a display.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View<'a>(pub(crate) &'a Element);
@@ -98,15 +101,13 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a display.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let Some(kind) = input.attr("type") else {
         return Err(refusal::missing_attribute(input, "type"));
     };
     if matches!(kind, "rdp" | "desktop") {
-        return Err(refusal::unsupported_by_qemu(
-            input,
-            format!("QEMU has no display of type '{kind}'; use 'vnc' or 'spice'"),
-        ));
+        // Other hypervisors have those; kept as it stands until it is refused.
+        return Ok(input.clone());
     }
     let Some((_, shape)) = TYPES.iter().find(|(name, _)| *name == kind) else {
         return Err(refusal::value(input, format!("display type '{kind}' is unknown")));
@@ -133,29 +134,33 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
 
 fn complete_vnc(input: &Element, display: &mut Element) -> Result<(), Error> {
     listen::append(input, display)?;
-    if display.child("listen").and_then(|listen| listen.attr("type")) == Some("socket") {
+    let listens = display.path_attr("listen", "type");
+    if matches!(listens, Some("socket" | "none")) {
         display.unset("port");
         display.unset("autoport");
         display.unset("websocket");
     } else {
         complete_vnc_port(input, display)?;
     }
-    complete_password(input, display, Some(8))
+    complete_password(input, display)
 }
 
 fn complete_vnc_port(input: &Element, display: &mut Element) -> Result<(), Error> {
     let port = port_of(input, "port", "vnc")?;
-    // Port 0 and -1 ask for any, as no port does.
-    let automatic = input.attr("autoport") == Some("yes") || matches!(port, None | Some(0 | -1));
+    // -1 asks for any port, as no port does.
+    let automatic = match input.attr("autoport") {
+        Some("yes") => true,
+        Some("no") => port == Some(-1),
+        _ => matches!(port, None | Some(-1)),
+    };
     let websocket = port_of(input, "websocket", "vnc")?;
-    display.set(
-        "port",
-        if automatic {
-            "-1".to_owned()
-        } else {
-            port.unwrap_or(-1).to_string()
-        },
-    );
+    match (automatic, port) {
+        (true, _) => display.set("port", "-1"),
+        (false, None | Some(0)) => {
+            display.unset("port");
+        }
+        (false, Some(port)) => display.set("port", port.to_string()),
+    }
     display.set("autoport", if automatic { "yes" } else { "no" });
     match websocket {
         None | Some(0) => {
@@ -180,18 +185,7 @@ fn port_of(input: &Element, name: &str, kind: &str) -> Result<Option<i32>, Error
 }
 
 /// Passwords: their length, and until when they hold. They are secret and so printed only on request; here they stay.
-fn complete_password(input: &Element, display: &mut Element, longest: Option<usize>) -> Result<(), Error> {
-    if let (Some(password), Some(longest)) = (display.attr("passwd"), longest)
-        && password.len() > longest
-    {
-        return Err(refusal::unsupported_by_qemu(
-            input,
-            format!(
-                "its password has {} characters, but {longest} are the most",
-                password.len()
-            ),
-        ));
-    }
+fn complete_password(input: &Element, display: &mut Element) -> Result<(), Error> {
     if display.attr("passwd").is_none() {
         display.unset("passwdValidTo");
         display.unset("connected");
@@ -216,4 +210,26 @@ fn is_date(text: &str) -> bool {
             13 | 16 => byte == b':',
             _ => byte.is_ascii_digit(),
         })
+}
+
+/// Whether QEMU can serve it.
+pub(crate) fn check(display: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    match View(display).kind() {
+        kind @ ("rdp" | "desktop") => Err(refusal::unsupported_by_qemu(
+            display,
+            format!("QEMU has no display of type '{kind}'; use 'vnc' or 'spice'"),
+        )),
+        "vnc" => match display.attr("passwd") {
+            Some(password) if password.len() > LONGEST_VNC_PASSWORD => Err(refusal::unsupported_by_qemu(
+                display,
+                format!(
+                    "its password has {} characters, but {LONGEST_VNC_PASSWORD} are the most",
+                    password.len()
+                ),
+            )),
+            _ => Ok(()),
+        },
+        "spice" => spice::check(display),
+        _ => Ok(()),
+    }
 }

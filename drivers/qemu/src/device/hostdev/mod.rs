@@ -5,7 +5,7 @@ mod source;
 use super::common;
 use super::refusal;
 use super::schema::{Shape, flag, on_off, one_of, place, shape, text, yes_no};
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -63,12 +63,10 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a device of the host.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     if input.attr("mode") == Some("capabilities") {
-        return Err(refusal::unsupported_by_qemu(
-            input,
-            "QEMU guests can't have host devices of mode 'capabilities'; use 'subsystem'",
-        ));
+        // Containers have those; kept as it stands until it is refused.
+        return Ok(input.clone());
     }
     let mut device = HOSTDEV.read(input)?;
     if device.attr("mode").is_none() {
@@ -89,7 +87,6 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
     device.push(source);
     HOSTDEV.arrange(&mut device);
     common::append(input, &mut device, common::WITH_ROM)?;
-    check_address(&device, &kind)?;
     if kind == "mdev" && device.child("rom").is_some() && device.attr("model") != Some("vfio-pci") {
         device.take("rom");
     }
@@ -143,6 +140,17 @@ fn complete_attributes(input: &Element, device: &mut Element, kind: &str) -> Res
         device.take("teaming");
     }
     Ok(())
+}
+
+/// Whether QEMU guests can have it.
+pub(crate) fn check(device: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    if device.attr("mode") == Some("capabilities") {
+        return Err(refusal::unsupported_by_qemu(
+            device,
+            "QEMU guests can't have host devices of mode 'capabilities'; use 'subsystem'",
+        ));
+    }
+    check_address(device, View(device).kind())
 }
 
 fn check_address(device: &Element, kind: &str) -> Result<(), Error> {

@@ -121,6 +121,10 @@ fn scsi(given: &Element) -> Result<Element, Error> {
                 "an iSCSI device needs the <host> that serves it",
             ));
         }
+        if let Some(name) = source.attr("name").filter(|name| !name.contains('/')) {
+            let name = format!("{name}/0");
+            source.set("name", name);
+        }
         for host in source.elements_mut().filter(|child| child.name == "host") {
             if host.attr("port").is_none() {
                 host.set("port", "3260");

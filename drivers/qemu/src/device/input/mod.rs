@@ -3,7 +3,7 @@
 use super::common::{self, VIRTIO_DRIVER};
 use super::refusal;
 use super::schema::{Shape, on_off, one_of, place, shape, text};
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -61,7 +61,7 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of an input device.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut device = INPUT.read(input)?;
     let kind = View(&device).kind().to_owned();
     if View(&device).bus() == "none" {
@@ -72,19 +72,13 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     {
         device.set("bus", bus);
     }
-    check(&device, &kind, context)?;
     complete_source(input, &mut device, &kind)?;
     INPUT.arrange(&mut device);
     common::append(input, &mut device, common::PLAIN)?;
     Ok(device)
 }
 
-/// Whether a guest of that architecture has a PS/2 controller.
-fn has_ps2(context: &Context) -> bool {
-    matches!(context.arch.as_str(), "i686" | "x86_64")
-}
-
-fn default_bus(input: &Element, kind: &str, context: &Context) -> Option<&'static str> {
+fn default_bus(input: &Element, kind: &str, context: &Context<'_>) -> Option<&'static str> {
     match kind {
         "passthrough" => Some("virtio"),
         "evdev" => None,
@@ -92,13 +86,15 @@ fn default_bus(input: &Element, kind: &str, context: &Context) -> Option<&'stati
         _ => match input.path_attr("address", "type") {
             Some("usb") => Some("usb"),
             Some("pci" | "ccw" | "virtio-mmio") => Some("virtio"),
-            _ if has_ps2(context) => Some("ps2"),
+            _ if context.is_x86() => Some("ps2"),
             _ => Some("usb"),
         },
     }
 }
 
-fn check(device: &Element, kind: &str, context: &Context) -> Result<(), Error> {
+/// Whether the guest has the bus, and the bus such a device.
+pub(crate) fn check(device: &Element, context: &Context<'_>) -> Result<(), Error> {
+    let kind = View(device).kind();
     let bus = View(device).bus();
     match bus {
         "ps2" if !matches!(kind, "mouse" | "keyboard") => {
@@ -107,7 +103,7 @@ fn check(device: &Element, kind: &str, context: &Context) -> Result<(), Error> {
                 format!("there is no {kind} for bus 'ps2'; use 'usb'"),
             ));
         }
-        "ps2" if !has_ps2(context) => {
+        "ps2" if !context.is_x86() => {
             return Err(refusal::unsupported_by_qemu(
                 device,
                 format!(

@@ -2,7 +2,7 @@
 
 use super::common::{self, VIRTIO_DRIVER};
 use super::schema::{Shape, number, on_off, one_of, shape};
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -27,7 +27,7 @@ const MEMBALLOON: Shape = shape(
 );
 
 /// The canonical form of the memory balloon.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut balloon = MEMBALLOON.read(input)?;
     if balloon.path_attr("stats", "period") == Some("0") {
         balloon.take("stats");

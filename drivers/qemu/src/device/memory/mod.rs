@@ -4,7 +4,7 @@ use super::common;
 use super::refusal;
 use super::schema::{Shape, attribute, flag, one_of, place, shape, yes_no};
 use super::value::{self, Kind};
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -56,22 +56,15 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a memory device.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut memory = MEMORY.read(input)?;
     let model = View(&memory).model().to_owned();
-    if model == "sgx-epc" {
-        return Err(refusal::unsupported_by_qemu(input, "this QEMU has no SGX memory"));
+    if model == "virtio-pmem" {
+        memory.set("access", "shared");
     }
-    if let Some(uuid) = input.child_text("uuid") {
-        if model == "nvdimm" {
-            // Its UUID means something on pseries alone.
-            if !context.arch.starts_with("ppc64") {
-                return Err(refusal::unsupported(
-                    input,
-                    "an NVDIMM of this architecture has no UUID; remove it",
-                ));
-            }
-        }
+    if model == "nvdimm"
+        && let Some(uuid) = input.child_text("uuid")
+    {
         let uuid =
             value::uuid(&uuid).ok_or_else(|| refusal::xml(input, format!("'{uuid}' is not a UUID")))?;
         memory.push(Element::new("uuid").with_text(uuid));
@@ -80,7 +73,15 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     if !source.children.is_empty() {
         memory.push(source);
     }
-    let target = target(input, &model)?;
+    let mut target = target(input, &model)?;
+    align(&mut target, &model, context);
+    if matches!(model.as_str(), "dimm" | "nvdimm")
+        && target.child("node").is_none()
+        && context.document.at("cpu/numa").is_none()
+    {
+        target.push(Element::new("node").with_text("0"));
+        TARGET.arrange(&mut target);
+    }
     memory.push(target);
     MEMORY.arrange(&mut memory);
     common::append(input, &mut memory, common::PLAIN)?;
@@ -185,4 +186,50 @@ fn target(input: &Element, model: &str) -> Result<Element, Error> {
     }
     TARGET.arrange(&mut target);
     Ok(target)
+}
+
+/// Modules of pseries machines come in multiples of 256 MiB, not counting the label of an NVDIMM.
+fn align(target: &mut Element, model: &str, context: &Context<'_>) {
+    if !context.is_pseries() {
+        return;
+    }
+    let step = 256 * 1024;
+    let number = |element: Option<&Element>| element.and_then(|size| value::decimal(&size.text()));
+    let label = number(target.at("label/size")).unwrap_or(0);
+    let Some(size) = target.child_mut("size") else {
+        return;
+    };
+    let given = number(Some(size)).unwrap_or(0);
+    let aligned = match model {
+        "nvdimm" => {
+            let pages = given.saturating_sub(label) / step;
+            pages.max(1).saturating_mul(step).saturating_add(label)
+        }
+        "dimm" => given.div_ceil(step).saturating_mul(step),
+        _ => given,
+    };
+    size.set_text(aligned.to_string());
+}
+
+/// Whether the guest can have it.
+pub(crate) fn check(memory: &Element, context: &Context<'_>) -> Result<(), Error> {
+    if memory.child("uuid").is_some() && !context.is_pseries() {
+        return Err(refusal::unsupported(
+            memory,
+            "an NVDIMM has a UUID on pseries machines only; remove it",
+        ));
+    }
+    if context.document.child("maxMemory").is_none() && View(memory).model() != "virtio-pmem" {
+        return Err(refusal::unsupported_by_qemu(
+            memory,
+            "memory devices need <maxMemory> in the domain; add it",
+        ));
+    }
+    if View(memory).model() == "sgx-epc" {
+        return Err(refusal::unsupported_by_qemu(
+            memory,
+            "this QEMU has no SGX memory",
+        ));
+    }
+    Ok(())
 }

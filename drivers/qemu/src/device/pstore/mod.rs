@@ -4,7 +4,7 @@ use super::common;
 use super::refusal;
 use super::schema::{Shape, content, one_of, place, shape};
 use super::value::{self, Kind};
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -15,7 +15,7 @@ const PSTORE: Shape = shape(
 );
 
 /// The canonical form of storage for a crashed kernel's last words.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut store = PSTORE.read(input)?;
     let size = input
         .child("size")

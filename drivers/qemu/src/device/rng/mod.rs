@@ -5,7 +5,7 @@ use super::common::{self, VIRTIO_DRIVER};
 use super::refusal;
 use super::schema::{Shape, attribute, number, one_of, place, shape};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -37,7 +37,7 @@ const BACKEND: Shape = shape(
 );
 
 /// The canonical form of a random number device.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut rng = RNG.read(input)?;
     if rng.path_attr("rate", "period") == Some("0") {
         rng.child_or_insert("rate").unset("period");
@@ -59,9 +59,9 @@ fn complete_backend(input: &Element) -> Result<Element, Error> {
     match backend.attr("model") {
         Some("random") => {
             let file = input.text().trim().to_owned();
-            // QEMU's own default, written out.
+            // The same source that libvirt opens by default.
             backend.set_text(if file.is_empty() {
-                "/dev/urandom".to_owned()
+                "/dev/random".to_owned()
             } else {
                 file
             });

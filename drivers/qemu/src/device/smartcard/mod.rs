@@ -5,7 +5,7 @@ use super::common;
 use super::refusal;
 use super::schema::{Shape, attribute, content, one_of, shape};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -28,7 +28,7 @@ const CERTIFICATES: Shape = shape(
 );
 
 /// The canonical form of a smart card.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut card = SMARTCARD.read(input)?;
     match card.attr("mode").unwrap_or_default() {
         "host-certificates" => {

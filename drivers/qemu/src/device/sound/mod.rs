@@ -3,7 +3,7 @@
 use super::common::{self, VIRTIO_DRIVER};
 use super::schema::{Shape, attribute, number, one_of, shape, yes_no};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -33,7 +33,7 @@ const SOUND: Shape = shape(
 );
 
 /// The canonical form of a sound card.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut sound = SOUND.read(input)?;
     let model = sound.attr("model").unwrap_or_default().to_owned();
     if !matches!(model.as_str(), "ich6" | "ich9") {
@@ -44,8 +44,10 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
     if model != "usb" {
         sound.unset("multichannel");
     }
-    if sound.attr("streams") == Some("0") || model != "virtio" {
+    if model != "virtio" {
         sound.unset("streams");
+    } else if sound.attr("streams").is_none_or(|streams| streams == "0") {
+        sound.set("streams", "2");
     }
     let driver = sound.take("driver");
     common::append(input, &mut sound, common::PLAIN)?;

@@ -5,7 +5,7 @@ use super::common;
 use super::refusal;
 use super::schema::{Shape, attribute, flag, one_of, place, shape, text, yes_no};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -75,7 +75,7 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a TPM.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut tpm = TPM.read(input)?;
     match input.all("backend").count() {
         0 => return Err(refusal::xml(input, "it needs a <backend>")),
@@ -86,32 +86,25 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
         return Ok(tpm);
     };
     let kind = TYPE.read(given)?.unset("type").unwrap_or_default();
-    let model = default_model(&tpm, &kind, given, context);
+    let model = model_of(&tpm, context);
     tpm.set("model", model);
     let backend = match kind.as_str() {
         "passthrough" => passthrough(given)?,
-        "emulator" => emulator(input, given, model)?,
+        "emulator" => emulator(given)?,
         _ => external(given)?,
     };
-    check(input, model, context)?;
     tpm.push(backend);
     common::append(input, &mut tpm, common::PLAIN)?;
     Ok(tpm)
 }
 
-fn default_model(tpm: &Element, kind: &str, backend: &Element, context: &Context) -> &'static str {
+fn model_of(tpm: &Element, context: &Context<'_>) -> &'static str {
     match tpm.attr("model") {
         Some("tpm-crb") => "tpm-crb",
         Some("tpm-spapr") => "tpm-spapr",
         Some("tpm-spapr-proxy") => "tpm-spapr-proxy",
         Some(_) => "tpm-tis",
         None if context.arch.starts_with("ppc64") => "tpm-spapr",
-        None if kind == "emulator"
-            && backend.attr("version") == Some("2.0")
-            && matches!(context.arch.as_str(), "x86_64" | "i686") =>
-        {
-            "tpm-crb"
-        }
         None => "tpm-tis",
     }
 }
@@ -124,24 +117,10 @@ fn passthrough(given: &Element) -> Result<Element, Error> {
     Ok(backend)
 }
 
-fn emulator(input: &Element, given: &Element, model: &str) -> Result<Element, Error> {
+fn emulator(given: &Element) -> Result<Element, Error> {
     let mut backend = EMULATOR.read(given)?;
     if backend.attr("version").is_none_or(|version| version == "default") {
-        backend.set("version", if model == "tpm-tis" { "1.2" } else { "2.0" });
-    }
-    if backend.attr("version") == Some("1.2") {
-        if model != "tpm-tis" {
-            return Err(refusal::unsupported_by_qemu(
-                input,
-                format!("version 1.2 can't be had with model '{model}'; use 'tpm-tis'"),
-            ));
-        }
-        if backend.child("active_pcr_banks").is_some() {
-            return Err(refusal::unsupported_by_qemu(
-                input,
-                "only version 2.0 has PCR banks",
-            ));
-        }
+        backend.set("version", "2.0");
     }
     EMULATOR.arrange(&mut backend);
     Ok(backend)
@@ -164,18 +143,34 @@ fn external(given: &Element) -> Result<Element, Error> {
     Ok(backend)
 }
 
-fn check(input: &Element, model: &str, context: &Context) -> Result<(), Error> {
+/// Whether architecture and version suit the model.
+pub(crate) fn check(tpm: &Element, context: &Context<'_>) -> Result<(), Error> {
     let arch = context.arch.as_str();
+    let model = View(tpm).model();
     let fits = match model {
-        "tpm-crb" => matches!(arch, "x86_64" | "i686"),
+        "tpm-crb" => context.is_x86(),
         "tpm-spapr" | "tpm-spapr-proxy" => arch.starts_with("ppc64"),
         _ => true,
     };
-    if fits {
-        return Ok(());
+    if !fits {
+        return Err(refusal::unsupported_by_qemu(
+            tpm,
+            format!("TPM model '{model}' does not exist on {arch}"),
+        ));
     }
-    Err(refusal::unsupported_by_qemu(
-        input,
-        format!("TPM model '{model}' does not exist on {arch}"),
-    ))
+    if tpm.path_attr("backend", "version") == Some("1.2") {
+        if model != "tpm-tis" {
+            return Err(refusal::unsupported_by_qemu(
+                tpm,
+                format!("version 1.2 can't be had with model '{model}'; use 'tpm-tis'"),
+            ));
+        }
+        if tpm.at("backend/active_pcr_banks").is_some() {
+            return Err(refusal::unsupported_by_qemu(
+                tpm,
+                "only version 2.0 has PCR banks",
+            ));
+        }
+    }
+    Ok(())
 }

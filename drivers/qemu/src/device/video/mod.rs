@@ -3,7 +3,7 @@
 use super::common::{self, ATS, IOMMU, PACKED, PAGE_PER_VQ};
 use super::refusal;
 use super::schema::{Shape, number, on_off, one_of, shape, text, yes_no};
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -57,12 +57,12 @@ const VIDEO: Shape = shape(
         shape(
             "driver",
             &[
-                one_of("name", &["default", "qemu", "vhostuser"]),
-                one_of("vgaconf", &["io", "on", "off"]),
                 IOMMU,
                 ATS,
                 PACKED,
                 PAGE_PER_VQ,
+                one_of("name", &["default", "qemu", "vhostuser"]),
+                one_of("vgaconf", &["io", "on", "off"]),
             ],
             &[],
         ),
@@ -94,7 +94,7 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a video adapter. Which one is primary is the domain's to say, as it knows them all.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut video = VIDEO.read(input)?;
     let place = video.clone();
     if video.path_attr("driver", "name") == Some("default") {
@@ -111,12 +111,6 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
         model.set("type", default_model(context));
     }
     let kind = model.attr("type").unwrap_or_default().to_owned();
-    if matches!(kind.as_str(), "xen" | "vbox" | "parallels" | "gop") {
-        return Err(refusal::unsupported_by_qemu(
-            &place,
-            format!("QEMU has no video model '{kind}'"),
-        ));
-    }
     complete_memory(&place, model, &kind)?;
     if model.attr("primary") == Some("no") {
         model.unset("primary");
@@ -125,12 +119,6 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
         model.unset("heads");
     } else if model.attr("heads").is_none_or(|heads| heads == "0") {
         model.set("heads", "1");
-    }
-    if kind != "virtio" && kind != "qxl" && model.attr("heads").is_some_and(|heads| heads != "1") {
-        return Err(refusal::unsupported(
-            &place,
-            format!("video model '{kind}' has one head; only 'virtio' and 'qxl' have more"),
-        ));
     }
     if let Some(acceleration) = model.child("acceleration")
         && acceleration.attributes.is_empty()
@@ -143,7 +131,7 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
 }
 
 /// The adapter of an architecture where none is named.
-fn default_model(context: &Context) -> &'static str {
+fn default_model(context: &Context<'_>) -> &'static str {
     let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
     match arch {
         "ppc64" | "ppc64le" if machine.starts_with("pseries") => "vga",
@@ -179,7 +167,7 @@ fn complete_memory(place: &Element, model: &mut Element, kind: &str) -> Result<(
             let vram = memory(model, "vram").unwrap_or(QXL_RAM);
             let vgamem = memory(model, "vgamem").unwrap_or(QXL_VGA_MEMORY);
             model.set("ram", rounded(ram).to_string());
-            model.set("vram", vram.max(LEAST_MEMORY).to_string());
+            model.set("vram", rounded(vram.max(LEAST_MEMORY)).to_string());
             model.set("vgamem", rounded(vgamem).to_string());
             match memory(model, "vram64") {
                 Some(size) => model.set("vram64", rounded(size).to_string()),
@@ -190,8 +178,7 @@ fn complete_memory(place: &Element, model: &mut Element, kind: &str) -> Result<(
         }
         "vga" | "vmvga" | "bochs" | "cirrus" => {
             let size = memory(model, "vram").unwrap_or(MEMORY).max(LEAST_MEMORY);
-            let size = if kind == "cirrus" { size } else { rounded(size) };
-            model.set("vram", size.to_string());
+            model.set("vram", rounded(size).to_string());
         }
         _ => {
             if memory(model, "vram").is_none() {
@@ -205,4 +192,26 @@ fn complete_memory(place: &Element, model: &mut Element, kind: &str) -> Result<(
 /// The next power of two.
 fn rounded(size: u64) -> u64 {
     size.checked_next_power_of_two().unwrap_or(size)
+}
+
+/// Whether QEMU has the adapter.
+pub(crate) fn check(video: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    let model = View(video).model();
+    if matches!(model, "xen" | "vbox" | "parallels" | "gop") {
+        return Err(refusal::unsupported_by_qemu(
+            video,
+            format!("QEMU has no video model '{model}'"),
+        ));
+    }
+    if !matches!(model, "virtio" | "qxl" | "none")
+        && video
+            .path_attr("model", "heads")
+            .is_some_and(|heads| heads != "1")
+    {
+        return Err(refusal::unsupported(
+            video,
+            format!("video model '{model}' has one head; only 'virtio' and 'qxl' have more"),
+        ));
+    }
+    Ok(())
 }

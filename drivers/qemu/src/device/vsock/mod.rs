@@ -3,7 +3,7 @@
 use super::common::{self, VIRTIO_DRIVER};
 use super::schema::{Shape, attribute, one_of, shape, yes_no};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -28,7 +28,7 @@ const VSOCK: Shape = shape(
 );
 
 /// The canonical form of the sockets between guest and host.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut vsock = VSOCK.read(input)?;
     if vsock.attr("model").is_none() {
         vsock.set("model", "virtio");
