@@ -93,16 +93,7 @@ pub(super) fn memory(
     let mut total = memory_of(root, "memory")?.unwrap_or(0);
     let current = memory_of(root, "currentMemory")?.unwrap_or(0);
     let maximum = memory_of(root, "maxMemory")?.unwrap_or(0);
-    let number = |element: &Element, path: &str| {
-        element
-            .at(path)
-            .and_then(|size| size.text().parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    let plugged: u64 = devices
-        .all("memory")
-        .map(|device| number(device, "target/size"))
-        .fold(0, u64::saturating_add);
+    let plugged = plugged_memory(devices);
     let cells: u64 = cpu
         .and_then(|cpu| cpu.child("numa"))
         .iter()
@@ -163,6 +154,24 @@ pub(super) fn memory(
         },
     ));
     Ok(all)
+}
+
+/// Memory in KiB that the guest has before memory devices are added.
+pub(super) fn initial_memory(memory: &[Element], devices: &Element) -> u64 {
+    let total = memory
+        .iter()
+        .find(|element| element.name == "memory")
+        .and_then(|element| element.text().parse::<u64>().ok())
+        .unwrap_or(0);
+    total.saturating_sub(plugged_memory(devices))
+}
+
+/// Memory in KiB of the memory devices.
+fn plugged_memory(devices: &Element) -> u64 {
+    devices
+        .all("memory")
+        .filter_map(|device| device.at("target/size")?.text().parse::<u64>().ok())
+        .fold(0, u64::saturating_add)
 }
 
 const VCPU: Shape = shape(

@@ -422,6 +422,20 @@ fn complete_numa(numa: &mut Element, vcpus: u32) -> Result<(), Error> {
         }
         check_distances(cell, id, count)?;
     }
+    // vCPUs that are in no cell are in the first.
+    if taken.last().is_none_or(|last| *last < vcpus)
+        && taken.len() < vcpus as usize
+        && let Some(cell) = numa
+            .elements_mut()
+            .find(|child| child.name == "cell" && child.attr("id") == Some("0"))
+    {
+        let mut cpus = cell.attr("cpus").and_then(sets::parse).unwrap_or_default();
+        cpus.extend((0..vcpus).filter(|cpu| !taken.contains(cpu)));
+        cell.set("cpus", sets::format(&cpus));
+        const ATTRIBUTES: &[&str] = &["id", "cpus", "memory"];
+        cell.attributes
+            .sort_by_key(|(name, _)| ATTRIBUTES.iter().position(|known| known == name).unwrap_or(9));
+    }
     if taken.last().is_some_and(|last| *last >= vcpus) {
         return Err(refuse::internal(format!(
             "<numa>: vCPU {} is beyond the {vcpus} of <vcpu>",
@@ -444,6 +458,20 @@ fn complete_numa(numa: &mut Element, vcpus: u32) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Guests whose memory can grow have NUMA cells, one if the definition names none.
+pub(super) fn add_numa_cell(cpu: &mut Element, vcpus: u32, memory: u64) {
+    if cpu.child("numa").is_some() {
+        return;
+    }
+    let cpus: BTreeSet<u32> = (0..vcpus).collect();
+    let cell = Element::new("cell")
+        .with("id", "0")
+        .with("cpus", sets::format(&cpus))
+        .with("memory", memory.to_string())
+        .with("unit", "KiB");
+    cpu.push(Element::new("numa").with_child(cell));
 }
 
 fn check_distances(cell: &Element, id: u32, count: u32) -> Result<(), Error> {

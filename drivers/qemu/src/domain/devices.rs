@@ -1,7 +1,7 @@
 //! The devices as a whole: their order, what one needs of another, and what every machine has without being asked.
 
 use super::context::Context;
-use super::{implicit, refuse};
+use super::implicit;
 use crate::device;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::{Element, Node};
@@ -42,16 +42,6 @@ const ORDER: &[&str] = &[
     "pstore",
 ];
 
-/// Kinds of which a guest has one, and whether a second is refused rather than dropped.
-const SINGLE: &[(&str, bool)] = &[
-    ("memballoon", true),
-    ("nvram", true),
-    ("iommu", false),
-    ("vsock", false),
-    ("redirfilter", true),
-    ("pstore", false),
-];
-
 /// All devices in canonical form, without addresses.
 pub(super) fn complete(root: &Element, emulator: &str, context: &Context) -> Result<Element, Error> {
     let mut devices = Element::new("devices");
@@ -65,37 +55,8 @@ pub(super) fn complete(root: &Element, emulator: &str, context: &Context) -> Res
             }
         }
     }
-    for (kind, refused) in SINGLE {
-        if devices.all(kind).count() > 1 {
-            if *refused {
-                return Err(refuse::internal(format!(
-                    "A guest has one <{kind}>; remove the others"
-                )));
-            }
-            let mut seen = false;
-            devices.children.retain(|node| {
-                let keep = !matches!(node, Node::Element(e) if e.name == *kind) || !seen;
-                seen |= matches!(node, Node::Element(e) if e.name == *kind);
-                keep
-            });
-        }
-    }
-    check_targets(&devices)?;
     implicit::add(&mut devices, root, context)?;
     Ok(devices)
-}
-
-fn check_targets(devices: &Element) -> Result<(), Error> {
-    let mut seen = std::collections::BTreeSet::new();
-    for disk in devices.all("disk") {
-        let target = disk.path_attr("target", "dev").unwrap_or_default();
-        if !seen.insert(target) {
-            return Err(refuse::xml(format!(
-                "Two disks have the target '{target}'; rename one"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Brings the devices into the order of printing; within a kind, disks follow their bus and target, controllers

@@ -10,6 +10,7 @@ use bulkhead_xml::Element;
 /// Adds all that is missing.
 pub(super) fn add(devices: &mut Element, root: &Element, context: &Context) -> Result<(), Error> {
     consoles(devices, context)?;
+    addresses_of_interfaces(devices, context);
     device::character::number_ports(devices);
     controllers(devices, context)?;
     companions(devices, context)?;
@@ -23,6 +24,16 @@ fn has(devices: &Element, kind: &str) -> bool {
 
 fn made(text: Element, context: &Context) -> Result<Element, Error> {
     Ok(device::complete(&text, context)?.unwrap_or(text))
+}
+
+/// Every interface has a MAC address.
+fn addresses_of_interfaces(devices: &mut Element, context: &Context) {
+    for interface in devices.elements_mut().filter(|device| device.name == "interface") {
+        if interface.child("mac").is_none() {
+            let mac = Element::new("mac").with("address", context.host.new_mac());
+            interface.children.insert(0, bulkhead_xml::Node::Element(mac));
+        }
+    }
 }
 
 /// The first console of an x86 guest is its first serial port, and the other way round.
@@ -41,7 +52,7 @@ fn consoles(devices: &mut Element, context: &Context) -> Result<(), Error> {
             let serial = made(twin, context)?;
             devices.push(serial);
         }
-        (None, Some(serial)) if !context.is_s390() => {
+        (other, Some(serial)) if !context.is_s390() && other.as_ref().is_none_or(|c| !is_serial(c)) => {
             let kind = serial.path_attr("target", "type").unwrap_or_default();
             if !matches!(kind, "usb-serial" | "pci-serial" | "isa-debug") {
                 let mut twin = serial.clone();
@@ -51,7 +62,15 @@ fn consoles(devices: &mut Element, context: &Context) -> Result<(), Error> {
                 twin.take("alias");
                 twin.push(Element::new("target").with("type", "serial").with("port", "0"));
                 let twin = made(twin, context)?;
-                devices.push(twin);
+                let place = devices
+                    .children
+                    .iter()
+                    .position(|node| matches!(node, bulkhead_xml::Node::Element(e) if e.name == "console"))
+                    .unwrap_or(devices.children.len());
+                if other.is_some_and(|console| console.path_attr("target", "port") == Some("0")) {
+                    shift_consoles(devices);
+                }
+                devices.children.insert(place, bulkhead_xml::Node::Element(twin));
             }
         }
         _ => {}
@@ -77,6 +96,19 @@ fn consoles(devices: &mut Element, context: &Context) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The first console's twin takes port 0; the others move on.
+fn shift_consoles(devices: &mut Element) {
+    for console in devices.elements_mut().filter(|device| device.name == "console") {
+        if let Some(port) = console
+            .path_attr("target", "port")
+            .and_then(|port| port.parse::<u32>().ok())
+            && let Some(target) = console.child_mut("target")
+        {
+            target.set("port", port.saturating_add(1).to_string());
+        }
+    }
 }
 
 fn controller(kind: &str, index: u32) -> Element {
@@ -134,7 +166,6 @@ fn controllers(devices: &mut Element, context: &Context) -> Result<(), Error> {
             arrange_controller(controller);
         }
     }
-    let no_usb = controllers_of(devices, "usb").any(|usb| usb.attr("model") == Some("none"));
     let explicit_usb = controllers_of(devices, "usb").next().is_some();
     let default_usb = context.is_x86() && context.machine != "isapc" && context.machine != "microvm"
         || context.arch.starts_with("ppc")
@@ -148,8 +179,8 @@ fn controllers(devices: &mut Element, context: &Context) -> Result<(), Error> {
     {
         devices.push(controller("usb", 0).with("model", model));
     }
-    if no_usb {
-        check_no_usb(devices)?;
+    if context.is_q35() && controllers_of(devices, "sata").next().is_none() {
+        devices.push(controller("sata", 0));
     }
     let root_model = if context.is_q35() || context.is_virt() {
         Some("pcie-root")
@@ -164,9 +195,6 @@ fn controllers(devices: &mut Element, context: &Context) -> Result<(), Error> {
     };
     if let Some(model) = root_model {
         add_root(devices, model, context)?;
-    }
-    if context.is_q35() && controllers_of(devices, "sata").next().is_none() {
-        devices.push(controller("sata", 0));
     }
     Ok(())
 }
@@ -189,11 +217,31 @@ fn index_controllers(devices: &mut Element) {
         let kind = controller.attr("type").unwrap_or_default().to_owned();
         taken.entry(kind).or_default().insert(number(controller, "index"));
     }
+    // The set of ICH9 controllers that is being read: its index and the models that it has.
+    let mut set: Option<(u32, Vec<String>)> = None;
     for controller in devices
         .elements_mut()
         .filter(|device| device.name == "controller")
     {
+        let model = controller.attr("model").unwrap_or_default().to_owned();
+        let companion = controller.attr("type") == Some("usb") && model.starts_with("ich9-");
         if controller.attr("index").is_some() {
+            if companion {
+                let index = number(controller, "index");
+                match &mut set {
+                    Some((current, models)) if *current == index => models.push(model),
+                    _ => set = Some((index, vec![model])),
+                }
+            }
+            continue;
+        }
+        if companion
+            && let Some((index, models)) = &mut set
+            && !models.contains(&model)
+        {
+            models.push(model);
+            controller.set("index", index.to_string());
+            arrange_controller(controller);
             continue;
         }
         let used = taken
@@ -201,32 +249,12 @@ fn index_controllers(devices: &mut Element) {
             .or_default();
         let free = (0..).find(|index| !used.contains(index)).unwrap_or(0);
         used.insert(free);
+        if companion {
+            set = Some((free, vec![model]));
+        }
         controller.set("index", free.to_string());
         arrange_controller(controller);
     }
-}
-
-fn check_no_usb(devices: &Element) -> Result<(), Error> {
-    let needs = |device: &Element| match device.name.as_str() {
-        "hub" => Some(true),
-        "redirdev" => Some(false),
-        "input" if device.attr("bus") == Some("usb") => Some(false),
-        "disk" if device.path_attr("target", "bus") == Some("usb") => Some(false),
-        "hostdev" if device.attr("type") == Some("usb") => Some(false),
-        "controller" if device.attr("type") == Some("usb") && device.attr("model") != Some("none") => {
-            Some(false)
-        }
-        _ => None,
-    };
-    for device in devices.elements() {
-        let message = || format!("<{}> is on USB, which this guest has switched off", device.name);
-        match needs(device) {
-            Some(true) => return Err(refuse::unsupported(message())),
-            Some(false) => return Err(refuse::unsupported_by_qemu(message())),
-            None => {}
-        }
-    }
-    Ok(())
 }
 
 fn add_root(devices: &mut Element, model: &str, context: &Context) -> Result<(), Error> {

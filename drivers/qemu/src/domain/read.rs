@@ -6,6 +6,7 @@ use super::{
     Purpose, addresses, basics, clock, cpu, devices, features, machine, namespace, os, refuse, tuning,
 };
 use crate::device::schema::Shape;
+use crate::device::siblings;
 use crate::device::value;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::{Element, Limits, parse};
@@ -21,7 +22,7 @@ impl Simple<'_> {
 
 /// Reads and completes a document.
 pub(super) fn read(xml: &[u8], host: &Host, _purpose: Purpose) -> Result<Element, Error> {
-    let document = parse(xml, Limits::default(), "domain/metadata")
+    let mut document = parse(xml, Limits::default(), "domain/metadata")
         .map_err(|error| Error::new(Code::XML_DETAIL, Origin::DOMAIN, error.to_string()))?;
     if document.name != "domain" {
         return Err(refuse::value(format!(
@@ -29,8 +30,20 @@ pub(super) fn read(xml: &[u8], host: &Host, _purpose: Purpose) -> Result<Element
             document.name
         )));
     }
+    join_devices(&mut document);
     let (context, emulator) = machine::settle(&document, host)?;
     complete(&document, &emulator, &context)
+}
+
+/// A document may have several `<devices>`; they count as one.
+fn join_devices(document: &mut Element) {
+    let Some(mut joined) = document.take("devices") else {
+        return;
+    };
+    while let Some(more) = document.take("devices") {
+        joined.children.extend(more.children);
+    }
+    document.push(joined);
 }
 
 fn complete(input: &Element, emulator: &str, context: &Context) -> Result<Element, Error> {
@@ -42,7 +55,7 @@ fn complete(input: &Element, emulator: &str, context: &Context) -> Result<Elemen
         None => context.host.new_uuid(),
     };
     let (vcpu, vcpus) = basics::vcpu(input)?;
-    let cpu = cpu::complete(input, vcpus, context)?;
+    let mut cpu = cpu::complete(input, vcpus, context)?;
     let (os, needs_smm) = os::complete(input, &name, context)?;
     let mut features = features::complete(input, context)?;
     if needs_smm {
@@ -51,8 +64,13 @@ fn complete(input: &Element, emulator: &str, context: &Context) -> Result<Elemen
     let clock = clock::complete(input, context)?;
     let mut devices = devices::complete(input, emulator, context)?;
     devices::arrange(&mut devices);
+    siblings::check(&devices, context)?;
     addresses::assign(&mut devices, context)?;
     devices::arrange(&mut devices);
+    for device in devices.elements() {
+        crate::device::check(device, context)?;
+    }
+    siblings::check_for_qemu(&devices, context)?;
     let mut root = Element::new("domain").with("type", context.virt_type.as_str());
     let passed_through = namespace::complete(input)?;
     if !passed_through.is_empty() {
@@ -73,7 +91,13 @@ fn complete(input: &Element, emulator: &str, context: &Context) -> Result<Elemen
             .filter(|metadata| !metadata.children.is_empty())
             .cloned(),
     );
-    push_all(&mut root, basics::memory(input, cpu.as_ref(), &devices)?);
+    let memory = basics::memory(input, cpu.as_ref(), &devices)?;
+    if memory.iter().any(|element| element.name == "maxMemory")
+        && let Some(cpu) = &mut cpu
+    {
+        cpu::add_numa_cell(cpu, vcpus, basics::initial_memory(&memory, &devices));
+    }
+    push_all(&mut root, memory);
     Simple(input, &mut root).add(&tuning::BLKIO_TUNE)?;
     push_all(&mut root, tuning::memory_tune(input)?);
     Simple(input, &mut root).add(&tuning::MEMORY_BACKING)?;

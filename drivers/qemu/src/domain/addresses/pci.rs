@@ -288,7 +288,8 @@ fn ich9_usb(all: &mut Element, buses: &mut Buses) -> Result<(), Error> {
 fn place_all(all: &mut Element, buses: &mut Buses, context: &Context) -> Result<(), Error> {
     let next = |device: &mut Element, buses: &mut Buses, kind: Plug| -> Result<(), Error> {
         let place = buses.next(kind)?;
-        set_address(device, element(place, false));
+        let first = kind == Plug::RootPort && place.function == 0;
+        set_address(device, element(place, first));
         Ok(())
     };
     for device in all.elements_mut().filter(|device| is_controller(device, "pci")) {
@@ -354,7 +355,14 @@ fn complete_controllers(all: &mut Element) {
     let mut lowest_root = 256_usize;
     for device in all.elements_mut().filter(|device| is_controller(device, "pci")) {
         let index = index_of(device);
-        let port = given(device).map(|(place, _)| (place.slot << 3) | place.function);
+        let downstream = device.attr("model") == Some("pcie-switch-downstream-port");
+        let port = given(device).map(|(place, _)| {
+            if downstream {
+                place.slot
+            } else {
+                (place.slot << 3) | place.function
+            }
+        });
         let (name, numbered): (&str, &[&str]) = match device.attr("model").unwrap_or_default() {
             "pci-bridge" => ("pci-bridge", &["chassisNr"]),
             "pcie-root-port" => ("pcie-root-port", &["chassis", "port"]),
@@ -406,15 +414,11 @@ fn mark_multifunction(all: &mut Element) {
         let Some((place, _)) = given(device) else {
             continue;
         };
-        let joins = is_controller(device, "pci")
-            || is_controller(device, "usb") && ich9_function(device.attr("model")).is_some();
         let siblings = places
             .iter()
             .any(|other| other.bus == place.bus && other.slot == place.slot && other.function != 0);
-        let first = place.function == 0
-            && joins
-            && (siblings || device.attr("model") == Some("pcie-root-port") && place.bus == 0);
-        if first
+        if place.function == 0
+            && siblings
             && let Some(address) = device.child_mut("address")
             && address.attr("multifunction").is_none()
         {

@@ -61,11 +61,11 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
             }
         }
     }
-    for name in ["console", "channel"] {
-        for device in devices
-            .elements_mut()
-            .filter(|device| device.name == name && is_virtio_serial(device))
-        {
+    {
+        for device in devices.elements_mut().filter(|device| {
+            is_virtio_serial(device) && (device.name == "channel" || device.child("address").is_some())
+        }) {
+            let name = device.name.as_str();
             if complete(device).is_some()
                 || device
                     .child("address")
@@ -182,7 +182,10 @@ pub(super) fn assign_other_buses(devices: &mut Element, context: &Context) -> Re
         return assign_ccw(devices);
     }
     let has_pci = devices.all("controller").any(|c| c.attr("type") == Some("pci"));
-    if context.is_arm() && !has_pci {
+    let told = devices
+        .elements()
+        .any(|device| device.path_attr("address", "type") == Some("virtio-mmio"));
+    if context.is_arm() && !has_pci || context.is_virt() && told {
         for device in devices.elements_mut().filter(|device| is_virtio(device)) {
             if device.child("address").is_none() {
                 set_address(device, Element::new("address").with("type", "virtio-mmio"));

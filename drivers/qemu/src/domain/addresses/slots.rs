@@ -156,10 +156,12 @@ impl Buses {
     pub(super) fn reserve(&mut self, place: Place, plug: Plug, checked: bool) -> Result<(), Error> {
         let name = format!("0000:{:02x}:{:02x}.{:x}", place.bus, place.slot, place.function);
         let Some(bus) = self.all.get_mut(place.bus) else {
-            if self.may_grow && self.all.first().is_some_and(|root| root.model == "pci-root") {
-                while self.all.len() <= place.bus && self.all.len() < MAXIMUM_BUSES {
-                    self.all.push(Bus::new("pci-bridge"));
-                }
+            let added = match self.all.first().map(|root| root.model.as_str()) {
+                Some("pci-root") => "pci-bridge",
+                _ => "pcie-root-port",
+            };
+            if self.may_grow && !self.all.is_empty() && place.bus < MAXIMUM_BUSES {
+                self.all.resize_with(place.bus + 1, || Bus::new(added));
                 return self.reserve(place, plug, checked);
             }
             return Err(refuse::xml(format!(
