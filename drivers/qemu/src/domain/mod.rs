@@ -6,8 +6,26 @@
 pub mod context;
 pub mod host;
 
+mod addresses;
+mod basics;
+mod clock;
+mod cpu;
+mod devices;
+mod drives;
+mod features;
+mod firmware;
+mod implicit;
+mod machine;
+mod namespace;
+mod os;
+mod read;
+mod refuse;
+mod sets;
+mod tuning;
+
 pub use host::Host;
 
+use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
 /// What a document is read for; some checks belong to one purpose alone.
@@ -26,4 +44,48 @@ pub enum Purpose {
 pub struct Definition {
     /// The tree, as libvirt prints an inactive domain with its secrets.
     pub root: Element,
+}
+
+impl Definition {
+    /// Reads a document and completes it.
+    ///
+    /// # Errors
+    /// What is no domain, contradicts itself, or can't be had on this host.
+    pub fn read(xml: &[u8], host: &Host, purpose: Purpose) -> Result<Self, Error> {
+        read::read(xml, host, purpose).map(|root| Self { root })
+    }
+
+    /// The domain's name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.root.child_text("name").unwrap_or_default()
+    }
+
+    /// The domain's UUID in its usual spelling.
+    #[must_use]
+    pub fn uuid(&self) -> String {
+        self.root.child_text("uuid").unwrap_or_default()
+    }
+
+    /// The domain's title, if it has one.
+    #[must_use]
+    pub fn title(&self) -> Option<String> {
+        self.root.child_text("title")
+    }
+
+    /// The XML of the inactive domain; passwords only if `secure`.
+    #[must_use]
+    pub fn to_xml(&self, secure: bool) -> String {
+        if secure {
+            return self.root.to_xml();
+        }
+        let mut public = self.root.clone();
+        if let Some(devices) = public.child_mut("devices") {
+            for graphics in devices.elements_mut().filter(|device| device.name == "graphics") {
+                graphics.unset("passwd");
+                graphics.unset("passwdValidTo");
+            }
+        }
+        public.to_xml()
+    }
 }
