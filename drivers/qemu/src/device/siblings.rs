@@ -501,18 +501,15 @@ fn mediated_display_is_shown(devices: &Element, _: &Context<'_>) -> Result<(), E
 
 fn one_tpm(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
     let proxy = |device: &&Element| device.attr("model") == Some("tpm-spapr-proxy");
-    for second in [
-        devices.all("tpm").filter(proxy).nth(1),
-        devices.all("tpm").filter(|device| !proxy(device)).nth(1),
-    ] {
-        if let Some(second) = second {
-            return Err(refusal::unsupported_by_qemu(
-                second,
-                "a guest has one TPM, and one TPM proxy; remove this one",
-            ));
-        }
+    let proxies = devices.all("tpm").filter(proxy).nth(1);
+    let others = devices.all("tpm").filter(|device| !proxy(device)).nth(1);
+    match proxies.or(others) {
+        Some(second) => Err(refusal::unsupported_by_qemu(
+            second,
+            "a guest has one TPM, and one TPM proxy; remove this one",
+        )),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn watchdogs_agree(devices: &Element, _: &Context<'_>) -> Result<(), Error> {

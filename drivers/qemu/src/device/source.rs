@@ -268,13 +268,11 @@ fn read_level(kind: &str, input: &Element, level: usize) -> Result<Option<Elemen
         "volume" if source.attr("pool").is_none() || source.attr("volume").is_none() => {
             return Err(refusal::xml(input, "a volume is named by its pool and its name"));
         }
-        "vhostuser" => {
-            if source.attr("path").is_none() {
-                return Err(refusal::internal(
-                    input,
-                    "a vhost-user disk needs the path of its socket",
-                ));
-            }
+        "vhostuser" if source.attr("path").is_none() => {
+            return Err(refusal::internal(
+                input,
+                "a vhost-user disk needs the path of its socket",
+            ));
         }
         _ => {}
     }

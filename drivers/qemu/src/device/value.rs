@@ -141,11 +141,6 @@ pub(crate) fn any_base(value: &str) -> Option<u64> {
     }
 }
 
-/// A number in base 16, with or without `0x`.
-pub(crate) fn base16(value: &str) -> Option<u64> {
-    digits(value.strip_prefix("0x").unwrap_or(value), 16)
-}
-
 fn digits(value: &str, base: u32) -> Option<u64> {
     let bare = value.trim_start();
     let bare = bare.strip_prefix('+').unwrap_or(bare);
@@ -201,7 +196,7 @@ pub(crate) fn uuid(value: &str) -> Option<String> {
     let mut since_dash = 0_usize;
     for character in value.trim().chars() {
         match character {
-            '-' if since_dash % 2 == 0 => since_dash = 0,
+            '-' if since_dash.is_multiple_of(2) => since_dash = 0,
             _ if character.is_ascii_hexdigit() && digits.len() < 32 => {
                 digits.push(character.to_ascii_lowercase());
                 since_dash += 1;

@@ -89,11 +89,6 @@ const MODELS: &[(&str, &str)] = &[
 pub(crate) struct View<'a>(pub(crate) &'a Element);
 
 impl<'a> View<'a> {
-    /// The type of connection.
-    pub(crate) fn connection(self) -> &'a str {
-        self.0.attr("type").unwrap_or_default()
-    }
-
     /// The type of the guest's device.
     pub(crate) fn target(self) -> &'a str {
         self.0.path_attr("target", "type").unwrap_or_default()

@@ -63,7 +63,7 @@ const TYPES: &[(&str, Shape)] = &[
                 attribute("type", Kind::Text),
                 text("display"),
                 text("xauth"),
-                yes_no("fullscreen"),
+                yes_no("fullscreen").unless("no"),
             ],
             &[shape("gl", &[yes_no("enable")], &[])],
         ),
@@ -80,7 +80,11 @@ const TYPES: &[(&str, Shape)] = &[
         "dbus",
         shape(
             "graphics",
-            &[attribute("type", Kind::Text), text("address"), yes_no("p2p")],
+            &[
+                attribute("type", Kind::Text),
+                text("address"),
+                yes_no("p2p").unless("no"),
+            ],
             &[GL, AUDIO],
         ),
     ),
@@ -116,16 +120,6 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
     match kind {
         "vnc" => complete_vnc(input, &mut display)?,
         "spice" => spice::complete(input, &mut display)?,
-        "dbus" => {
-            if display.attr("p2p") == Some("no") {
-                display.unset("p2p");
-            }
-        }
-        "sdl" => {
-            if display.attr("fullscreen") == Some("no") {
-                display.unset("fullscreen");
-            }
-        }
         _ => {}
     }
     shape.arrange(&mut display);
@@ -197,13 +191,13 @@ fn complete_password(input: &Element, display: &mut Element) -> Result<(), Error
     {
         display.unset("connected");
     }
-    if let Some(until) = display.attr("passwdValidTo") {
-        if !is_date(until) {
-            return Err(refusal::internal(
-                input,
-                format!("passwdValidTo '{until}' is not a date like 2030-12-31T23:59:59"),
-            ));
-        }
+    if let Some(until) = display.attr("passwdValidTo")
+        && !is_date(until)
+    {
+        return Err(refusal::internal(
+            input,
+            format!("passwdValidTo '{until}' is not a date like 2030-12-31T23:59:59"),
+        ));
     }
     Ok(())
 }

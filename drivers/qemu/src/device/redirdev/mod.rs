@@ -4,7 +4,7 @@ use super::chardev::{self, SocketPath};
 use super::common;
 use super::refusal;
 use super::schema::{Shape, attribute, shape, text, yes_no};
-use super::value;
+use super::value::{self, Kind};
 use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
@@ -12,7 +12,7 @@ use bulkhead_xml::Element;
 const REDIRDEV: Shape = shape(
     "redirdev",
     &[
-        attribute("bus", super::value::Kind::Supported(&["usb"])),
+        attribute("bus", Kind::Supported(&["usb"])),
         attribute("type", chardev::TYPES),
     ],
     &[],

@@ -4,7 +4,6 @@ use super::chardev::{self, SocketPath};
 use super::common::{self, VIRTIO_DRIVER};
 use super::refusal;
 use super::schema::{Shape, attribute, count, one_of, place, shape};
-use super::value::Kind;
 use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;

@@ -63,11 +63,6 @@ const EMULATOR: Shape = shape(
 pub(crate) struct View<'a>(pub(crate) &'a Element);
 
 impl<'a> View<'a> {
-    /// `emulator`, `passthrough` or `external`.
-    pub(crate) fn backend(self) -> &'a str {
-        self.0.path_attr("backend", "type").unwrap_or_default()
-    }
-
     /// The model (`tpm-crb`).
     pub(crate) fn model(self) -> &'a str {
         self.0.attr("model").unwrap_or_default()
@@ -165,13 +160,11 @@ pub(crate) fn check(tpm: &Element, context: &Context<'_>) -> Result<(), Error> {
             format!("TPM model '{model}' does not exist on {arch}"),
         ));
     }
-    if tpm.path_attr("backend", "version") == Some("1.2") {
-        if model != "tpm-tis" {
-            return Err(refusal::unsupported_by_qemu(
-                tpm,
-                format!("version 1.2 can't be had with model '{model}'; use 'tpm-tis'"),
-            ));
-        }
+    if tpm.path_attr("backend", "version") == Some("1.2") && model != "tpm-tis" {
+        return Err(refusal::unsupported_by_qemu(
+            tpm,
+            format!("version 1.2 can't be had with model '{model}'; use 'tpm-tis'"),
+        ));
     }
     Ok(())
 }
