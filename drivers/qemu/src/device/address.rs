@@ -137,7 +137,10 @@ pub(crate) fn read(input: &Element) -> Result<Element, Error> {
         shape.arrange(&mut parts);
     }
     match kind {
-        "pci" => check_pci(&parts)?,
+        "pci" => {
+            check_pci(&parts)?;
+            check_zpci(&parts)?;
+        }
         "ccw" => check_ccw(&parts)?,
         "usb" => {
             if let Some(port) = parts.attr("port") {
@@ -192,6 +195,18 @@ fn check_pci(address: &Element) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// A PCI device of a mainframe has a user-defined identifier of 16 bits, and not 0.
+fn check_zpci(address: &Element) -> Result<(), Error> {
+    match address.child("zpci").filter(|zpci| zpci.attr("uid").is_some()) {
+        Some(zpci) if !(1..=0xffff).contains(&hex_of(zpci, "uid")) => Err(Error::new(
+            Code::XML_ERROR,
+            Origin::QEMU,
+            format!("<zpci> ({}): its uid is not from 0x0001 to 0xffff", zpci.position),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn check_ccw(address: &Element) -> Result<(), Error> {

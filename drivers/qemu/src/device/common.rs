@@ -115,7 +115,7 @@ fn append_boot(input: &Element, device: &mut Element) -> Result<(), Error> {
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b' '));
         if !fits {
-            return Err(refusal::xml(
+            return Err(refusal::internal(
                 input,
                 format!("loadparm '{parameter}' is not 1 to 8 letters, digits, dots or blanks"),
             ));

@@ -157,7 +157,6 @@ fn default_serial(context: &Context<'_>) -> (&'static str, &'static str) {
     match arch {
         "i686" | "x86_64" => ("isa-serial", "isa-serial"),
         _ if context.is_pseries() => ("spapr-vio-serial", "spapr-vty"),
-        "ppc64" | "ppc64le" if machine.starts_with("powernv") => ("isa-serial", "isa-serial"),
         _ if context.is_arm() && (context.is_virt() || machine == "versatilepb") => {
             ("system-serial", "pl011")
         }
@@ -171,7 +170,9 @@ fn default_serial(context: &Context<'_>) -> (&'static str, &'static str) {
 fn default_model(kind: &str, context: &Context<'_>) -> Option<&'static str> {
     if kind == "system-serial" {
         return match () {
-            () if context.is_arm() => Some("pl011"),
+            () if context.is_arm() && (context.is_virt() || context.machine == "versatilepb") => {
+                Some("pl011")
+            }
             () if context.is_virt() => Some("16550a"),
             () => None,
         };
@@ -281,10 +282,11 @@ fn check_serial(device: &Element, context: &Context<'_>) -> Result<(), Error> {
         "usb-serial" => "usb",
         "pci-serial" => "pci",
         "spapr-vio-serial" => "spapr-vio",
+        "system-serial" | "sclp-serial" => "none",
         _ => return Ok(()),
     };
     match device.path_attr("address", "type") {
-        None | Some("unassigned") => Ok(()),
+        None => Ok(()),
         Some(given) if given == wanted => Ok(()),
         Some(given) => Err(refusal::unsupported_by_qemu(
             device,

@@ -334,8 +334,11 @@ fn append_hole(input: &Element, controller: &mut Element, kind: &str) -> Result<
 /// Whether the controller's numbers are ones that QEMU's device takes.
 pub(crate) fn check(controller: &Element, context: &Context<'_>) -> Result<(), Error> {
     if View(controller).kind() == "ide" {
-        // Guests of other architectures have one on the board or none.
-        let built_in = context.is_i440fx() || !(context.is_x86() || context.is_virt() || context.is_s390());
+        let built_in = context.is_i440fx()
+            || matches!(
+                context.machine.as_str(),
+                "isapc" | "malta" | "sun4u" | "g3beige" | "mac99"
+            );
         if !built_in {
             return Err(refusal::unsupported_by_qemu(
                 controller,

@@ -201,26 +201,33 @@ fn check_encryption(disk: &Element) -> Result<(), Error> {
     Ok(())
 }
 
-/// The types of addresses that fit a bus.
+/// Whether the type of its address fits its bus.
 fn check_address(disk: &Element) -> Result<(), Error> {
     let Some(kind) = disk.path_attr("address", "type") else {
         return Ok(());
     };
-    let fits = match View(disk).bus() {
-        "ide" | "sata" | "scsi" | "fdc" => kind == "drive",
-        "usb" => kind == "usb",
-        "virtio" => !matches!(kind, "drive" | "usb"),
-        _ => true,
-    };
-    if fits || kind == "unassigned" {
-        return Ok(());
+    let (bus, target) = (View(disk).bus(), View(disk).target());
+    let message = format!("an address of type '{kind}' does not fit '{target}' on bus '{bus}'");
+    match bus {
+        "ide" | "sata" | "scsi" | "fdc" if kind != "drive" => Err(refusal::unsupported(disk, message)),
+        "usb" if kind != "usb" => Err(refusal::unsupported(disk, message)),
+        "virtio" if !matches!(kind, "pci" | "ccw" | "virtio-mmio") => {
+            Err(refusal::unsupported_by_qemu(disk, message))
+        }
+        "scsi"
+            if disk
+                .path_attr("address", "bus")
+                .is_some_and(|number| number != "0") =>
+        {
+            Err(Error::new(
+                Code::INTERNAL,
+                Origin::QEMU,
+                format!(
+                    "<disk> ({}): SCSI controllers have one bus, with number 0",
+                    disk.position
+                ),
+            ))
+        }
+        _ => Ok(()),
     }
-    Err(refusal::unsupported(
-        disk,
-        format!(
-            "an address of type '{kind}' does not fit '{}' on bus '{}'",
-            View(disk).target(),
-            View(disk).bus()
-        ),
-    ))
 }

@@ -92,8 +92,9 @@ fn default_bus(input: &Element, kind: &str, context: &Context<'_>) -> Option<&'s
     match kind {
         "passthrough" => Some("virtio"),
         "evdev" => None,
-        "tablet" => Some("usb"),
+        "tablet" if !context.is_s390() => Some("usb"),
         _ if context.is_x86() => Some("ps2"),
+        _ if context.is_s390() => Some("virtio"),
         _ => match input.path_attr("address", "type") {
             Some("pci" | "ccw" | "virtio-mmio") => Some("virtio"),
             _ => Some("usb"),

@@ -60,7 +60,7 @@ pub(crate) fn check(iommu: &Element, context: &Context<'_>) -> Result<(), Error>
     let arm_virt = context.arch == "aarch64" && context.is_virt();
     let (fits, where_it_does) = match model {
         "intel" => (q35, "q35"),
-        "smmuv3" => (arm_virt, "virt of aarch64"),
+        "smmuv3" => (context.is_arm() && context.is_virt(), "virt of Arm"),
         _ => (q35 || arm_virt, "q35, and virt of aarch64"),
     };
     if !fits {

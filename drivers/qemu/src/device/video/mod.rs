@@ -129,14 +129,10 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
 
 /// The adapter of an architecture where none is named.
 fn default_model(context: &Context<'_>) -> &'static str {
-    let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
-    match arch {
-        "ppc64" | "ppc64le" if machine.starts_with("pseries") => "vga",
-        "aarch64" | "armv6l" | "armv7l" | "riscv32" | "riscv64" | "loongarch64" | "s390" | "s390x" => {
-            "virtio"
-        }
-        "ppc64" | "ppc64le" | "ppc" => "vga",
-        _ => "cirrus",
+    match () {
+        () if context.is_virt() || context.is_s390() => "virtio",
+        () if context.arch.starts_with("ppc") => "vga",
+        () => "cirrus",
     }
 }
 
