@@ -116,20 +116,18 @@ pub(super) fn memory(
         let slots = root.path_attr("maxMemory", "slots").unwrap_or("0");
         let slots = value::decimal(slots)
             .ok_or_else(|| refuse::value(format!("<maxMemory>: slots '{slots}' is not a number")))?;
-        if slots == 0 {
-            return Err(refuse::xml("<maxMemory> needs at least one slot; set 'slots'"));
-        }
         if maximum < total {
             return Err(refuse::unsupported(format!(
                 "<maxMemory> is {maximum} KiB, less than the {total} KiB of <memory>"
             )));
         }
-        all.push(
-            Element::new("maxMemory")
-                .with("slots", slots.to_string())
-                .with("unit", "KiB")
-                .with_text(maximum.to_string()),
-        );
+        let mut element = in_kib("maxMemory", maximum);
+        if slots > 0 {
+            element
+                .attributes
+                .insert(0, ("slots".to_owned(), slots.to_string()));
+        }
+        all.push(element);
     } else if root.path_attr("maxMemory", "slots").is_some() {
         return Err(refuse::xml("<maxMemory> has slots but no size; give one"));
     }

@@ -172,6 +172,21 @@ fn default_model(context: &Context) -> Option<&'static str> {
 pub(super) fn complete(input: &Element, vcpus: u32, context: &Context) -> Result<Option<Element>, Error> {
     let empty = Element::new("cpu");
     let given = input.child("cpu").unwrap_or(&empty);
+    const POLICIES: &[&str] = &["force", "require", "optional", "disable", "forbid"];
+    if let Some(policy) = given
+        .all("feature")
+        .filter_map(|feature| feature.attr("policy"))
+        .find(|policy| !POLICIES.contains(policy))
+    {
+        return Err(Error::new(
+            Code::CONFIG_UNSUPPORTED,
+            Origin::CPU,
+            format!(
+                "<cpu>: feature policy '{policy}' is not among {}",
+                POLICIES.join(", ")
+            ),
+        ));
+    }
     let mut cpu = CPU.read(given)?;
     let mode = cpu.attr("mode").unwrap_or("custom").to_owned();
     let model_name = given.child_text("model").map(|name| name.trim().to_owned());

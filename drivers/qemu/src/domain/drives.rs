@@ -68,12 +68,7 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
             }
             None => free_place(&taken),
         };
-        if !taken.insert((bus.clone(), chosen)) {
-            return Err(refuse::unsupported(format!(
-                "Two drives have controller {}, bus {}, target {} and unit {} of bus '{bus}'",
-                chosen.0, chosen.1, chosen.2, chosen.3
-            )));
-        }
+        taken.insert((bus, chosen));
         if device.child("address").is_none() {
             device.push(address(chosen));
         }

@@ -179,13 +179,15 @@ pub(super) fn complete(
     // The type that is printed for a loader whose type is not given.
     let untyped = wanted.loader_attr("type").is_none();
     let automatic = wanted.kind.is_some();
+    // None of the host's images is made for encrypted guests with nested paging.
+    let impossible = input.path_attr("launchSecurity", "type") == Some("sev-snp");
     if !automatic
         && untyped
         && let Some(loader) = &mut wanted.loader
     {
         loader.set("type", "rom");
     }
-    if let Some(firmware) = (automatic || wanted.loader_attr("type") == Some("pflash"))
+    if let Some(firmware) = (!impossible && (automatic || wanted.loader_attr("type") == Some("pflash")))
         .then(|| {
             context
                 .host
@@ -216,6 +218,11 @@ fn check(wanted: &Wanted) -> Result<(), Error> {
     if wanted.feature("enrolled-keys") == Some(true) && wanted.feature("secure-boot") == Some(false) {
         return Err(refuse::detail(
             "<firmware>: 'enrolled-keys' needs 'secure-boot'; enable both or neither",
+        ));
+    }
+    if wanted.kind.as_deref() == Some("bios") && wanted.loader_attr("stateless") == Some("no") {
+        return Err(refuse::detail(
+            "Only EFI firmware keeps variables; remove stateless='no'",
         ));
     }
     if wanted.kind.is_none() {

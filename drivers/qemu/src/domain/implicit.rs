@@ -358,7 +358,7 @@ fn companions(devices: &mut Element, context: &Context) -> Result<(), Error> {
             _ => {}
         }
     }
-    for kind in ["ide", "scsi", "sata", "fdc", "virtio-serial", "ccid"] {
+    for kind in ["scsi", "fdc", "ide", "sata", "virtio-serial", "ccid"] {
         let Some(last) = wanted.iter().filter(|(k, _)| *k == kind).map(|(_, i)| *i).max() else {
             continue;
         };
@@ -367,10 +367,12 @@ fn companions(devices: &mut Element, context: &Context) -> Result<(), Error> {
                 "Controller {last} of type '{kind}' is beyond reason"
             )));
         }
+        // Of buses for disks there are none missing below the last one.
+        let disks = !matches!(kind, "virtio-serial" | "ccid");
         for index in 0..=last {
             let present =
                 controllers_of(devices, kind).any(|controller| number(controller, "index") == index);
-            if !present {
+            if !present && (disks || wanted.contains(&(kind, index))) {
                 devices.push(controller(kind, index));
             }
         }

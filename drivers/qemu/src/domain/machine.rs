@@ -66,8 +66,16 @@ const ARCHITECTURES: &[&str] = &[
     "xtensaeb",
 ];
 
+/// The guest's machine and emulator.
+pub(super) struct Settled<'a> {
+    pub(super) context: Context<'a>,
+    pub(super) emulator: String,
+    /// Why the emulator can't run it; faults in the document itself come first.
+    pub(super) unfit: Option<Error>,
+}
+
 /// What the guest is, and the emulator for it.
-pub(super) fn settle<'a>(root: &'a Element, host: &'a Host) -> Result<(Context<'a>, String), Error> {
+pub(super) fn settle<'a>(root: &'a Element, host: &'a Host) -> Result<Settled<'a>, Error> {
     let virt_type = root
         .attr("type")
         .ok_or_else(|| refuse::internal("<domain> has no type; add type='kvm' or type='qemu'"))?;
@@ -75,9 +83,6 @@ pub(super) fn settle<'a>(root: &'a Element, host: &'a Host) -> Result<(Context<'
         return Err(refuse::value(format!(
             "Domain type '{virt_type}' is unknown; 'kvm' and 'qemu' are to be had"
         )));
-    }
-    if root.child("bootloader").is_some() {
-        return Err(refuse::unsupported_by_qemu("QEMU has no <bootloader>; remove it"));
     }
     let kind = root.at("os/type");
     let os_type = match kind.map(Element::text) {
@@ -120,17 +125,23 @@ pub(super) fn settle<'a>(root: &'a Element, host: &'a Host) -> Result<(Context<'
     let unsupported = |what: &str, value: &str| {
         refuse::unsupported_by_qemu(format!("Emulator '{emulator}' has no {what} '{value}'"))
     };
-    if os_type != "hvm" {
-        return Err(unsupported("guests of type", &os_type));
-    }
-    if virt_type != "qemu" && (virt_type != "kvm" || !known.kvm) {
-        return Err(unsupported("domain type", virt_type));
+    let mut unfit = root
+        .child("bootloader")
+        .map(|_| refuse::unsupported_by_qemu("QEMU has no <bootloader>; remove it"));
+    if unfit.is_some() {
+        // The first reason is told.
+    } else if os_type != "hvm" {
+        unfit = Some(unsupported("guests of type", &os_type));
+    } else if virt_type != "qemu" && (virt_type != "kvm" || !known.kvm) {
+        unfit = Some(unsupported("domain type", virt_type));
     }
     let machine = match requested {
-        None => known.default_machine.clone(),
-        Some(name) => host
-            .canonical_machine(&arch, name)
-            .ok_or_else(|| unsupported("machine type", name))?,
+        None if os_type == "hvm" => known.default_machine.clone(),
+        None => os_type.clone(),
+        Some(name) => host.canonical_machine(&arch, name).unwrap_or_else(|| {
+            unfit.get_or_insert_with(|| unsupported("machine type", name));
+            name.to_owned()
+        }),
     };
     let context = Context {
         arch,
@@ -140,7 +151,11 @@ pub(super) fn settle<'a>(root: &'a Element, host: &'a Host) -> Result<(Context<'
         host,
         document: root,
     };
-    Ok((context, emulator))
+    Ok(Settled {
+        context,
+        emulator,
+        unfit,
+    })
 }
 
 /// The architecture of the given emulator, or the host's if that emulator can run it.

@@ -83,7 +83,6 @@ impl Definition {
         if let Some(devices) = public.child_mut("devices") {
             for graphics in devices.elements_mut().filter(|device| device.name == "graphics") {
                 graphics.unset("passwd");
-                graphics.unset("passwdValidTo");
             }
         }
         public.to_xml()

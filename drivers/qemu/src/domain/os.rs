@@ -201,6 +201,17 @@ const ENTRIES: &[(&str, &[&str])] = &[
     ("chassis", &["manufacturer", "version", "serial", "asset", "sku"]),
 ];
 
+/// The UUID that the system's SMBIOS table is to show, which is the domain's.
+pub(super) fn system_uuid(input: &Element) -> Option<String> {
+    input
+        .all("sysinfo")
+        .filter(|info| info.attr("type") == Some("smbios"))
+        .filter_map(|info| info.child("system"))
+        .flat_map(|system| system.all("entry"))
+        .find(|entry| entry.attr("name") == Some("uuid"))
+        .map(Element::text)
+}
+
 /// All `<sysinfo>` in canonical form.
 pub(super) fn sysinfo(input: &Element, uuid: &str) -> Result<Vec<Element>, Error> {
     let mut all = Vec::new();

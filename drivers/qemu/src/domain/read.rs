@@ -1,7 +1,7 @@
 //! From bytes to the complete tree.
 
-use super::context::Context;
 use super::host::Host;
+use super::machine::Settled;
 use super::{
     Purpose, addresses, basics, clock, cpu, devices, features, machine, namespace, os, refuse, tuning,
 };
@@ -31,8 +31,8 @@ pub(super) fn read(xml: &[u8], host: &Host, _purpose: Purpose) -> Result<Element
         )));
     }
     join_devices(&mut document);
-    let (context, emulator) = machine::settle(&document, host)?;
-    complete(&document, &emulator, &context)
+    let settled = machine::settle(&document, host)?;
+    complete(&document, settled)
 }
 
 /// A document may have several `<devices>`; they count as one.
@@ -46,9 +46,19 @@ fn join_devices(document: &mut Element) {
     document.push(joined);
 }
 
-fn complete(input: &Element, emulator: &str, context: &Context) -> Result<Element, Error> {
+fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
+    let Settled {
+        context,
+        emulator,
+        unfit,
+    } = settled;
+    let context = &context;
     let name = basics::name(input)?;
-    let uuid = match input.child_text("uuid") {
+    let given = input
+        .child_text("uuid")
+        .or_else(|| os::system_uuid(input))
+        .filter(|text| !text.is_empty());
+    let uuid = match given {
         Some(text) => {
             value::uuid(&text).ok_or_else(|| refuse::internal(format!("<uuid>: '{text}' is no UUID")))?
         }
@@ -62,11 +72,20 @@ fn complete(input: &Element, emulator: &str, context: &Context) -> Result<Elemen
         features = Some(features::with_smm(features));
     }
     let clock = clock::complete(input, context)?;
-    let mut devices = devices::complete(input, emulator, context)?;
+    let mut devices = devices::complete(input, &emulator, context)?;
     devices::arrange(&mut devices);
+    let memory = basics::memory(input, cpu.as_ref(), &devices)?;
+    if memory.iter().any(|element| element.name == "maxMemory")
+        && let Some(cpu) = &mut cpu
+    {
+        cpu::add_numa_cell(cpu, vcpus, basics::initial_memory(&memory, &devices));
+    }
     siblings::check(&devices, context)?;
     addresses::assign(&mut devices, context)?;
     devices::arrange(&mut devices);
+    if let Some(unfit) = unfit {
+        return Err(unfit);
+    }
     for device in devices.elements() {
         crate::device::check(device, context)?;
     }
@@ -91,12 +110,6 @@ fn complete(input: &Element, emulator: &str, context: &Context) -> Result<Elemen
             .filter(|metadata| !metadata.children.is_empty())
             .cloned(),
     );
-    let memory = basics::memory(input, cpu.as_ref(), &devices)?;
-    if memory.iter().any(|element| element.name == "maxMemory")
-        && let Some(cpu) = &mut cpu
-    {
-        cpu::add_numa_cell(cpu, vcpus, basics::initial_memory(&memory, &devices));
-    }
     push_all(&mut root, memory);
     Simple(input, &mut root).add(&tuning::BLKIO_TUNE)?;
     push_all(&mut root, tuning::memory_tune(input)?);
@@ -106,8 +119,8 @@ fn complete(input: &Element, emulator: &str, context: &Context) -> Result<Elemen
     push_all(&mut root, iothreads(input)?);
     Simple(input, &mut root).add(&tuning::IOTHREAD_IDS)?;
     Simple(input, &mut root).add(&tuning::DEFAULT_IOTHREAD)?;
-    Simple(input, &mut root).add(&tuning::CPU_TUNE)?;
-    Simple(input, &mut root).add(&tuning::NUMA_TUNE)?;
+    push_all(&mut root, tuning::cpu_tune(input)?);
+    push_all(&mut root, tuning::numa_tune(input, cpu.as_ref())?);
     Simple(input, &mut root).add(&tuning::RESOURCE)?;
     push_all(&mut root, os::sysinfo(input, &uuid)?);
     root.push(os);

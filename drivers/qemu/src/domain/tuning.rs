@@ -1,12 +1,12 @@
 //! How the host treats the guest: memory backing, limits, placement. Tables of what is kept, in libvirt's order.
 
-use super::refuse;
+use super::{refuse, sets};
 use crate::device::schema::{
     Attribute, Shape, attribute, content, flag, number, on_off, one_of, shape, text, yes_no,
 };
 use crate::device::value::{self, Kind};
 use bulkhead_wire::error::Error;
-use bulkhead_xml::Element;
+use bulkhead_xml::{Element, Node};
 
 const U64: Kind = Kind::Number(0, u64::MAX);
 const SCHEDULER: Attribute = one_of("scheduler", &["batch", "idle", "fifo", "rr"]);
@@ -67,7 +67,7 @@ pub(super) const BLKIO_TUNE: Shape = shape(
 const MEMORY_LIMITS: &[&str] = &["hard_limit", "soft_limit", "min_guarantee", "swap_hard_limit"];
 
 /// `<cputune>`.
-pub(super) const CPU_TUNE: Shape = shape(
+const CPU_TUNE: Shape = shape(
     "cputune",
     &[],
     &[
@@ -93,13 +93,13 @@ pub(super) const CPU_TUNE: Shape = shape(
             &[],
         )
         .many(),
+        shape("emulatorsched", &[SCHEDULER.required(), PRIORITY], &[]),
         shape(
             "vcpusched",
             &[text("vcpus").required(), SCHEDULER.required(), PRIORITY],
             &[],
         )
         .many(),
-        shape("emulatorsched", &[SCHEDULER.required(), PRIORITY], &[]),
         shape(
             "iothreadsched",
             &[text("iothreads").required(), SCHEDULER.required(), PRIORITY],
@@ -151,7 +151,7 @@ pub(super) const CPU_TUNE: Shape = shape(
 const NUMA_MODES: &[&str] = &["strict", "preferred", "interleave", "restrictive"];
 
 /// `<numatune>`.
-pub(super) const NUMA_TUNE: Shape = shape(
+const NUMA_TUNE: Shape = shape(
     "numatune",
     &[],
     &[
@@ -294,6 +294,148 @@ pub(super) const KEY_WRAP: Shape = shape(
     )
     .many()],
 );
+
+/// `<cputune>`: sets in their usual spelling, schedulers for each thread by itself.
+pub(super) fn cpu_tune(input: &Element) -> Result<Option<Element>, Error> {
+    let Some(given) = input.child("cputune") else {
+        return Ok(None);
+    };
+    let mut tune = CPU_TUNE.read(given)?;
+    for limit in tune.elements() {
+        let number = limit.text().trim().parse::<i128>();
+        let range = match limit.name.as_str() {
+            name if name.ends_with("period") => 1000..=1_000_000,
+            name if name.ends_with("quota") => -1..=17_592_186_044_415,
+            _ => continue,
+        };
+        let unlimited = limit.name.ends_with("quota") && number.as_ref().is_ok_and(|number| *number < 0);
+        if !unlimited && !number.is_ok_and(|number| number == 0 || range.contains(&number)) {
+            return Err(refuse::unsupported(format!(
+                "<cputune>: {} must be from {} to {}",
+                limit.name,
+                range.start(),
+                range.end()
+            )));
+        }
+    }
+    let mut pinned = std::collections::BTreeSet::new();
+    let mut children = Vec::new();
+    for mut child in std::mem::take(&mut tune.children)
+        .into_iter()
+        .filter_map(|node| match node {
+            Node::Element(element) => Some(element),
+            _ => None,
+        })
+    {
+        if let Some(cpus) = child.attr("cpuset").map(str::to_owned) {
+            let set = sets::parse(&cpus)
+                .ok_or_else(|| refuse::xml(format!("<cputune>: cpuset '{cpus}' is no set of CPUs")))?;
+            child.set("cpuset", sets::format(&set));
+        }
+        match child.name.as_str() {
+            "vcpupin" if !pinned.insert(child.attr("vcpu").map(str::to_owned)) => {
+                return Err(refuse::internal(
+                    "<cputune>: a vCPU is pinned twice; remove one <vcpupin>",
+                ));
+            }
+            "vcpusched" => expand(&child, "vcpus", &mut children)?,
+            "iothreadsched" => expand(&child, "iothreads", &mut children)?,
+            _ => children.push(child),
+        }
+    }
+    // Threads in ascending order; the sort keeps the order of everything else.
+    let rank = |child: &Element| {
+        let name = match child.name.as_str() {
+            "vcpusched" => "vcpus",
+            "iothreadsched" => "iothreads",
+            _ => return None,
+        };
+        child.attr(name).and_then(|id| id.parse::<u32>().ok())
+    };
+    for name in ["vcpusched", "iothreadsched"] {
+        if let Some(start) = children.iter().position(|child| child.name == name) {
+            let count = children.iter().filter(|child| child.name == name).count();
+            if let Some(group) = children.get_mut(start..start + count) {
+                group.sort_by_key(rank);
+            }
+        }
+    }
+    tune.children = children.into_iter().map(Node::Element).collect();
+    Ok((!tune.children.is_empty()).then_some(tune))
+}
+
+fn expand(child: &Element, name: &str, into: &mut Vec<Element>) -> Result<(), Error> {
+    let text = child.attr(name).unwrap_or_default();
+    let set = sets::parse(text)
+        .ok_or_else(|| refuse::xml(format!("<{}>: '{text}' is no set of numbers", child.name)))?;
+    for id in set {
+        let mut one = child.clone();
+        one.set(name, id.to_string());
+        if matches!(one.attr("scheduler"), Some("batch" | "idle")) {
+            one.unset("priority");
+        }
+        into.push(one);
+    }
+    Ok(())
+}
+
+/// `<numatune>`: sets in their usual spelling, and modes.
+pub(super) fn numa_tune(input: &Element, cpu: Option<&Element>) -> Result<Option<Element>, Error> {
+    let Some(given) = input.child("numatune") else {
+        return Ok(None);
+    };
+    let mut tune = NUMA_TUNE.read(given)?;
+    let automatic = tune.path_attr("memory", "placement") == Some("auto");
+    let cells = cpu.and_then(|cpu| cpu.child("numa"));
+    if tune.child("memnode").is_some() {
+        if cells.is_none() {
+            return Err(refuse::xml(
+                "<memnode> needs the guest to have NUMA cells; add <numa> to <cpu>",
+            ));
+        }
+        if automatic {
+            return Err(refuse::unsupported(
+                "<memnode> and placement='auto' exclude each other",
+            ));
+        }
+    }
+    let mode = tune.path_attr("memory", "mode").unwrap_or("strict").to_owned();
+    for child in tune.elements_mut() {
+        if child.attr("mode").is_none() {
+            child.set("mode", "strict");
+        }
+        if child.name == "memnode" && (mode == "restrictive") != (child.attr("mode") == Some("restrictive")) {
+            return Err(refuse::xml(
+                "Mode 'restrictive' is for <memory> and every <memnode>, or for none",
+            ));
+        }
+        if let Some(nodes) = child.attr("nodeset").map(str::to_owned) {
+            let set = sets::parse(&nodes).ok_or_else(|| {
+                refuse::unsupported(format!("<numatune>: nodeset '{nodes}' is no set of nodes"))
+            })?;
+            child.set("nodeset", sets::format(&set));
+        }
+        if child.name == "memory" {
+            if automatic {
+                child.unset("nodeset");
+            } else if child.attr("nodeset").is_none() {
+                if child.attr("placement") == Some("static") {
+                    return Err(refuse::unsupported(
+                        "<numatune>: placement 'static' needs a nodeset",
+                    ));
+                }
+                // Without a place it goes where the vCPUs go.
+                if input.path_attr("vcpu", "placement") == Some("auto") {
+                    child.set("placement", "auto");
+                }
+            } else {
+                child.unset("placement");
+            }
+        }
+    }
+    NUMA_TUNE.arrange(&mut tune);
+    Ok((!tune.children.is_empty()).then_some(tune))
+}
 
 const LAUNCH_SECURITY: Shape = shape(
     "launchSecurity",

@@ -34,7 +34,9 @@ fn given(device: &Element) -> Option<(Place, bool)> {
         slot: part("slot"),
         function: part("function"),
     };
-    Some((place, part("domain") == 0))
+    let local = part("domain") == 0;
+    // An address of zeroes alone asks for any place.
+    (!local || place != at(0, 0, 0)).then_some((place, local))
 }
 
 /// Puts an address where the kind of device prints it.
@@ -61,7 +63,13 @@ pub(super) fn assign(all: &mut Element, context: &Context) -> Result<(), Error> 
         .map(index_of)
         .max();
     let Some(highest) = highest else {
-        return Ok(());
+        return match all.elements().find(|device| plug(device, context).is_some()) {
+            Some(device) => Err(refuse::xml(format!(
+                "<{}> is a PCI device, but machine type '{}' has no PCI bus",
+                device.name, context.machine
+            ))),
+            None => Ok(()),
+        };
     };
     if highest > 255 {
         return Err(refuse::xml(format!(

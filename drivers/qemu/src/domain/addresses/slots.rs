@@ -264,6 +264,13 @@ impl Buses {
             _ => return Err(self.full()),
         };
         self.all.extend(added.iter().map(|model| Bus::new(model)));
+        if let [_, _] = added {
+            // The bridge sits in the port that comes with it.
+            let port = self.all.len() - 2;
+            if let Some(port) = self.all.get_mut(port) {
+                port.functions[0] = 1;
+            }
+        }
         Ok(())
     }
 }

@@ -13,12 +13,12 @@ const HUB_PORTS: u32 = 8;
 const ORDER: &[&str] = &[
     "hub",
     "disk",
-    "controller",
     "interface",
-    "input",
     "sound",
-    "serial",
     "hostdev",
+    "controller",
+    "serial",
+    "input",
     "redirdev",
 ];
 
