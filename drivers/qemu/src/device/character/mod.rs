@@ -134,6 +134,12 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
     }
     device.push(target);
     common::append(input, &mut device, common::PLAIN)?;
+    if View(&device).target() == "spapr-vio-serial"
+        && device.path_attr("address", "type") != Some("spapr-vio")
+    {
+        // It has no other kind of address, so one that is asked for is replaced.
+        device.take("address");
+    }
     Ok(device)
 }
 
