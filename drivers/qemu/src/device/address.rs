@@ -137,7 +137,10 @@ pub(crate) fn read(input: &Element) -> Result<Element, Error> {
         shape.arrange(&mut parts);
     }
     match kind {
-        "pci" => check_pci(&parts)?,
+        "pci" => {
+            check_pci(&parts)?;
+            check_zpci(&parts)?;
+        }
         "ccw" => check_ccw(&parts)?,
         "usb" => {
             if let Some(port) = parts.attr("port") {
@@ -194,6 +197,18 @@ fn check_pci(address: &Element) -> Result<(), Error> {
     Ok(())
 }
 
+/// A PCI device of a mainframe has a user-defined identifier of 16 bits, and not 0.
+fn check_zpci(address: &Element) -> Result<(), Error> {
+    match address.child("zpci").filter(|zpci| zpci.attr("uid").is_some()) {
+        Some(zpci) if !(1..=0xffff).contains(&hex_of(zpci, "uid")) => Err(Error::new(
+            Code::XML_ERROR,
+            Origin::QEMU,
+            format!("<zpci> ({}): its uid is not from 0x0001 to 0xffff", zpci.position),
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn check_ccw(address: &Element) -> Result<(), Error> {
     let given = ["cssid", "ssid", "devno"]
         .iter()
@@ -227,9 +242,13 @@ fn usb_port(address: &Element, port: &str) -> Result<String, Error> {
         .collect();
     match numbers {
         Some(numbers) if numbers.len() <= 4 => Ok(numbers.join(".")),
-        _ => Err(refusal::xml(
-            address,
-            format!("USB port '{port}' is not up to four numbers with dots between them"),
+        _ => Err(Error::new(
+            Code::INTERNAL,
+            Origin::DEVICE,
+            format!(
+                "<address> ({}): USB port '{port}' is not up to four numbers with dots between them",
+                address.position
+            ),
         )),
     }
 }

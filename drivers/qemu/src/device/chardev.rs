@@ -32,12 +32,12 @@ const RECONNECT: Shape = shape(
     &[yes_no("enabled").required(), number("timeout")],
     &[],
 );
-const LOG: Shape = shape("log", &[text("file").required(), on_off("append")], &[]);
+const LOG: Shape = shape("log", &[text("file"), on_off("append")], &[]);
 const PROTOCOL: Shape = shape(
     "protocol",
     &[attribute(
         "type",
-        Kind::Supported(&["raw", "telnet", "telnets", "tls"]),
+        Kind::OneOf(&["raw", "telnet", "telnets", "tls"]),
     )],
     &[],
 );
@@ -110,7 +110,9 @@ pub(crate) fn append(
         "unix" => append_unix(input, device, sources.into_iter().next(), path)?,
         _ => append_other(input, device, kind, sources.into_iter().next())?,
     }
-    LOG.read_child(input, device)?;
+    if input.path_attr("log", "file").is_some() {
+        LOG.read_child(input, device)?;
+    }
     if kind == "tcp" {
         let mut protocol = match input.child("protocol") {
             Some(given) => PROTOCOL.read(given)?,
@@ -138,10 +140,13 @@ fn append_udp(input: &Element, device: &mut Element, sources: &[Element]) -> Res
             .find(|source| (source.attr("mode") == Some("bind")) == bind)
     };
     let end = |mode: &str, source: &Element| {
-        Element::new("source")
-            .with("mode", mode)
-            .with("host", source.attr("host").unwrap_or_default())
-            .with("service", source.attr("service").unwrap_or_default())
+        let mut end = Element::new("source").with("mode", mode);
+        for name in ["host", "service"] {
+            if let Some(value) = source.attr(name) {
+                end.set(name, value);
+            }
+        }
+        end
     };
     let Some(connect) = of_mode(false).filter(|source| source.attr("service").is_some()) else {
         return Err(missing(input, "udp", "service"));
@@ -210,11 +215,17 @@ fn check_reconnect(source: &mut Element) -> Result<(), Error> {
             return Err(refusal::missing_attribute(reconnect, "timeout"));
         }
         if bind {
-            return Err(refusal::unsupported(
+            return Err(refusal::internal(
                 source,
                 "only a client reconnects; remove <reconnect> or use mode 'connect'",
             ));
         }
+    }
+    let Some(reconnect) = source.child_mut("reconnect") else {
+        return Ok(());
+    };
+    if reconnect.attr("enabled") == Some("no") {
+        reconnect.unset("timeout");
     }
     Ok(())
 }
@@ -231,6 +242,12 @@ fn append_other(
         "dev" | "file" | "pipe" => &["path"],
         "nmdm" => &["master", "slave"],
         "spiceport" => &["channel"],
+        "dbus" if source.attr("channel").is_none() => {
+            return Err(refusal::unsupported(
+                input,
+                "a device of type 'dbus' needs the channel of its <source>",
+            ));
+        }
         _ => &[],
     };
     for name in required {
@@ -242,4 +259,15 @@ fn append_other(
         device.push(source);
     }
     Ok(())
+}
+
+/// Whether QEMU can make the connection.
+pub(crate) fn check(device: &Element) -> Result<(), Error> {
+    match device.path_attr("protocol", "type") {
+        Some(protocol @ ("telnets" | "tls")) => Err(refusal::unsupported_by_qemu(
+            device,
+            format!("QEMU has no connections with protocol '{protocol}'; use 'raw' or 'telnet'"),
+        )),
+        _ => Ok(()),
+    }
 }

@@ -42,7 +42,11 @@ const BOOT: Shape = shape(
 );
 const MASTER: Shape = shape("master", &[number("startport")], &[]);
 const ROM: Shape = shape("rom", &[yes_no("enabled"), on_off("bar"), text("file")], &[]);
-const ACPI: Shape = shape("acpi", &[number("index")], &[]);
+const ACPI: Shape = shape(
+    "acpi",
+    &[attribute("index", Kind::Number(1, u32::MAX as u64))],
+    &[],
+);
 
 /// The options that every virtio device's `<driver>` has, in the order in which they are printed: through an IOMMU,
 pub(crate) const IOMMU: Attribute = on_off("iommu");
@@ -83,12 +87,7 @@ pub(crate) fn append(input: &Element, device: &mut Element, parts: Parts) -> Res
     if parts.rom {
         append_rom(input, device)?;
     }
-    if let Some(acpi) = input.child("acpi") {
-        let acpi = ACPI.read(acpi)?;
-        if acpi.attr("index").is_some_and(|index| index != "0") {
-            device.push(acpi);
-        }
-    }
+    ACPI.read_child(input, device)?;
     if let Some(given) = input.child("address") {
         let address = address::read(given)?;
         device.push(address);
@@ -116,7 +115,7 @@ fn append_boot(input: &Element, device: &mut Element) -> Result<(), Error> {
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b' '));
         if !fits {
-            return Err(refusal::xml(
+            return Err(refusal::internal(
                 input,
                 format!("loadparm '{parameter}' is not 1 to 8 letters, digits, dots or blanks"),
             ));
@@ -133,7 +132,7 @@ fn append_rom(input: &Element, device: &mut Element) -> Result<(), Error> {
     };
     let rom = ROM.read(rom)?;
     if rom.attr("enabled") == Some("no") && (rom.attr("bar").is_some() || rom.attr("file").is_some()) {
-        return Err(refusal::xml(
+        return Err(refusal::unsupported(
             input,
             "a ROM that is not enabled can have neither 'bar' nor 'file'; remove them",
         ));

@@ -9,7 +9,6 @@ pub(crate) mod audio;
 pub(crate) mod character;
 pub(crate) mod chardev;
 pub(crate) mod common;
-pub(crate) mod context;
 pub(crate) mod controller;
 pub(crate) mod crypto;
 pub(crate) mod disk;
@@ -31,6 +30,7 @@ pub(crate) mod refusal;
 pub(crate) mod rng;
 pub(crate) mod schema;
 pub(crate) mod shmem;
+pub(crate) mod siblings;
 pub(crate) mod smartcard;
 pub(crate) mod sound;
 pub(crate) mod source;
@@ -43,53 +43,89 @@ pub(crate) mod watchdog;
 #[cfg(test)]
 mod tests;
 
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
-use context::Context;
 
-/// Turns a device as a client wrote it into its canonical form.
-type Complete = fn(&Element, &Context) -> Result<Element, Error>;
+/// A kind of device.
+struct Kind {
+    /// The name of its element.
+    name: &'static str,
+    /// Turns a device as a client wrote it into its canonical form.
+    complete: fn(&Element, &Context<'_>) -> Result<Element, Error>,
+    /// Whether a complete device suits the guest and QEMU.
+    check: fn(&Element, &Context<'_>) -> Result<(), Error>,
+}
 
-/// Every kind of device, by the name of its element.
-const KINDS: &[(&str, Complete)] = &[
-    ("audio", audio::complete),
-    ("channel", character::complete),
-    ("console", character::complete),
-    ("controller", controller::complete),
-    ("crypto", crypto::complete),
-    ("disk", disk::complete),
-    ("filesystem", filesystem::complete),
-    ("graphics", graphics::complete),
-    ("hostdev", hostdev::complete),
-    ("hub", hub::complete),
-    ("input", input::complete),
-    ("interface", interface::complete),
-    ("iommu", iommu::complete),
-    ("lease", lease::complete),
-    ("memballoon", memballoon::complete),
-    ("memory", memory::complete),
-    ("nvram", nvram::complete),
-    ("panic", panic::complete),
-    ("parallel", character::complete),
-    ("pstore", pstore::complete),
-    ("redirdev", redirdev::complete),
-    ("redirfilter", redirdev::complete_filter),
-    ("rng", rng::complete),
-    ("serial", character::complete),
-    ("shmem", shmem::complete),
-    ("smartcard", smartcard::complete),
-    ("sound", sound::complete),
-    ("tpm", tpm::complete),
-    ("video", video::complete),
-    ("vsock", vsock::complete),
-    ("watchdog", watchdog::complete),
+const fn kind(
+    name: &'static str,
+    complete: fn(&Element, &Context<'_>) -> Result<Element, Error>,
+    check: fn(&Element, &Context<'_>) -> Result<(), Error>,
+) -> Kind {
+    Kind {
+        name,
+        complete,
+        check,
+    }
+}
+
+/// A kind of device that suits every guest once it is complete.
+fn always(_: &Element, _: &Context<'_>) -> Result<(), Error> {
+    Ok(())
+}
+
+/// Every kind of device.
+const KINDS: &[Kind] = &[
+    kind("audio", audio::complete, audio::check),
+    kind("channel", character::complete, character::check),
+    kind("console", character::complete, character::check),
+    kind("controller", controller::complete, controller::check),
+    kind("crypto", crypto::complete, crypto::check),
+    kind("disk", disk::complete, disk::check),
+    kind("filesystem", filesystem::complete, filesystem::check),
+    kind("graphics", graphics::complete, graphics::check),
+    kind("hostdev", hostdev::complete, hostdev::check),
+    kind("hub", hub::complete, always),
+    kind("input", input::complete, input::check),
+    kind("interface", interface::complete, interface::check),
+    kind("iommu", iommu::complete, iommu::check),
+    kind("lease", lease::complete, always),
+    kind("memballoon", memballoon::complete, always),
+    kind("memory", memory::complete, memory::check),
+    kind("nvram", nvram::complete, nvram::check),
+    kind("panic", panic::complete, panic::check),
+    kind("parallel", character::complete, character::check),
+    kind("pstore", pstore::complete, always),
+    kind("redirdev", redirdev::complete, always),
+    kind("redirfilter", redirdev::complete_filter, always),
+    kind("rng", rng::complete, always),
+    kind("serial", character::complete, character::check),
+    kind("shmem", shmem::complete, shmem::check),
+    kind("smartcard", smartcard::complete, always),
+    kind("sound", sound::complete, always),
+    kind("tpm", tpm::complete, tpm::check),
+    kind("video", video::complete, video::check),
+    kind("vsock", vsock::complete, vsock::check),
+    kind("watchdog", watchdog::complete, watchdog::check),
 ];
 
+fn kind_of(device: &Element) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.name == device.name)
+}
+
 /// The canonical form of any device; `None` for an element that is no device, which libvirt drops.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Option<Element>, Error> {
-    KINDS
-        .iter()
-        .find(|(name, _)| *name == input.name)
-        .map(|(_, complete)| complete(input, context))
+///
+/// A definition is read in two rounds, so that the first fault reported is the one that stock libvirt reports: all
+/// devices are completed, then addresses are assigned, then all devices are given to [`check`].
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Option<Element>, Error> {
+    kind_of(input)
+        .map(|kind| (kind.complete)(input, context))
         .transpose()
+        // A filter without rules says nothing.
+        .map(|device| device.filter(|device| device.name != "redirfilter" || !device.children.is_empty()))
+}
+
+/// Whether a complete device suits the guest and QEMU.
+pub(crate) fn check(device: &Element, context: &Context<'_>) -> Result<(), Error> {
+    kind_of(device).map_or(Ok(()), |kind| (kind.check)(device, context))
 }

@@ -24,6 +24,11 @@ pub(crate) fn missing_attribute(device: &Element, name: &str) -> Error {
     value(device, format!("attribute '{name}' is missing; add it"))
 }
 
+/// Well-formed XML with a fault that libvirt reports under another origin than the domain.
+pub(crate) fn xml_of(origin: Origin, device: &Element, message: impl fmt::Display) -> Error {
+    Error::new(Code::XML_ERROR, origin, at(device, message))
+}
+
 /// Domain XML knows it, but not in this combination.
 pub(crate) fn unsupported(device: &Element, message: impl fmt::Display) -> Error {
     Error::new(Code::CONFIG_UNSUPPORTED, Origin::DOMAIN, at(device, message))

@@ -12,9 +12,16 @@ pub(crate) struct Attribute {
     name: &'static str,
     kind: Kind,
     required: bool,
+    neutral: Option<&'static str>,
 }
 
 impl Attribute {
+    /// Is dropped when it has this value, which says nothing.
+    pub(crate) const fn unless(mut self, value: &'static str) -> Self {
+        self.neutral = Some(value);
+        self
+    }
+
     /// The element is refused without it.
     pub(crate) const fn required(mut self) -> Self {
         self.required = true;
@@ -28,6 +35,7 @@ pub(crate) const fn attribute(name: &'static str, kind: Kind) -> Attribute {
         name,
         kind,
         required: false,
+        neutral: None,
     }
 }
 
@@ -54,6 +62,11 @@ pub(crate) const fn on_off(name: &'static str) -> Attribute {
 /// An attribute with a number of 32 bits.
 pub(crate) const fn number(name: &'static str) -> Attribute {
     attribute(name, Kind::Number(0, u32::MAX as u64))
+}
+
+/// An attribute with a number of 32 bits, of which 0 says nothing.
+pub(crate) const fn count(name: &'static str) -> Attribute {
+    number(name).unless("0")
 }
 
 /// What an element may hold.
@@ -136,7 +149,9 @@ impl Shape {
                             attribute.name, input.name, input.position
                         ))
                     })?;
-                    element.attributes.push((attribute.name.to_owned(), value));
+                    if attribute.neutral != Some(value.as_str()) {
+                        element.attributes.push((attribute.name.to_owned(), value));
+                    }
                 }
                 None if attribute.required => {
                     return Err(refusal::missing_attribute(input, attribute.name));

@@ -3,9 +3,9 @@
 use super::address;
 use super::refusal;
 use super::schema::{Attribute, Shape, attribute, content, number, one_of, place, shape, text, yes_no};
-use super::value::Kind;
+use super::value::{self, Kind};
 use bulkhead_wire::error::{Code, Error, Origin};
-use bulkhead_xml::Element;
+use bulkhead_xml::{Element, Node};
 
 /// The types of storage.
 pub(crate) const TYPES: &[&str] = &[
@@ -41,7 +41,7 @@ pub(crate) const SECLABEL: Shape = shape(
 const SLICE: Shape = shape(
     "slice",
     &[
-        one_of("type", &["storage"]).required(),
+        text("type"),
         attribute("offset", Kind::Number(0, u64::MAX)),
         attribute("size", Kind::Number(1, u64::MAX)),
     ],
@@ -67,15 +67,11 @@ const SECRET: Shape = shape(
 
 const AUTH: Shape = shape("auth", &[text("username")], &[SECRET]);
 
+const ENCRYPTIONS: &[&str] = &["default", "qcow", "luks", "luks2", "luks-any"];
+
 const ENCRYPTION: Shape = shape(
     "encryption",
-    &[
-        attribute(
-            "format",
-            Kind::Supported(&["default", "qcow", "luks", "luks2", "luks-any"]),
-        ),
-        one_of("engine", &["qemu", "librbd"]),
-    ],
+    &[text("format"), one_of("engine", &["qemu", "librbd"])],
     &[SECRET.many()],
 );
 
@@ -85,12 +81,13 @@ const HOST: Shape = shape(
     &[
         text("name"),
         attribute("port", Kind::Text),
-        attribute("transport", Kind::Supported(&["tcp", "unix", "rdma"])),
+        one_of("transport", &["tcp", "unix", "rdma"]),
         text("socket"),
     ],
     &[],
 )
-.many();
+.many()
+.kept();
 
 const IDENTITY: &[Attribute] = &[
     text("user"),
@@ -112,10 +109,18 @@ const CHILDREN: &[Shape] = &[
         &[],
         &[content("cookie", Kind::Text).with(&[text("name")]).many()],
     ),
-    shape("readahead", &[attribute("size", Kind::Number(1, u64::MAX))], &[]),
-    shape("timeout", &[attribute("seconds", Kind::Number(1, u64::MAX))], &[]),
-    shape("identity", IDENTITY, &[]),
+    shape(
+        "readahead",
+        &[attribute("size", Kind::Number(0, u64::MAX)).unless("0")],
+        &[],
+    ),
+    shape(
+        "timeout",
+        &[attribute("seconds", Kind::Number(0, u64::MAX)).unless("0")],
+        &[],
+    ),
     shape("knownHosts", &[text("path")], &[]),
+    shape("identity", IDENTITY, &[]),
     shape(
         "reconnect",
         &[yes_no("enabled"), number("timeout"), number("delay")],
@@ -144,7 +149,7 @@ const OF_NETWORKS: &[&str] = &[
     "knownHosts",
 ];
 
-const PROTOCOLS: Kind = Kind::Supported(&[
+const PROTOCOLS: Kind = Kind::OneOf(&[
     "nbd", "rbd", "sheepdog", "gluster", "iscsi", "http", "https", "ftp", "ftps", "tftp", "vxhs", "nfs",
     "ssh", "vitastor",
 ]);
@@ -191,8 +196,8 @@ const SOURCES: &[(&str, Shape)] = &[
         shape(
             "source",
             &[
-                text("pool").required(),
-                text("volume").required(),
+                text("pool"),
+                text("volume"),
                 one_of("mode", &["host", "direct"]),
                 STARTUP,
             ],
@@ -206,7 +211,7 @@ const SOURCES: &[(&str, Shape)] = &[
             &[
                 one_of("type", &["pci"]).required(),
                 yes_no("managed"),
-                attribute("namespace", Kind::Number(1, u64::MAX)).required(),
+                attribute("namespace", Kind::Number(0, u64::MAX)).required(),
                 STARTUP,
             ],
             CHILDREN,
@@ -239,13 +244,19 @@ fn read_level(kind: &str, input: &Element, level: usize) -> Result<Option<Elemen
         }
     }
     if kind != "network" {
-        source.children.retain(|child| {
-            !matches!(child, bulkhead_xml::Node::Element(child) if OF_NETWORKS.contains(&child.name.as_str()))
-        });
+        source.children.retain(
+            |child| !matches!(child, Node::Element(child) if OF_NETWORKS.contains(&child.name.as_str())),
+        );
     }
     match kind {
         "network" => complete_network(&mut source)?,
         "nvme" => {
+            if source.attr("namespace") == Some("0") {
+                return Err(refusal::unsupported(
+                    input,
+                    "namespaces of NVMe are counted from 1",
+                ));
+            }
             let address = input
                 .child("address")
                 .ok_or_else(|| refusal::xml(input, "an NVMe disk needs the <address> of its controller"))?;
@@ -254,16 +265,19 @@ fn read_level(kind: &str, input: &Element, level: usize) -> Result<Option<Elemen
                 source.set("managed", "no");
             }
         }
-        "vhostuser" => {
-            if source.attr("path").is_none() {
-                return Err(refusal::internal(
-                    input,
-                    "a vhost-user disk needs the path of its socket",
-                ));
-            }
+        "volume" if source.attr("pool").is_none() || source.attr("volume").is_none() => {
+            return Err(refusal::xml(input, "a volume is named by its pool and its name"));
+        }
+        "vhostuser" if source.attr("path").is_none() => {
+            return Err(refusal::internal(
+                input,
+                "a vhost-user disk needs the path of its socket",
+            ));
         }
         _ => {}
     }
+    drop_other_slices(&mut source);
+    check_labels(&source)?;
     complete_labels(&mut source);
     if let Some(reservations) = source.child_mut("reservations") {
         complete_reservations(reservations)?;
@@ -284,6 +298,10 @@ fn read_level(kind: &str, input: &Element, level: usize) -> Result<Option<Elemen
 
 /// Labels say whether they apply; a label that is given does.
 pub(crate) fn complete_labels(source: &mut Element) {
+    source.children.retain(|node| {
+        // A label that libvirt skipped in one run of the guest says nothing about the next.
+        !matches!(node, Node::Element(label) if label.name == "seclabel" && label.attr("labelskip") == Some("yes"))
+    });
     for label in source.elements_mut().filter(|child| child.name == "seclabel") {
         label.unset("labelskip");
         if label.attr("relabel").is_none() {
@@ -293,6 +311,35 @@ pub(crate) fn complete_labels(source: &mut Element) {
             label.take("label");
         }
     }
+}
+
+/// Only slices of the storage itself mean something.
+fn drop_other_slices(source: &mut Element) {
+    if source
+        .at("slices/slice")
+        .is_some_and(|slice| slice.attr("type") != Some("storage"))
+    {
+        source.take("slices");
+    }
+}
+
+/// Of several labels, each says which security model it is for.
+pub(crate) fn check_labels(source: &Element) -> Result<(), Error> {
+    let nameless = source.all("seclabel").any(|label| label.attr("model").is_none());
+    if nameless && source.all("seclabel").count() > 1 {
+        return Err(refusal::xml(source, "several <seclabel> need a model each"));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    if !source
+        .all("seclabel")
+        .all(|label| seen.insert(label.attr("model")))
+    {
+        return Err(refusal::xml(
+            source,
+            "it has several <seclabel> for one security model",
+        ));
+    }
+    Ok(())
 }
 
 fn complete_network(source: &mut Element) -> Result<(), Error> {
@@ -311,6 +358,12 @@ fn complete_network(source: &mut Element) -> Result<(), Error> {
     }
     if !matches!(protocol.as_str(), "http" | "https") {
         source.unset("query");
+    }
+    if protocol == "gluster" && !source.attr("name").unwrap_or_default().contains('/') {
+        return Err(refusal::xml(
+            source,
+            "the name of a gluster source is VOLUME/IMAGE",
+        ));
     }
     if protocol == "iscsi"
         && let Some(name) = source.attr("name")
@@ -345,16 +398,36 @@ fn complete_host(host: &mut Element, protocol: &str, source: &Element) -> Result
         if host.attr("name").is_none() {
             return Err(refusal::xml(source, "a host needs a name"));
         }
-        if host.attr("port").is_none()
+        if transport == "tcp"
+            && host.attr("port").is_none()
             && let Some((_, port)) = PORTS.iter().find(|(name, _)| *name == protocol)
         {
             host.set("port", *port);
         }
     }
+    check_port(host)?;
     if transport != "tcp" {
         host.set("transport", transport);
     }
     Ok(())
+}
+
+/// A port of a server; decimal digits.
+fn check_port(host: &Element) -> Result<(), Error> {
+    let Some(port) = host.attr("port") else {
+        return Ok(());
+    };
+    match value::decimal(port) {
+        Some(number) if number <= 65535 => Ok(()),
+        _ => Err(Error::new(
+            Code::INVALID_ARG,
+            Origin::NONE,
+            format!(
+                "<host> ({}): port '{port}' is not a number up to 65535",
+                host.position
+            ),
+        )),
+    }
 }
 
 fn complete_reservations(reservations: &mut Element) -> Result<(), Error> {
@@ -363,7 +436,6 @@ fn complete_reservations(reservations: &mut Element) -> Result<(), Error> {
         return Err(refusal::missing_attribute(reservations, "managed"));
     }
     if reservations.attr("managed") == Some("yes") {
-        reservations.take("source");
         return Ok(());
     }
     let complete = reservations.child("source").is_some_and(|source| {
@@ -372,7 +444,7 @@ fn complete_reservations(reservations: &mut Element) -> Result<(), Error> {
             .all(|name| source.attr(name).is_some())
     });
     if !complete {
-        return Err(refusal::xml(
+        return Err(of_storage(
             reservations,
             "reservations that are not managed need a <source> with type, path and mode",
         ));
@@ -380,42 +452,72 @@ fn complete_reservations(reservations: &mut Element) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads `<auth>`: who logs in, and which secret is the password.
-pub(crate) fn read_auth(input: &Element) -> Result<Element, Error> {
-    // libvirt's storage code reads it, so the error bears that origin.
-    let refuse = |message: &str| {
+/// libvirt's storage code reads some parts, so their errors bear its number.
+const STORAGE: Origin = Origin(18);
+
+fn of_storage(element: &Element, message: &str) -> Error {
+    Error::new(
+        Code::XML_ERROR,
+        STORAGE,
+        format!("<{}> ({}): {message}", element.name, element.position),
+    )
+}
+
+/// A secret is named by UUID or by usage, not by both.
+fn check_secret(owner: &Element, secret: &Element) -> Result<(), Error> {
+    let refuse = |message: String| {
         Error::new(
             Code::XML_ERROR,
-            Origin(18),
-            format!("<auth> ({}): {message}", input.position),
+            Origin::NONE,
+            format!("<secret> of <{}> ({}): {message}", owner.name, secret.position),
         )
     };
+    match (secret.attr("uuid"), secret.attr("usage")) {
+        (Some(uuid), None) if value::uuid(uuid).is_none() => Err(refuse(format!("'{uuid}' is not a UUID"))),
+        (Some(_), None) | (None, Some(_)) => Ok(()),
+        _ => Err(refuse("it needs either a uuid or a usage".to_owned())),
+    }
+}
+
+/// Reads `<auth>`: who logs in, and which secret is the password.
+pub(crate) fn read_auth(input: &Element) -> Result<Element, Error> {
+    if let Some(secret) = input.child("secret") {
+        check_secret(input, secret)?;
+    }
     let auth = AUTH.read(input)?;
     if auth.attr("username").is_none() {
-        return Err(refuse("it needs a username"));
+        return Err(of_storage(input, "it needs a username"));
     }
-    let Some(secret) = auth.child("secret") else {
-        return Err(refuse("it needs a <secret>"));
-    };
-    if secret.attr("uuid").is_some() == secret.attr("usage").is_some() {
-        return Err(refuse("its secret needs either a uuid or a usage"));
+    if auth.child("secret").is_none() {
+        return Err(of_storage(input, "it needs a <secret>"));
     }
     Ok(auth)
 }
 
 /// Reads `<encryption>`; the engine is QEMU unless another is named.
 pub(crate) fn read_encryption(input: &Element) -> Result<Element, Error> {
+    for secret in input.all("secret") {
+        check_secret(input, secret)?;
+    }
+    if let Some(format) = input
+        .attr("format")
+        .filter(|format| !ENCRYPTIONS.contains(format))
+    {
+        return Err(Error::new(
+            Code::CONFIG_UNSUPPORTED,
+            STORAGE,
+            format!(
+                "<encryption> ({}): format '{format}' is unknown; use 'luks'",
+                input.position
+            ),
+        ));
+    }
     let mut encryption = ENCRYPTION.read(input)?;
     if encryption.attr("format").is_none() {
         return Err(refusal::xml(input, "encryption needs a format"));
     }
     if encryption.attr("engine").is_none() {
         encryption.set("engine", "qemu");
-    }
-    for secret in encryption.all("secret") {
-        if secret.attr("uuid").is_some() == secret.attr("usage").is_some() {
-            return Err(refusal::xml(input, "a secret needs either a uuid or a usage"));
-        }
     }
     Ok(encryption)
 }
@@ -433,7 +535,23 @@ fn read_format(input: &Element) -> Result<Element, Error> {
     let given = input
         .child("format")
         .ok_or_else(|| refusal::xml(input, "it needs a <format>"))?;
-    FORMAT.read(given)
+    let mut format = FORMAT.read(given)?;
+    complete_metadata_cache(&mut format)?;
+    Ok(format)
+}
+
+/// The size of the cache of an image's metadata is spelled in bytes.
+pub(crate) fn complete_metadata_cache(driver: &mut Element) -> Result<(), Error> {
+    let Some(size) = driver
+        .child_mut("metadata_cache")
+        .and_then(|cache| cache.child_mut("max_size"))
+    else {
+        return Ok(());
+    };
+    let bytes = value::bytes(&size.text(), size.attr("unit"), 1, "<max_size>")?;
+    size.set("unit", "bytes");
+    size.set_text(bytes.to_string());
+    Ok(())
 }
 
 fn read_data_store(input: &Element, level: usize) -> Result<Element, Error> {

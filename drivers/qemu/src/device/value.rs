@@ -21,6 +21,10 @@ pub(crate) enum Kind {
     Uuid,
     /// A MAC address of six bytes.
     Mac,
+    /// An IPv4 or IPv6 address.
+    Ip,
+    /// Another kind, refused with a code and an origin of its own.
+    As(Code, Origin, &'static Kind),
 }
 
 /// Why a value is refused; the place is added by whoever knows it.
@@ -87,6 +91,19 @@ impl Kind {
                 }),
             Self::Uuid => uuid(value)
                 .ok_or_else(|| Fault::new(Code::XML_ERROR, Origin::XML, format!("'{value}' is not a UUID"))),
+            Self::Ip => value
+                .parse::<std::net::IpAddr>()
+                .map(|_| value.to_owned())
+                .map_err(|_| {
+                    Fault::new(
+                        Code::XML_ERROR,
+                        Origin::DOMAIN,
+                        format!("'{value}' is not an IP address"),
+                    )
+                }),
+            Self::As(code, origin, kind) => kind
+                .read(value)
+                .map_err(|fault| Fault::new(code, origin, fault.message)),
             Self::Mac => mac(value).ok_or_else(|| {
                 Fault::new(
                     Code::XML_ERROR,
@@ -124,11 +141,6 @@ pub(crate) fn any_base(value: &str) -> Option<u64> {
     }
 }
 
-/// A number in base 16, with or without `0x`.
-pub(crate) fn base16(value: &str) -> Option<u64> {
-    digits(value.strip_prefix("0x").unwrap_or(value), 16)
-}
-
 fn digits(value: &str, base: u32) -> Option<u64> {
     let bare = value.trim_start();
     let bare = bare.strip_prefix('+').unwrap_or(bare);
@@ -138,13 +150,53 @@ fn digits(value: &str, base: u32) -> Option<u64> {
         .flatten()
 }
 
+/// A set of small numbers (`0-3,^2,8`) in its shortest spelling.
+pub(crate) fn number_set(text: &str) -> Option<String> {
+    const LARGEST: u64 = 4095;
+    let mut numbers = std::collections::BTreeSet::new();
+    for part in text.split(',') {
+        let part = part.trim();
+        let (remove, part) = part.strip_prefix('^').map_or((false, part), |rest| (true, rest));
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (decimal(first)?, decimal(last)?);
+        if first > last || last > LARGEST {
+            return None;
+        }
+        for number in first..=last {
+            if remove {
+                numbers.remove(&number);
+            } else {
+                numbers.insert(number);
+            }
+        }
+    }
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let spelled: Vec<String> = ranges
+        .into_iter()
+        .map(|(first, last)| {
+            if first == last {
+                first.to_string()
+            } else {
+                format!("{first}-{last}")
+            }
+        })
+        .collect();
+    (!spelled.is_empty()).then(|| spelled.join(","))
+}
+
 /// A UUID in its usual spelling; dashes may stand anywhere between bytes or be absent.
 pub(crate) fn uuid(value: &str) -> Option<String> {
     let mut digits = String::with_capacity(32);
     let mut since_dash = 0_usize;
     for character in value.trim().chars() {
         match character {
-            '-' if since_dash % 2 == 0 => since_dash = 0,
+            '-' if since_dash.is_multiple_of(2) => since_dash = 0,
             _ if character.is_ascii_hexdigit() && digits.len() < 32 => {
                 digits.push(character.to_ascii_lowercase());
                 since_dash += 1;
@@ -252,6 +304,14 @@ mod tests {
         assert_eq!(uuid("c7a5fdbd-edaf"), None);
         assert_eq!(mac("52:54:0:AA:bb:c").as_deref(), Some("52:54:00:aa:bb:0c"));
         assert_eq!(mac("52:54:00:aa:bb"), None);
+    }
+
+    #[test]
+    fn sets_get_their_shortest_spelling() {
+        assert_eq!(number_set("0-3,^2,8,9").as_deref(), Some("0-1,3,8-9"));
+        assert_eq!(number_set("0-0").as_deref(), Some("0"));
+        assert_eq!(number_set("x"), None);
+        assert_eq!(number_set("0-99999999999"), None);
     }
 
     #[test]

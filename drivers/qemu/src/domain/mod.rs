@@ -6,8 +6,26 @@
 pub mod context;
 pub mod host;
 
+mod addresses;
+mod basics;
+mod clock;
+mod cpu;
+mod devices;
+mod drives;
+mod features;
+mod firmware;
+mod implicit;
+mod machine;
+mod namespace;
+mod os;
+mod read;
+mod refuse;
+mod sets;
+mod tuning;
+
 pub use host::Host;
 
+use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
 /// What a document is read for; some checks belong to one purpose alone.
@@ -29,30 +47,44 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// INTERIM
-    pub fn read(xml: &[u8], _host: &Host, _purpose: Purpose) -> Result<Self, bulkhead_wire::error::Error> {
-        let root = bulkhead_xml::parse(xml, bulkhead_xml::Limits::default(), "domain/metadata").map_err(
-            |error| {
-                bulkhead_wire::error::Error::new(
-                    bulkhead_wire::error::Code::XML_ERROR,
-                    bulkhead_wire::error::Origin::DOMAIN,
-                    error.to_string(),
-                )
-            },
-        )?;
-        Ok(Self { root })
+    /// Reads a document and completes it.
+    ///
+    /// # Errors
+    /// What is no domain, contradicts itself, or can't be had on this host.
+    pub fn read(xml: &[u8], host: &Host, purpose: Purpose) -> Result<Self, Error> {
+        read::read(xml, host, purpose).map(|root| Self { root })
     }
 
-    /// INTERIM
-    pub fn live(&self, id: i32) -> Element {
-        let mut root = self.root.clone();
-        root.set("id", id.to_string());
-        crate::args::alias::assign(&mut root);
-        root
+    /// The domain's name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.root.child_text("name").unwrap_or_default()
     }
 
-    /// INTERIM
-    pub fn to_xml(&self, _secure: bool) -> String {
-        self.root.to_xml()
+    /// The domain's UUID in its usual spelling.
+    #[must_use]
+    pub fn uuid(&self) -> String {
+        self.root.child_text("uuid").unwrap_or_default()
+    }
+
+    /// The domain's title, if it has one.
+    #[must_use]
+    pub fn title(&self) -> Option<String> {
+        self.root.child_text("title")
+    }
+
+    /// The XML of the inactive domain; passwords only if `secure`.
+    #[must_use]
+    pub fn to_xml(&self, secure: bool) -> String {
+        if secure {
+            return self.root.to_xml();
+        }
+        let mut public = self.root.clone();
+        if let Some(devices) = public.child_mut("devices") {
+            for graphics in devices.elements_mut().filter(|device| device.name == "graphics") {
+                graphics.unset("passwd");
+            }
+        }
+        public.to_xml()
     }
 }

@@ -5,7 +5,7 @@ pub(crate) mod args;
 use super::refusal;
 use super::schema::{Attribute, Shape, attribute, number, one_of, place, shape, text, yes_no};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -27,7 +27,7 @@ const TYPE: Attribute = one_of(
 )
 .required();
 const ID: Attribute = attribute("id", Kind::Number(1, u32::MAX as u64)).required();
-const TIMER: Attribute = number("timerPeriod");
+const TIMER: Attribute = attribute("timerPeriod", Kind::Number(1, u32::MAX as u64));
 
 const CHILDREN: &[Shape] = &[place("input"), place("output")];
 
@@ -130,7 +130,7 @@ const PLAIN: Shape = shape("audio", &[ID, TYPE, TIMER], CHILDREN);
 const PLAIN_DIRECTION: &[Attribute] = direction!();
 
 /// The canonical form of a host's audio backend.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let kind = input.attr("type").unwrap_or_default();
     let (shape, directions) = TYPES
         .iter()
@@ -139,9 +139,6 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
             (*shape, *directions)
         });
     let mut audio = shape.read(input)?;
-    if audio.attr("timerPeriod") == Some("0") {
-        audio.unset("timerPeriod");
-    }
     for name in ["input", "output"] {
         let Some(given) = input.child(name) else {
             continue;
@@ -165,16 +162,22 @@ fn read_direction(
             direction.unset(name);
         }
     }
-    let mixing = direction.attr("mixingEngine");
-    let fixed = direction.attr("fixedSettings");
-    if fixed == Some("yes") && mixing == Some("no") {
-        return Err(refusal::unsupported(
-            given,
-            "fixed settings need the mixing engine; remove mixingEngine='no'",
-        ));
-    }
-    if direction.child("settings").is_some() && fixed != Some("yes") {
-        return Err(refusal::unsupported(given, "<settings> need fixedSettings='yes'"));
-    }
     Ok(direction)
+}
+
+/// Whether the settings of both directions fit.
+pub(crate) fn check(audio: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    for direction in audio.elements() {
+        let fixed = direction.attr("fixedSettings") == Some("yes");
+        if fixed && direction.attr("mixingEngine") == Some("no") {
+            return Err(refusal::unsupported(
+                audio,
+                "fixed settings need the mixing engine; remove mixingEngine='no'",
+            ));
+        }
+        if direction.child("settings").is_some() && !fixed {
+            return Err(refusal::unsupported(audio, "<settings> need fixedSettings='yes'"));
+        }
+    }
+    Ok(())
 }

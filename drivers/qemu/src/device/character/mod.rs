@@ -5,10 +5,10 @@ pub(crate) mod args;
 use super::chardev::{self, SocketPath};
 use super::common;
 use super::refusal;
-use super::schema::{Shape, attribute, number, place, shape, text};
+use super::schema::{Attribute, Shape, attribute, place, shape, text};
 use super::value::Kind;
-use crate::device::context::Context;
-use bulkhead_wire::error::Error;
+use crate::domain::context::Context;
+use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::Element;
 
 /// What a character device holds besides its connection and its target.
@@ -16,6 +16,12 @@ const CHARACTER: Shape = shape(
     "",
     &[attribute("type", chardev::TYPES)],
     &[place("source"), place("log"), place("protocol"), place("target")],
+);
+
+/// The number of a device among its kind.
+const PORT: Attribute = attribute(
+    "port",
+    Kind::As(Code::XML_ERROR, Origin::DOMAIN, &Kind::Number(0, i32::MAX as u64)),
 );
 
 const SERIAL_TARGET: Shape = shape(
@@ -33,7 +39,7 @@ const SERIAL_TARGET: Shape = shape(
                 "isa-debug",
             ]),
         ),
-        number("port"),
+        PORT,
     ],
     &[shape("model", &[text("name")], &[])],
 )
@@ -48,13 +54,13 @@ const CONSOLE_TARGET: Shape = shape(
                 "serial", "xen", "uml", "virtio", "lxc", "openvz", "sclp", "sclplm",
             ]),
         ),
-        number("port"),
+        PORT,
     ],
     &[],
 )
 .kept();
 
-const PARALLEL_TARGET: Shape = shape("target", &[number("port")], &[]).kept();
+const PARALLEL_TARGET: Shape = shape("target", &[PORT], &[]).kept();
 
 const CHANNEL_TARGET: Shape = shape(
     "target",
@@ -85,11 +91,6 @@ const MODELS: &[(&str, &str)] = &[
 pub(crate) struct View<'a>(pub(crate) &'a Element);
 
 impl<'a> View<'a> {
-    /// The type of connection.
-    pub(crate) fn connection(self) -> &'a str {
-        self.0.attr("type").unwrap_or_default()
-    }
-
     /// The type of the guest's device.
     pub(crate) fn target(self) -> &'a str {
         self.0.path_attr("target", "type").unwrap_or_default()
@@ -105,7 +106,7 @@ impl<'a> View<'a> {
 
 /// The canonical form of a character device of any of the four kinds. The port of one that has none is given by
 /// [`number_ports`], which knows the others.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut device = CHARACTER.read(input)?;
     device.name.clone_from(&input.name);
     let Some(kind) = device.attr("type").map(str::to_owned) else {
@@ -114,9 +115,15 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     let target = match input.name.as_str() {
         "serial" => serial_target(input, context)?,
         "parallel" => target_of(&PARALLEL_TARGET, input)?,
-        "console" => console_target(input, context)?,
+        "console" => console_target(input)?,
         _ => channel_target(input, &kind)?,
     };
+    if kind == "spicevmc" && (input.name != "channel" || target.attr("type") != Some("virtio")) {
+        return Err(refusal::unsupported(
+            input,
+            "a connection of type 'spicevmc' needs a channel with target type 'virtio'",
+        ));
+    }
     let automatic = input.name == "channel" && matches!(target.attr("type"), Some("virtio" | "xen"));
     let path = if automatic {
         SocketPath::Automatic
@@ -129,11 +136,17 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     }
     device.push(target);
     common::append(input, &mut device, common::PLAIN)?;
+    if View(&device).target() == "spapr-vio-serial"
+        && device.path_attr("address", "type") != Some("spapr-vio")
+    {
+        // It has no other kind of address, so one that is asked for is replaced.
+        device.take("address");
+    }
     Ok(device)
 }
 
 /// A device without a type is connected to a pseudo terminal.
-fn complete_untyped(input: &Element, context: &Context) -> Result<Element, Error> {
+fn complete_untyped(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut typed = input.clone();
     typed.set("type", "pty");
     complete(&typed, context)
@@ -146,38 +159,31 @@ fn target_of(shape: &Shape, input: &Element) -> Result<Element, Error> {
     }
 }
 
-fn is_virt(machine: &str) -> bool {
-    machine == "virt" || machine.starts_with("virt-")
-}
-
-fn is_arm(arch: &str) -> bool {
-    matches!(arch, "aarch64" | "armv6l" | "armv7l")
-}
-
 /// The serial port of an architecture where none is named: target type and model.
-fn default_serial(input: &Element, context: &Context) -> (&'static str, &'static str) {
-    match input.path_attr("address", "type") {
-        Some("usb") => return ("usb-serial", "usb-serial"),
-        Some("pci") => return ("pci-serial", "pci-serial"),
-        Some("spapr-vio") => return ("spapr-vio-serial", "spapr-vty"),
-        _ => {}
-    }
+fn default_serial(context: &Context<'_>) -> (&'static str, &'static str) {
     let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
     match arch {
         "i686" | "x86_64" => ("isa-serial", "isa-serial"),
-        "ppc64" | "ppc64le" if machine.starts_with("pseries") => ("spapr-vio-serial", "spapr-vty"),
-        "ppc64" | "ppc64le" if machine.starts_with("powernv") => ("isa-serial", "isa-serial"),
-        _ if is_arm(arch) && (is_virt(machine) || machine == "versatilepb") => ("system-serial", "pl011"),
-        "riscv32" | "riscv64" | "loongarch64" if is_virt(machine) => ("system-serial", "16550a"),
+        _ if context.is_pseries() => ("spapr-vio-serial", "spapr-vty"),
+        _ if context.is_arm() && (context.is_virt() || machine == "versatilepb") => {
+            ("system-serial", "pl011")
+        }
+        _ if context.is_virt() => ("system-serial", "16550a"),
         "s390" | "s390x" => ("sclp-serial", "sclpconsole"),
         _ => ("", ""),
     }
 }
 
 /// The model of a target type where none is named.
-fn default_model(kind: &str, context: &Context) -> Option<&'static str> {
+fn default_model(kind: &str, context: &Context<'_>) -> Option<&'static str> {
     if kind == "system-serial" {
-        return Some(if is_arm(&context.arch) { "pl011" } else { "16550a" });
+        return match () {
+            () if context.is_arm() && (context.is_virt() || context.machine == "versatilepb") => {
+                Some("pl011")
+            }
+            () if context.is_virt() => Some("16550a"),
+            () => None,
+        };
     }
     MODELS
         .iter()
@@ -185,9 +191,9 @@ fn default_model(kind: &str, context: &Context) -> Option<&'static str> {
         .map(|(model, _)| *model)
 }
 
-fn serial_target(input: &Element, context: &Context) -> Result<Element, Error> {
+fn serial_target(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut target = target_of(&SERIAL_TARGET, input)?;
-    let (kind, model) = default_serial(input, context);
+    let (kind, model) = default_serial(context);
     if target.attr("type").is_none() && !kind.is_empty() {
         target.set("type", kind);
         if target.path_attr("model", "name").is_none() {
@@ -202,29 +208,60 @@ fn serial_target(input: &Element, context: &Context) -> Result<Element, Error> {
             }
         }
         Some(model) => {
-            let Some((_, wanted)) = MODELS.iter().find(|(name, _)| *name == model) else {
+            if !MODELS.iter().any(|(name, _)| *name == model) {
                 return Err(refusal::unsupported(
                     input,
                     format!("serial model '{model}' is unknown"),
                 ));
-            };
-            if *wanted != kind {
-                return Err(refusal::unsupported_by_qemu(
-                    input,
-                    format!("model '{model}' needs target type '{wanted}', not '{kind}'"),
-                ));
             }
         }
     }
-    check_serial(input, &target, context)?;
     SERIAL_TARGET.arrange(&mut target);
     Ok(target)
 }
 
-/// Whether machine and address suit the target.
-fn check_serial(input: &Element, target: &Element, context: &Context) -> Result<(), Error> {
-    let kind = target.attr("type").unwrap_or_default();
-    let model = target.path_attr("model", "name").unwrap_or_default();
+/// Whether guest and address suit the device.
+pub(crate) fn check(device: &Element, context: &Context<'_>) -> Result<(), Error> {
+    chardev::check(device)?;
+    match device.name.as_str() {
+        "serial" => check_serial(device, context),
+        "parallel" if context.is_pseries() || context.is_s390() => Err(refusal::unsupported_by_qemu(
+            device,
+            format!("machine '{}' has no parallel ports", context.machine),
+        )),
+        "console" => check_console(device, context),
+        _ => Ok(()),
+    }
+}
+
+fn check_console(device: &Element, context: &Context<'_>) -> Result<(), Error> {
+    match View(device).target() {
+        kind @ ("sclp" | "sclplm") if !context.is_s390() => Err(refusal::unsupported_by_qemu(
+            device,
+            format!("a console '{kind}' exists on s390 only"),
+        )),
+        kind @ ("xen" | "uml" | "lxc" | "openvz") => Err(refusal::unsupported_by_qemu(
+            device,
+            format!("QEMU has no console '{kind}'; use 'serial' or 'virtio'"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_serial(device: &Element, context: &Context<'_>) -> Result<(), Error> {
+    let kind = View(device).target();
+    let model = device
+        .at("target/model")
+        .and_then(|model| model.attr("name"))
+        .unwrap_or_default();
+    if let Some((_, wanted)) = MODELS.iter().find(|(name, _)| *name == model)
+        && *wanted != kind
+    {
+        return Err(refusal::unsupported_by_qemu(
+            device,
+            format!("model '{model}' needs target type '{wanted}', not '{kind}'"),
+        ));
+    }
     let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
     let fits = match (kind, model) {
         ("isa-serial" | "isa-debug", _) => {
@@ -234,15 +271,15 @@ fn check_serial(input: &Element, target: &Element, context: &Context) -> Result<
             ) || machine.starts_with("powernv")
                 || machine == "prep"
         }
-        (_, "pl011") => is_arm(arch) && (is_virt(machine) || machine == "versatilepb"),
-        (_, "16550a") => matches!(arch, "riscv32" | "riscv64" | "loongarch64") && is_virt(machine),
-        ("spapr-vio-serial", _) => arch.starts_with("ppc64") && machine.starts_with("pseries"),
-        ("sclp-serial", _) => arch.starts_with("s390"),
+        (_, "pl011") => context.is_arm() && (context.is_virt() || machine == "versatilepb"),
+        (_, "16550a") => !context.is_arm() && context.is_virt(),
+        ("spapr-vio-serial", _) => context.is_pseries(),
+        ("sclp-serial", _) => context.is_s390(),
         _ => true,
     };
     if !fits {
         return Err(refusal::unsupported_by_qemu(
-            input,
+            device,
             format!(
                 "a serial port '{kind}' of model '{model}' does not exist on machine '{machine}' of {arch}"
             ),
@@ -253,35 +290,23 @@ fn check_serial(input: &Element, target: &Element, context: &Context) -> Result<
         "usb-serial" => "usb",
         "pci-serial" => "pci",
         "spapr-vio-serial" => "spapr-vio",
+        "system-serial" | "sclp-serial" => "none",
         _ => return Ok(()),
     };
-    match input.path_attr("address", "type") {
-        None | Some("unassigned") => Ok(()),
+    match device.path_attr("address", "type") {
+        None => Ok(()),
         Some(given) if given == wanted => Ok(()),
         Some(given) => Err(refusal::unsupported_by_qemu(
-            input,
+            device,
             format!("a serial port '{kind}' needs an address of type '{wanted}', not '{given}'"),
         )),
     }
 }
 
-fn console_target(input: &Element, context: &Context) -> Result<Element, Error> {
+fn console_target(input: &Element) -> Result<Element, Error> {
     let mut target = target_of(&CONSOLE_TARGET, input)?;
-    match target.attr("type") {
-        None => target.set("type", "serial"),
-        Some(kind @ ("sclp" | "sclplm")) if !context.arch.starts_with("s390") => {
-            return Err(refusal::unsupported_by_qemu(
-                input,
-                format!("a console '{kind}' exists on s390 only"),
-            ));
-        }
-        Some(kind @ ("xen" | "uml" | "lxc" | "openvz")) => {
-            return Err(refusal::unsupported_by_qemu(
-                input,
-                format!("QEMU has no console '{kind}'; use 'serial' or 'virtio'"),
-            ));
-        }
-        Some(_) => {}
+    if target.attr("type").is_none() {
+        target.set("type", "serial");
     }
     CONSOLE_TARGET.arrange(&mut target);
     Ok(target)
@@ -290,31 +315,40 @@ fn console_target(input: &Element, context: &Context) -> Result<Element, Error> 
 fn channel_target(input: &Element, connection: &str) -> Result<Element, Error> {
     let mut target = target_of(&CHANNEL_TARGET, input)?;
     let Some(kind) = target.attr("type").map(str::to_owned) else {
-        return Err(refusal::xml(input, "a channel needs <target type=''>"));
+        return Err(if input.child("target").is_some() {
+            refusal::unsupported(input, "its target needs a type; use 'virtio'")
+        } else {
+            refusal::xml(input, "a channel needs <target type=''>")
+        });
     };
     match kind.as_str() {
         "guestfwd" => {
             target.unset("name");
-            let port = target.attr("port").and_then(super::value::decimal);
-            if target.attr("address").is_none() {
-                return Err(refusal::unsupported(
+            let Some(port) = target.attr("port") else {
+                return Err(refusal::missing_attribute(&target, "port"));
+            };
+            let port = super::value::decimal(port)
+                .ok_or_else(|| refusal::value(&target, format!("port '{port}' is not a number")))?;
+            target.set("port", port.to_string());
+            let Some(address) = target.attr("address") else {
+                return Err(refusal::xml(
                     input,
                     "a guestfwd channel needs the address that it listens on",
                 ));
-            }
-            match port {
-                Some(port) if port <= 65535 => target.set("port", port.to_string()),
-                _ => return Err(refusal::unsupported(input, "a guestfwd channel needs a port")),
+            };
+            if address.parse::<std::net::IpAddr>().is_err() {
+                return Err(Error::new(
+                    Code::SYSTEM_ERROR,
+                    Origin::NONE,
+                    format!("<target> ({}): '{address}' is not an IP address", target.position),
+                ));
             }
         }
         "virtio" | "xen" => {
             target.unset("address");
             target.unset("port");
             if target.attr("name").is_none() {
-                let name = match connection {
-                    "spicevmc" | "qemu-vdagent" => Some("com.redhat.spice.0"),
-                    _ => None,
-                };
+                let name = (connection == "spicevmc").then_some("com.redhat.spice.0");
                 if let Some(name) = name {
                     target.set("name", name);
                 }
@@ -341,13 +375,20 @@ fn forget_automatic_path(device: &mut Element, name: Option<&str>) {
             return false;
         };
         rest.strip_suffix(name).is_some_and(|front| {
-            front.ends_with('.') && !front.contains('/')
-                || front.ends_with('/') && !front.trim_end_matches('/').contains('/')
+            let folder = front.strip_suffix('/').filter(|folder| !folder.contains('/'));
+            folder.is_some_and(is_guest_folder) || front.ends_with('.') && !front.contains('/')
         })
     });
     if made_up {
         device.take("source");
     }
+}
+
+/// Whether a folder bears the name of one run of a guest: `domain-NAME` or `7-NAME`.
+fn is_guest_folder(name: &str) -> bool {
+    let number = name.split('-').next().unwrap_or_default();
+    name.starts_with("domain-")
+        || name.contains('-') && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Gives a port to each serial port, parallel port and console that has none: the next after the highest of its kind.

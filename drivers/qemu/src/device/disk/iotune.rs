@@ -73,11 +73,5 @@ fn check(input: &Element, limits: &Element) -> Result<(), Error> {
             }
         }
     }
-    for length in LENGTHS {
-        let limit = length.trim_end_matches("_length");
-        if limits.child(length).is_some() && limits.child(limit).is_none() {
-            return Err(refusal::xml(input, format!("{length} needs {limit} too")));
-        }
-    }
     Ok(())
 }

@@ -2,16 +2,19 @@
 
 pub(crate) mod args;
 
+mod check;
 mod iotune;
+
+pub(crate) use check::check;
 
 use super::common::{self, ATS, IOMMU, PACKED, PAGE_PER_VQ};
 use super::refusal;
 use super::schema::{
-    Attribute, Shape, attribute, content, flag, number, on_off, one_of, place, shape, text, yes_no,
+    Attribute, Shape, attribute, content, count, flag, number, on_off, one_of, place, shape, text, yes_no,
 };
 use super::source;
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::Element;
 
@@ -30,22 +33,20 @@ const DRIVER: Shape = shape(
                 "directsync",
                 "unsafe",
             ]),
-        ),
-        one_of(
-            "error_policy",
-            &["default", "stop", "report", "ignore", "enospace"],
-        ),
-        one_of("rerror_policy", &["default", "stop", "report", "ignore"]),
+        )
+        .unless("default"),
+        one_of("error_policy", &["stop", "report", "ignore", "enospace"]),
+        one_of("rerror_policy", &["stop", "report", "ignore"]),
         one_of("io", &["native", "threads", "io_uring"]),
         on_off("ioeventfd"),
         on_off("event_idx"),
         on_off("copy_on_read"),
-        one_of("discard", &["default", "unmap", "ignore"]),
-        attribute("iothread", Kind::Number(1, u32::MAX as u64)),
-        one_of("detect_zeroes", &["default", "off", "on", "unmap"]),
+        one_of("discard", &["unmap", "ignore"]),
+        count("iothread"),
+        one_of("detect_zeroes", &["off", "on", "unmap"]),
         on_off("discard_no_unref"),
-        attribute("queues", Kind::Number(1, u32::MAX as u64)),
-        attribute("queue_size", Kind::Number(1, u32::MAX as u64)),
+        count("queues"),
+        count("queue_size"),
         IOMMU,
         ATS,
         PACKED,
@@ -53,16 +54,6 @@ const DRIVER: Shape = shape(
     ],
     &[
         common::IOTHREADS,
-        shape(
-            "statistics",
-            &[],
-            &[shape(
-                "statistic",
-                &[attribute("interval", Kind::Number(1, u32::MAX as u64)).required()],
-                &[],
-            )
-            .many()],
-        ),
         shape(
             "metadata_cache",
             &[],
@@ -83,7 +74,7 @@ const TARGET: Shape = shape(
         ),
         one_of("tray", &["closed", "open"]),
         on_off("removable"),
-        attribute("rotation_rate", Kind::Number(0, 0xffff)),
+        count("rotation_rate"),
         on_off("dpofua"),
     ],
     &[],
@@ -138,7 +129,7 @@ const DISK: Shape = shape(
         ),
         flag("readonly"),
         flag("shareable"),
-        shape("transient", &[yes_no("shareBacking")], &[]).kept(),
+        shape("transient", &[yes_no("shareBacking").unless("no")], &[]).kept(),
         content("serial", Kind::Text),
         content("wwn", Kind::Text),
         content("vendor", Kind::Text),
@@ -146,6 +137,11 @@ const DISK: Shape = shape(
         place("encryption"),
     ],
 );
+
+/// Nothing says where the data is.
+pub(crate) const NO_SOURCE: Code = Code(19);
+/// Nothing says what the disk is called in the guest.
+pub(crate) const NO_TARGET: Code = Code(20);
 
 /// Prefixes of target names and the bus that each stands for.
 const BUSES: &[(&str, &str)] = &[
@@ -189,7 +185,7 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a disk.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut disk = DISK.read(input)?;
     for (name, default) in [("type", "file"), ("device", "disk")] {
         if disk.attr(name).is_none() {
@@ -202,6 +198,10 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     if View(&disk).device() == "cdrom" && disk.child("readonly").is_none() {
         disk.push(Element::new("readonly"));
     }
+    if matches!(View(&disk).kind(), "vhostuser" | "vhostvdpa") && disk.attr("snapshot").is_none() {
+        // Its image belongs to another process.
+        disk.set("snapshot", "no");
+    }
     if disk.attr("snapshot") == Some("no") && disk.child("readonly").is_some() {
         disk.unset("snapshot");
     }
@@ -209,10 +209,8 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
         iotune::append(limits, &mut disk)?;
     }
     complete_identity(&mut disk)?;
-    check(&disk, context)?;
     DISK.arrange(&mut disk);
     common::append(input, &mut disk, common::BOOTABLE)?;
-    check_address(&disk)?;
     Ok(disk)
 }
 
@@ -241,6 +239,20 @@ fn complete_source(input: &Element, disk: &mut Element) -> Result<(), Error> {
         && let Some(source) = source::read(&kind, given)?
     {
         disk.push(source);
+    }
+    if disk.child("source").is_none() && matches!(View(disk).device(), "cdrom" | "floppy") {
+        // An empty drive holds no block device.
+        disk.set("type", "file");
+    }
+    if disk.child("source").is_none() && matches!(View(disk).device(), "disk" | "lun") {
+        return Err(Error::new(
+            NO_SOURCE,
+            Origin::DOMAIN,
+            format!(
+                "<disk> ({}): only a cdrom or floppy drive may be empty; add a <source>",
+                input.position
+            ),
+        ));
     }
     check_auth(disk)?;
     if let Some(store) = input.child("backingStore") {
@@ -274,7 +286,7 @@ fn complete_target(input: &Element, disk: &mut Element) -> Result<(), Error> {
     let removable = matches!(device.as_str(), "cdrom" | "floppy");
     let Some(name) = disk.path_attr("target", "dev").map(str::to_owned) else {
         return Err(Error::new(
-            Code(20),
+            NO_TARGET,
             Origin::DOMAIN,
             format!(
                 "<disk> ({}): it needs <target dev=''>, its name in the guest",
@@ -283,8 +295,8 @@ fn complete_target(input: &Element, disk: &mut Element) -> Result<(), Error> {
         ));
     };
     let known = BUSES.iter().any(|(prefix, _)| name.starts_with(prefix));
-    if device == "floppy" && !name.starts_with("fd") || device != "floppy" && name.starts_with("fd") {
-        return Err(refusal::xml(
+    if (device == "floppy") != name.starts_with("fd") {
+        return Err(refusal::internal(
             input,
             format!("a {device} can't have the target name '{name}'"),
         ));
@@ -300,11 +312,17 @@ fn complete_target(input: &Element, disk: &mut Element) -> Result<(), Error> {
     {
         target.set("bus", *bus);
     }
-    if target.attr("tray") == Some("closed") || !removable {
+    if target.attr("tray").is_some() && !removable {
+        return Err(refusal::unsupported(
+            input,
+            "only a cdrom or a floppy has a tray; remove 'tray'",
+        ));
+    }
+    if target.attr("tray") == Some("closed") {
         target.unset("tray");
     }
-    if target.attr("rotation_rate") == Some("0") {
-        target.unset("rotation_rate");
+    if target.attr("bus") != Some("usb") {
+        target.unset("removable");
     }
     if !known && input.child("address").is_none() {
         return Err(refusal::xml(
@@ -320,57 +338,22 @@ fn complete_driver(disk: &mut Element) -> Result<(), Error> {
     let target = View(disk).target().to_owned();
     let place = disk.clone();
     let driver = disk.child_or_insert("driver");
-    for name in [
-        "cache",
-        "error_policy",
-        "rerror_policy",
-        "discard",
-        "detect_zeroes",
-    ] {
-        if driver.attr(name) == Some("default") {
-            driver.unset(name);
-        }
-    }
-    match driver.attr("name") {
-        None => driver.set("name", "qemu"),
-        Some("qemu") => {}
-        Some(name) => {
-            let message = format!("driver '{name}' of '{target}' is not QEMU's; use 'qemu'");
-            return Err(refusal::unsupported_by_qemu(&place, message));
-        }
+    if driver.attr("name").is_none() {
+        driver.set("name", "qemu");
     }
     match driver.attr("type") {
         Some("aio") => driver.set("type", "raw"),
-        Some("iso" | "bochs" | "cloop" | "dmg" | "vhd" | "ploop" | "cow" | "dir") if kind != "dir" => {
-            let message = format!("'{target}' has a format that QEMU does not open; use 'raw'");
-            return Err(refusal::unsupported_by_qemu(&place, message));
-        }
         Some(format) if !source::FORMATS.contains(&format) => {
             let message = format!("format '{format}' of '{target}' is unknown; use raw or qcow2");
             return Err(refusal::unsupported(&place, message));
         }
         Some(_) => {}
-        None if kind == "dir" => driver.set("type", "fat"),
+        // The format of a volume is known when its pool is asked.
+        None if kind == "volume" => {}
         None => driver.set("type", "raw"),
     }
-    if driver.attr("detect_zeroes") == Some("unmap") && driver.attr("discard") != Some("unmap") {
-        driver.set("detect_zeroes", "on");
-    }
-    complete_metadata_cache(driver)?;
+    source::complete_metadata_cache(driver)?;
     DRIVER.arrange(driver);
-    Ok(())
-}
-
-fn complete_metadata_cache(driver: &mut Element) -> Result<(), Error> {
-    let Some(size) = driver
-        .child_mut("metadata_cache")
-        .and_then(|cache| cache.child_mut("max_size"))
-    else {
-        return Ok(());
-    };
-    let bytes = super::value::bytes(&size.text(), size.attr("unit"), 1, "<max_size>")?;
-    size.set("unit", "bytes");
-    size.set_text(bytes.to_string());
     Ok(())
 }
 
@@ -379,9 +362,13 @@ fn complete_identity(disk: &mut Element) -> Result<(), Error> {
     if let Some(wwn) = disk.child_text("wwn") {
         let bare = wwn.strip_prefix("0x").unwrap_or(&wwn);
         if bare.len() != 16 || !bare.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(refusal::xml(
-                disk,
-                format!("wwn '{wwn}' is not 16 hexadecimal digits"),
+            return Err(Error::new(
+                Code::INTERNAL,
+                Origin::NONE,
+                format!(
+                    "<disk> ({}): wwn '{wwn}' is not 16 hexadecimal digits",
+                    disk.position
+                ),
             ));
         }
     }
@@ -389,121 +376,18 @@ fn complete_identity(disk: &mut Element) -> Result<(), Error> {
         let Some(text) = disk.child_text(name) else {
             continue;
         };
-        if text.len() > longest || !text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
+        if !text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
             return Err(refusal::xml(
                 disk,
-                format!("{name} '{text}' is not up to {longest} printable ASCII characters"),
+                format!("{name} '{text}' has characters that are not printable ASCII"),
             ));
         }
-    }
-    Ok(())
-}
-
-fn check(disk: &Element, _context: &Context) -> Result<(), Error> {
-    let view = View(disk);
-    let (bus, target) = (view.bus(), view.target());
-    if let Some(model) = disk.attr("model")
-        && bus != "virtio"
-    {
-        return Err(refusal::unsupported(
-            disk,
-            format!("model '{model}' of '{target}' needs bus 'virtio', not '{bus}'"),
-        ));
-    }
-    if let Some(driver) = disk.child("driver") {
-        for name in [
-            "queues",
-            "queue_size",
-            "ioeventfd",
-            "event_idx",
-            "iommu",
-            "ats",
-            "packed",
-            "page_per_vq",
-        ] {
-            if driver.attr(name).is_some() && bus != "virtio" {
-                return Err(refusal::unsupported(
-                    disk,
-                    format!("driver attribute '{name}' of '{target}' needs bus 'virtio', not '{bus}'"),
-                ));
-            }
-        }
-        let threaded = driver.attr("iothread").is_some() || driver.child("iothreads").is_some();
-        if threaded && bus != "virtio" {
-            return Err(refusal::unsupported_by_qemu(
+        if text.len() > longest {
+            return Err(refusal::unsupported(
                 disk,
-                format!("I/O threads are not to be had for bus '{bus}' of '{target}'"),
+                format!("{name} '{text}' is longer than {longest} characters"),
             ));
         }
     }
-    if disk.child("wwn").is_some() && !matches!(bus, "ide" | "scsi" | "sata") {
-        return Err(refusal::unsupported_by_qemu(
-            disk,
-            format!("a wwn needs bus 'ide', 'sata' or 'scsi', not '{bus}' of '{target}'"),
-        ));
-    }
-    if view.kind() == "vhostvdpa" {
-        return Err(refusal::unsupported_by_qemu(
-            disk,
-            format!("this QEMU has no vhost-vdpa disks, but '{target}' is one"),
-        ));
-    }
-    if view.kind() == "dir" && disk.child("readonly").is_none() {
-        return Err(refusal::unsupported_by_qemu(
-            disk,
-            format!("'{target}' is a directory, which can't be written to; add <readonly/>"),
-        ));
-    }
-    if disk.child("shareable").is_some() && view.format() != "raw" {
-        return Err(refusal::unsupported_by_qemu(
-            disk,
-            format!("'{target}' is shareable, which only format 'raw' can be"),
-        ));
-    }
-    check_encryption(disk)
-}
-
-fn check_encryption(disk: &Element) -> Result<(), Error> {
-    let encryption = disk.child("encryption").or_else(|| disk.at("source/encryption"));
-    let Some(encryption) = encryption else {
-        return Ok(());
-    };
-    let target = View(disk).target();
-    if encryption.attr("engine") == Some("qemu") && !matches!(View(disk).format(), "raw" | "qcow2") {
-        return Err(refusal::unsupported_by_qemu(
-            disk,
-            format!("'{target}' is encrypted, which needs format 'raw' or 'qcow2'"),
-        ));
-    }
-    if matches!(encryption.attr("format"), Some("qcow" | "default")) {
-        return Err(refusal::unsupported_by_qemu(
-            disk,
-            format!("'{target}' has QEMU's old encryption, which is no longer read; use 'luks'"),
-        ));
-    }
     Ok(())
-}
-
-/// The types of addresses that fit a bus.
-fn check_address(disk: &Element) -> Result<(), Error> {
-    let Some(kind) = disk.path_attr("address", "type") else {
-        return Ok(());
-    };
-    let fits = match View(disk).bus() {
-        "ide" | "sata" | "scsi" | "fdc" => kind == "drive",
-        "usb" => kind == "usb",
-        "virtio" => !matches!(kind, "drive" | "usb"),
-        _ => true,
-    };
-    if fits || kind == "unassigned" {
-        return Ok(());
-    }
-    Err(refusal::unsupported(
-        disk,
-        format!(
-            "an address of type '{kind}' does not fit '{}' on bus '{}'",
-            View(disk).target(),
-            View(disk).bus()
-        ),
-    ))
 }

@@ -20,7 +20,9 @@ const LISTEN: Shape = shape(
 pub(super) fn append(input: &Element, display: &mut Element) -> Result<(), Error> {
     let kind = input.attr("type").unwrap_or_default();
     let address = input.attr("listen").filter(|address| !address.is_empty());
-    let socket = input.attr("socket").filter(|_| kind == "vnc");
+    let socket = input
+        .attr("socket")
+        .filter(|socket| kind == "vnc" && !is_made_up(socket));
     let mut places = Vec::new();
     for given in input.all("listen") {
         places.push(read(input, given, kind)?);
@@ -34,8 +36,18 @@ pub(super) fn append(input: &Element, display: &mut Element) -> Result<(), Error
             (None, Some(address)) => Element::new("listen")
                 .with("type", "address")
                 .with("address", address),
+            (None, None) if kind == "spice" && asks_for_no_port(input) => {
+                Element::new("listen").with("type", "none")
+            }
             (None, None) => Element::new("listen").with("type", "address"),
         }),
+    }
+    if let (Some(socket), Some(first)) = (socket, places.first_mut())
+        && first.attr("type") != Some("socket")
+    {
+        *first = Element::new("listen")
+            .with("type", "socket")
+            .with("socket", socket);
     }
     display.unset("listen");
     display.unset("socket");
@@ -58,6 +70,19 @@ pub(super) fn append(input: &Element, display: &mut Element) -> Result<(), Error
         display.push(place);
     }
     Ok(())
+}
+
+/// Sockets in this folder were made up for an earlier run of a guest.
+fn is_made_up(socket: &str) -> bool {
+    socket.starts_with("/var/lib/libvirt/qemu/")
+}
+
+/// Whether nothing says that the display shall be reached over the network.
+fn asks_for_no_port(input: &Element) -> bool {
+    input.attr("autoport") != Some("yes")
+        && ["port", "tlsPort"]
+            .iter()
+            .all(|name| input.attr(name).is_none_or(|port| port.trim() == "0"))
 }
 
 fn read(input: &Element, given: &Element, kind: &str) -> Result<Element, Error> {

@@ -8,7 +8,7 @@ mod spice;
 use super::refusal;
 use super::schema::{Shape, attribute, number, one_of, place, shape, text, yes_no};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -29,11 +29,11 @@ const TYPES: &[(&str, Shape)] = &[
                 text("socket"),
                 text("listen"),
                 text("keymap"),
-                text("passwd"),
-                text("passwdValidTo"),
-                one_of("connected", &["keep", "disconnect", "fail"]),
                 one_of("sharePolicy", &["allow-exclusive", "force-shared", "ignore"]),
                 yes_no("powerControl"),
+                text("passwd"),
+                text("passwdValidTo"),
+                text("connected"),
             ],
             &[place("listen"), AUDIO],
         ),
@@ -52,7 +52,7 @@ const TYPES: &[(&str, Shape)] = &[
                 one_of("defaultMode", &["any", "secure", "insecure"]),
                 text("passwd"),
                 text("passwdValidTo"),
-                one_of("connected", &["keep", "disconnect", "fail"]),
+                text("connected"),
             ],
             spice::CHILDREN,
         ),
@@ -65,7 +65,7 @@ const TYPES: &[(&str, Shape)] = &[
                 attribute("type", Kind::Text),
                 text("display"),
                 text("xauth"),
-                yes_no("fullscreen"),
+                yes_no("fullscreen").unless("no"),
             ],
             &[shape("gl", &[yes_no("enable")], &[])],
         ),
@@ -82,11 +82,18 @@ const TYPES: &[(&str, Shape)] = &[
         "dbus",
         shape(
             "graphics",
-            &[attribute("type", Kind::Text), text("address"), yes_no("p2p")],
+            &[
+                attribute("type", Kind::Text),
+                text("address"),
+                yes_no("p2p").unless("no"),
+            ],
             &[GL, AUDIO],
         ),
     ),
 ];
+
+/// The protocol takes no more.
+const LONGEST_VNC_PASSWORD: usize = 8;
 
 /// What the rest of the driver asks about a display.
 #[derive(Debug, Clone, Copy)]
@@ -100,15 +107,13 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a display.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let Some(kind) = input.attr("type") else {
         return Err(refusal::missing_attribute(input, "type"));
     };
     if matches!(kind, "rdp" | "desktop") {
-        return Err(refusal::unsupported_by_qemu(
-            input,
-            format!("QEMU has no display of type '{kind}'; use 'vnc' or 'spice'"),
-        ));
+        // Other hypervisors have those; kept as it stands until it is refused.
+        return Ok(input.clone());
     }
     let Some((_, shape)) = TYPES.iter().find(|(name, _)| *name == kind) else {
         return Err(refusal::value(input, format!("display type '{kind}' is unknown")));
@@ -117,16 +122,6 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
     match kind {
         "vnc" => complete_vnc(input, &mut display)?,
         "spice" => spice::complete(input, &mut display)?,
-        "dbus" => {
-            if display.attr("p2p") == Some("no") {
-                display.unset("p2p");
-            }
-        }
-        "sdl" => {
-            if display.attr("fullscreen") == Some("no") {
-                display.unset("fullscreen");
-            }
-        }
         _ => {}
     }
     shape.arrange(&mut display);
@@ -135,29 +130,33 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
 
 fn complete_vnc(input: &Element, display: &mut Element) -> Result<(), Error> {
     listen::append(input, display)?;
-    if display.child("listen").and_then(|listen| listen.attr("type")) == Some("socket") {
+    let listens = display.path_attr("listen", "type");
+    if matches!(listens, Some("socket" | "none")) {
         display.unset("port");
         display.unset("autoport");
         display.unset("websocket");
     } else {
         complete_vnc_port(input, display)?;
     }
-    complete_password(input, display, Some(8))
+    complete_password(input, display)
 }
 
 fn complete_vnc_port(input: &Element, display: &mut Element) -> Result<(), Error> {
     let port = port_of(input, "port", "vnc")?;
-    // Port 0 and -1 ask for any, as no port does.
-    let automatic = input.attr("autoport") == Some("yes") || matches!(port, None | Some(0 | -1));
+    // -1 asks for any port, as no port does.
+    let automatic = match input.attr("autoport") {
+        Some("yes") => true,
+        Some("no") => false,
+        _ => matches!(port, None | Some(-1)),
+    };
     let websocket = port_of(input, "websocket", "vnc")?;
-    display.set(
-        "port",
-        if automatic {
-            "-1".to_owned()
-        } else {
-            port.unwrap_or(-1).to_string()
-        },
-    );
+    match (automatic, port) {
+        (true, _) => display.set("port", "-1"),
+        (false, None | Some(0 | -1)) => {
+            display.unset("port");
+        }
+        (false, Some(port)) => display.set("port", port.to_string()),
+    }
     display.set("autoport", if automatic { "yes" } else { "no" });
     match websocket {
         None | Some(0) => {
@@ -182,29 +181,25 @@ fn port_of(input: &Element, name: &str, kind: &str) -> Result<Option<i32>, Error
 }
 
 /// Passwords: their length, and until when they hold. They are secret and so printed only on request; here they stay.
-fn complete_password(input: &Element, display: &mut Element, longest: Option<usize>) -> Result<(), Error> {
-    if let (Some(password), Some(longest)) = (display.attr("passwd"), longest)
-        && password.len() > longest
-    {
-        return Err(refusal::unsupported_by_qemu(
-            input,
-            format!(
-                "its password has {} characters, but {longest} are the most",
-                password.len()
-            ),
-        ));
-    }
+fn complete_password(input: &Element, display: &mut Element) -> Result<(), Error> {
     if display.attr("passwd").is_none() {
         display.unset("passwdValidTo");
         display.unset("connected");
     }
-    if let Some(until) = display.attr("passwdValidTo") {
-        if !is_date(until) {
-            return Err(refusal::internal(
-                input,
-                format!("passwdValidTo '{until}' is not a date like 2030-12-31T23:59:59"),
-            ));
-        }
+    // Words that libvirt does not know say nothing here.
+    if display
+        .attr("connected")
+        .is_some_and(|action| !matches!(action, "keep" | "disconnect" | "fail"))
+    {
+        display.unset("connected");
+    }
+    if let Some(until) = display.attr("passwdValidTo")
+        && !is_date(until)
+    {
+        return Err(refusal::internal(
+            input,
+            format!("passwdValidTo '{until}' is not a date like 2030-12-31T23:59:59"),
+        ));
     }
     Ok(())
 }
@@ -218,4 +213,32 @@ fn is_date(text: &str) -> bool {
             13 | 16 => byte == b':',
             _ => byte.is_ascii_digit(),
         })
+}
+
+/// Whether QEMU can serve it.
+pub(crate) fn check(display: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    match View(display).kind() {
+        kind @ ("rdp" | "desktop") => Err(refusal::unsupported_by_qemu(
+            display,
+            format!("QEMU has no display of type '{kind}'; use 'vnc' or 'spice'"),
+        )),
+        "vnc" if display.attr("connected").is_some_and(|action| action != "keep") => {
+            Err(refusal::unsupported(
+                display,
+                "what happens to those who are connected when a VNC password changes is 'keep'",
+            ))
+        }
+        "vnc" => match display.attr("passwd") {
+            Some(password) if password.len() > LONGEST_VNC_PASSWORD => Err(refusal::unsupported_by_qemu(
+                display,
+                format!(
+                    "its password has {} characters, but {LONGEST_VNC_PASSWORD} are the most",
+                    password.len()
+                ),
+            )),
+            _ => Ok(()),
+        },
+        "spice" => spice::check(display),
+        _ => Ok(()),
+    }
 }

@@ -6,23 +6,22 @@ use super::{GL, complete_password, listen, port_of};
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
+/// The channels of the protocol, in the order in which they are printed.
+const CHANNELS: &[&str] = &[
+    "main",
+    "display",
+    "inputs",
+    "cursor",
+    "playback",
+    "record",
+    "smartcard",
+    "usbredir",
+];
+
 const CHANNEL: Shape = shape(
     "channel",
     &[
-        one_of(
-            "name",
-            &[
-                "main",
-                "display",
-                "inputs",
-                "cursor",
-                "playback",
-                "record",
-                "smartcard",
-                "usbredir",
-            ],
-        )
-        .required(),
+        one_of("name", CHANNELS).required(),
         one_of("mode", &["any", "secure", "insecure"]).required(),
     ],
     &[],
@@ -63,13 +62,32 @@ pub(super) const CHILDREN: &[Shape] = &[
 pub(super) fn complete(input: &Element, display: &mut Element) -> Result<(), Error> {
     listen::append(input, display)?;
     complete_ports(input, display)?;
+    complete_channels(display);
     if display.attr("defaultMode") == Some("any") {
         display.unset("defaultMode");
     }
     if display.path_attr("gl", "enable").is_none() {
         display.take("gl");
     }
-    complete_password(input, display, None)
+    complete_password(input, display)
+}
+
+/// One entry for each channel with a mode of its own, in the order of the table.
+fn complete_channels(display: &mut Element) {
+    let mut channels: Vec<Element> = Vec::new();
+    while let Some(channel) = display.take("channel") {
+        channels.retain(|earlier| earlier.attr("name") != channel.attr("name"));
+        channels.push(channel);
+    }
+    channels.retain(|channel| channel.attr("mode") != Some("any"));
+    channels.sort_by_key(|channel| {
+        CHANNELS
+            .iter()
+            .position(|name| Some(*name) == channel.attr("name"))
+    });
+    for channel in channels {
+        display.push(channel);
+    }
 }
 
 fn complete_ports(input: &Element, display: &mut Element) -> Result<(), Error> {
@@ -80,22 +98,11 @@ fn complete_ports(input: &Element, display: &mut Element) -> Result<(), Error> {
         port = 0;
         tls = 0;
     }
-    let wants_tls = tls != 0
-        || display.attr("defaultMode") == Some("secure")
-        || display
-            .all("channel")
-            .any(|channel| channel.attr("mode") == Some("secure"));
-    if tls > 0 || (!automatic && tls == -1) || (wants_tls && !automatic && tls != 0) {
-        return Err(refusal::unsupported_by_qemu(
-            input,
-            "its TLS port can't be served, as TLS for SPICE is not set up on this host; remove tlsPort",
-        ));
-    }
-    display.unset("port");
-    display.unset("tlsPort");
     let listens_on_port = display
         .child("listen")
         .is_some_and(|listen| matches!(listen.attr("type"), Some("address" | "network")));
+    display.unset("port");
+    display.unset("tlsPort");
     display.unset("autoport");
     if !listens_on_port {
         return Ok(());
@@ -103,10 +110,24 @@ fn complete_ports(input: &Element, display: &mut Element) -> Result<(), Error> {
     if port != 0 {
         display.set("port", port.to_string());
     }
+    if tls != 0 {
+        display.set("tlsPort", tls.to_string());
+    }
     if automatic {
         display.set("autoport", "yes");
     } else {
         display.set("autoport", "no");
+    }
+    Ok(())
+}
+
+/// Whether QEMU can serve it on this host.
+pub(super) fn check(display: &Element) -> Result<(), Error> {
+    if display.attr("tlsPort").is_some() {
+        return Err(refusal::unsupported_by_qemu(
+            display,
+            "its TLS port can't be served, as TLS for SPICE is not set up on this host; remove tlsPort",
+        ));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ mod source;
 use super::common;
 use super::refusal;
 use super::schema::{Shape, flag, on_off, one_of, place, shape, text, yes_no};
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -65,12 +65,10 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a device of the host.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     if input.attr("mode") == Some("capabilities") {
-        return Err(refusal::unsupported_by_qemu(
-            input,
-            "QEMU guests can't have host devices of mode 'capabilities'; use 'subsystem'",
-        ));
+        // Containers have those; kept as it stands until it is refused.
+        return Ok(input.clone());
     }
     let mut device = HOSTDEV.read(input)?;
     if device.attr("mode").is_none() {
@@ -78,7 +76,7 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
     }
     let kind = View(&device).kind().to_owned();
     if kind.is_empty() {
-        return Err(refusal::xml(input, "it needs the attribute 'type'"));
+        return Err(refusal::missing_attribute(input, "type"));
     }
     if device.attr("managed").is_none() {
         device.set("managed", "no");
@@ -88,10 +86,11 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
         .child("source")
         .ok_or_else(|| refusal::xml(input, "it needs a <source>"))?;
     let source = source::read(&kind, given)?;
-    device.push(source);
+    if !source.attributes.is_empty() || !source.children.is_empty() {
+        device.push(source);
+    }
     HOSTDEV.arrange(&mut device);
     common::append(input, &mut device, common::WITH_ROM)?;
-    check_address(&device, &kind)?;
     if kind == "mdev" && device.child("rom").is_some() && device.attr("model") != Some("vfio-pci") {
         device.take("rom");
     }
@@ -115,10 +114,7 @@ fn complete_attributes(input: &Element, device: &mut Element, kind: &str) -> Res
     match kind {
         "mdev" => {
             let Some(model) = device.attr("model").map(str::to_owned) else {
-                return Err(refusal::xml(
-                    input,
-                    "a mediated device needs the attribute 'model'",
-                ));
+                return Err(refusal::missing_attribute(input, "model"));
             };
             if model == "vfio-pci" {
                 if device.attr("display").is_none() {
@@ -147,11 +143,34 @@ fn complete_attributes(input: &Element, device: &mut Element, kind: &str) -> Res
     Ok(())
 }
 
+/// Whether QEMU guests can have it.
+pub(crate) fn check(device: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    if device.attr("mode") == Some("capabilities") {
+        return Err(refusal::unsupported_by_qemu(
+            device,
+            "QEMU guests can't have host devices of mode 'capabilities'; use 'subsystem'",
+        ));
+    }
+    if device.path_attr("source", "writeFiltering").is_some() {
+        return Err(refusal::unsupported_by_qemu(
+            device,
+            "QEMU does not filter writes to a PCI device's configuration; remove writeFiltering",
+        ));
+    }
+    check_address(device, View(device).kind())
+}
+
 fn check_address(device: &Element, kind: &str) -> Result<(), Error> {
     let Some(given) = device.path_attr("address", "type") else {
         return Ok(());
     };
     let model = device.attr("model").unwrap_or_default();
+    if kind == "pci" && !matches!(given, "pci" | "unassigned") {
+        return Err(refusal::internal(
+            device,
+            format!("an address of type '{given}' does not fit a PCI device; use 'pci'"),
+        ));
+    }
     let wanted = match (kind, model) {
         ("mdev", "vfio-ccw") => "ccw",
         ("mdev", "vfio-pci") => "pci",

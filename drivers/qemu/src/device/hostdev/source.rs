@@ -2,11 +2,14 @@
 
 use super::super::address;
 use super::super::refusal;
-use super::super::schema::{Shape, attribute, one_of, shape, text, yes_no};
+use super::super::schema::{Attribute, Shape, attribute, one_of, shape, text, yes_no};
 use super::super::source as storage;
 use super::super::value::Kind;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
+
+/// A number of vendor or product.
+const USB_ID: Attribute = attribute("id", Kind::Hex(4, u32::MAX as u64)).required();
 
 const USB: Shape = shape(
     "source",
@@ -15,12 +18,8 @@ const USB: Shape = shape(
         one_of("guestReset", &["off", "uninitialized", "on"]),
     ],
     &[
-        shape("vendor", &[attribute("id", Kind::Hex(4, 0xffff)).required()], &[]),
-        shape(
-            "product",
-            &[attribute("id", Kind::Hex(4, 0xffff)).required()],
-            &[],
-        ),
+        shape("vendor", &[USB_ID], &[]),
+        shape("product", &[USB_ID], &[]),
         shape(
             "address",
             &[
@@ -71,9 +70,8 @@ pub(super) fn read(kind: &str, given: &Element) -> Result<Element, Error> {
 fn pci(given: &Element) -> Result<Element, Error> {
     const PCI: Shape = shape("source", &[yes_no("writeFiltering")], &[]);
     let mut source = PCI.read(given)?;
-    let address = given
-        .child("address")
-        .ok_or_else(|| refusal::xml(given, "a PCI device of the host needs its <address>"))?;
+    let nowhere = Element::new("address");
+    let address = given.child("address").unwrap_or(&nowhere);
     source.push(address::read_host_pci(address)?);
     Ok(source)
 }
@@ -85,24 +83,23 @@ fn usb(given: &Element) -> Result<Element, Error> {
         source.child("product").is_some(),
     );
     if vendor != product {
-        return Err(refusal::xml(given, "<vendor> and <product> need one another"));
+        return Err(refusal::internal(
+            given,
+            "<vendor> and <product> need one another",
+        ));
+    }
+    for name in ["vendor", "product"] {
+        if source.path_attr(name, "id") == Some("0x0000") {
+            return Err(refusal::value(given, format!("no {name} has the id 0")));
+        }
     }
     if let Some(address) = source.child_mut("address") {
         address.unset("port");
         for name in ["bus", "device"] {
             if address.attr(name).is_none() {
-                return Err(refusal::xml(
-                    given,
-                    format!("the <address> of a USB device needs '{name}'"),
-                ));
+                return Err(refusal::missing_attribute(given, name));
             }
         }
-    }
-    if !vendor && source.child("address").is_none() {
-        return Err(refusal::xml(
-            given,
-            "a USB device of the host is named by <vendor> and <product> or by its <address>",
-        ));
     }
     Ok(source)
 }
@@ -121,10 +118,9 @@ fn scsi(given: &Element) -> Result<Element, Error> {
                 "an iSCSI device needs the <host> that serves it",
             ));
         }
-        for host in source.elements_mut().filter(|child| child.name == "host") {
-            if host.attr("port").is_none() {
-                host.set("port", "3260");
-            }
+        if let Some(name) = source.attr("name").filter(|name| !name.contains('/')) {
+            let name = format!("{name}/0");
+            source.set("name", name);
         }
         if let Some(auth) = given.child("auth") {
             source.push(storage::read_auth(auth)?);

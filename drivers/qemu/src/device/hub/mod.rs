@@ -3,16 +3,21 @@
 pub(crate) mod args;
 
 use super::common;
-use super::schema::{Shape, one_of, shape};
-use crate::device::context::Context;
+use super::refusal;
+use super::schema::{Shape, attribute, shape};
+use super::value::Kind;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
-const HUB: Shape = shape("hub", &[one_of("type", &["usb"]).required()], &[]);
+const HUB: Shape = shape("hub", &[attribute("type", Kind::Supported(&["usb"]))], &[]);
 
 /// The canonical form of a hub.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut hub = HUB.read(input)?;
+    if hub.attr("type").is_none() {
+        return Err(refusal::internal(input, "it needs the attribute 'type'"));
+    }
     common::append(input, &mut hub, common::PLAIN)?;
     Ok(hub)
 }

@@ -4,16 +4,23 @@ pub(crate) mod args;
 
 use super::common::{self, VIRTIO_DRIVER};
 use super::refusal;
-use super::schema::{Shape, on_off, one_of, place, shape, text};
-use crate::device::context::Context;
+use super::schema::{Shape, attribute, on_off, one_of, place, shape, text};
+use super::value::Kind;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
 const INPUT: Shape = shape(
     "input",
     &[
-        one_of("type", &["mouse", "tablet", "keyboard", "passthrough", "evdev"]).required(),
-        one_of("bus", &["ps2", "usb", "xen", "parallels", "virtio", "none"]),
+        attribute(
+            "type",
+            Kind::Supported(&["mouse", "tablet", "keyboard", "passthrough", "evdev"]),
+        ),
+        attribute(
+            "bus",
+            Kind::Supported(&["ps2", "usb", "xen", "parallels", "virtio", "none"]),
+        ),
         one_of(
             "model",
             &["virtio", "virtio-transitional", "virtio-non-transitional"],
@@ -63,9 +70,12 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of an input device.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut device = INPUT.read(input)?;
     let kind = View(&device).kind().to_owned();
+    if kind.is_empty() {
+        return Err(refusal::internal(input, "it needs the attribute 'type'"));
+    }
     if View(&device).bus() == "none" {
         device.unset("bus");
     }
@@ -74,42 +84,38 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     {
         device.set("bus", bus);
     }
-    check(&device, &kind, context)?;
     complete_source(input, &mut device, &kind)?;
     INPUT.arrange(&mut device);
     common::append(input, &mut device, common::PLAIN)?;
     Ok(device)
 }
 
-/// Whether a guest of that architecture has a PS/2 controller.
-fn has_ps2(context: &Context) -> bool {
-    matches!(context.arch.as_str(), "i686" | "x86_64")
-}
-
-fn default_bus(input: &Element, kind: &str, context: &Context) -> Option<&'static str> {
+fn default_bus(input: &Element, kind: &str, context: &Context<'_>) -> Option<&'static str> {
     match kind {
         "passthrough" => Some("virtio"),
         "evdev" => None,
-        "tablet" => Some("usb"),
+        "tablet" if !context.is_s390() => Some("usb"),
+        _ if context.is_x86() => Some("ps2"),
+        _ if context.is_s390() => Some("virtio"),
         _ => match input.path_attr("address", "type") {
-            Some("usb") => Some("usb"),
             Some("pci" | "ccw" | "virtio-mmio") => Some("virtio"),
-            _ if has_ps2(context) => Some("ps2"),
             _ => Some("usb"),
         },
     }
 }
 
-fn check(device: &Element, kind: &str, context: &Context) -> Result<(), Error> {
+/// Whether the guest has the bus, and the bus such a device.
+pub(crate) fn check(device: &Element, context: &Context<'_>) -> Result<(), Error> {
+    let kind = View(device).kind();
     let bus = View(device).bus();
     match bus {
         "ps2" if !matches!(kind, "mouse" | "keyboard") => {
-            return Err(refusal::unsupported(
+            return Err(refusal::internal(
                 device,
                 format!("there is no {kind} for bus 'ps2'; use 'usb'"),
             ));
         }
-        "ps2" if !has_ps2(context) => {
+        "ps2" if !context.is_x86() => {
             return Err(refusal::unsupported_by_qemu(
                 device,
                 format!(
@@ -119,16 +125,28 @@ fn check(device: &Element, kind: &str, context: &Context) -> Result<(), Error> {
             ));
         }
         "xen" | "parallels" => {
-            return Err(refusal::unsupported_by_qemu(
+            return Err(refusal::internal(
                 device,
                 format!("QEMU has no input bus '{bus}'"),
             ));
         }
         _ => {}
     }
+    if kind == "passthrough" && bus != "virtio" {
+        return Err(refusal::unsupported(
+            device,
+            "a device of type 'passthrough' needs bus 'virtio'",
+        ));
+    }
+    if kind == "evdev" && !bus.is_empty() {
+        return Err(refusal::unsupported(
+            device,
+            "a device of type 'evdev' has no bus; remove it",
+        ));
+    }
     if let Some(model) = device.attr("model") {
         if bus != "virtio" {
-            return Err(refusal::unsupported_by_qemu(
+            return Err(refusal::unsupported(
                 device,
                 format!("model '{model}' needs bus 'virtio', not '{bus}'"),
             ));
@@ -144,21 +162,9 @@ fn check(device: &Element, kind: &str, context: &Context) -> Result<(), Error> {
 }
 
 fn complete_source(input: &Element, device: &mut Element, kind: &str) -> Result<(), Error> {
-    let (shape, needed) = match kind {
-        "passthrough" => (PASSTHROUGH_SOURCE, "evdev"),
-        "evdev" => (EVDEV_SOURCE, "dev"),
-        _ => return Ok(()),
-    };
-    let source = match input.child("source") {
-        Some(given) => shape.read(given)?,
-        None => Element::new("source"),
-    };
-    if source.attr(needed).is_none() {
-        return Err(refusal::xml(
-            input,
-            format!("an input of type '{kind}' needs '{needed}' in its <source>"),
-        ));
+    match kind {
+        "passthrough" => PASSTHROUGH_SOURCE.read_child(input, device),
+        "evdev" => EVDEV_SOURCE.read_child(input, device),
+        _ => Ok(()),
     }
-    device.push(source);
-    Ok(())
 }

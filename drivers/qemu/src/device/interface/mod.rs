@@ -7,7 +7,7 @@ mod tables;
 
 use super::common;
 use super::refusal;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::Element;
 use tables::{DRIVER, INTERFACE, TARGET};
@@ -40,19 +40,18 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of an interface. An address is made for one that has none by whoever knows the others.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut interface = INTERFACE.read(input)?;
-    let kind = View(&interface).kind().to_owned();
-    if kind.is_empty() {
-        return Err(refusal::missing_attribute(input, "type"));
+    if interface.attr("type").is_none() {
+        interface.set("type", "user");
     }
-    complete_mac(&mut interface)?;
+    let kind = View(&interface).kind().to_owned();
+    complete_mac(&mut interface, context)?;
     source::complete(input, &mut interface, &kind)?;
     complete_model(input, &mut interface, &kind, context)?;
     complete_driver(input, &mut interface, &kind)?;
     complete_target(input, &mut interface, &kind)?;
-    tables::complete_parts(input, &mut interface, &kind)?;
-    check(&interface, &kind)?;
+    tables::complete_parts(input, &mut interface, &kind, context)?;
     INTERFACE.arrange(&mut interface);
     if kind == "hostdev"
         && let Some(driver) = interface.take("driver")
@@ -67,10 +66,15 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     Ok(interface)
 }
 
-fn complete_mac(interface: &mut Element) -> Result<(), Error> {
-    let Some(address) = interface.path_attr("mac", "address") else {
-        interface.take("mac");
-        return Ok(());
+/// An interface without an address, or with zeroes for one, gets a new one.
+fn complete_mac(interface: &mut Element, context: &Context<'_>) -> Result<(), Error> {
+    let address = match interface.path_attr("mac", "address") {
+        Some(address) if address != "00:00:00:00:00:00" => address.to_owned(),
+        _ => {
+            let address = context.host.new_mac();
+            interface.child_or_insert("mac").set("address", address);
+            return Ok(());
+        }
     };
     let first = address
         .get(..2)
@@ -81,11 +85,6 @@ fn complete_mac(interface: &mut Element) -> Result<(), Error> {
             format!("MAC address '{address}' is a multicast one; use one whose first byte is even"),
         ));
     }
-    if let Some(mac) = interface.child_mut("mac")
-        && mac.attr("type") != Some("static")
-    {
-        mac.unset("type");
-    }
     Ok(())
 }
 
@@ -93,13 +92,16 @@ fn complete_model(
     input: &Element,
     interface: &mut Element,
     kind: &str,
-    context: &Context,
+    context: &Context<'_>,
 ) -> Result<(), Error> {
+    if View(interface).model() == Some("") {
+        interface.take("model");
+    }
     if let Some(model) = View(interface).model() {
         let plain = model
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-        if model.is_empty() || !plain {
+        if !plain {
             return Err(Error::new(
                 Code::INVALID_ARG,
                 Origin::DOMAIN,
@@ -120,24 +122,25 @@ fn complete_model(
         interface.take("model");
         return Ok(());
     }
-    if let Some(model) = default_model(context) {
+    let default = match kind {
+        "vhostuser" | "vdpa" => Some("virtio"),
+        _ => default_model(context),
+    };
+    if let Some(model) = default {
         interface.child_or_insert("model").set("type", model);
     }
     Ok(())
 }
 
 /// The card that a guest gets where none is named.
-fn default_model(context: &Context) -> Option<&'static str> {
-    let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
-    match arch {
+fn default_model(context: &Context<'_>) -> Option<&'static str> {
+    match context.arch.as_str() {
         "s390" | "s390x" | "riscv32" | "riscv64" | "loongarch64" => Some("virtio"),
         "i686" | "x86_64" | "alpha" | "ppc" | "sh4" | "sh4eb" | "mips" | "mipsel" | "mips64" | "mips64el"
-        | "hppa" => Some("rtl8139"),
-        "ppc64" | "ppc64le" if machine.starts_with("pseries") => Some("rtl8139"),
-        "ppc64" | "ppc64le" => Some("rtl8139"),
-        "armv6l" | "armv7l" | "aarch64" => Some(match machine {
+        | "hppa" | "ppc64" | "ppc64le" => Some("rtl8139"),
+        "armv6l" | "armv7l" | "aarch64" => Some(match context.machine.as_str() {
             "versatilepb" => "smc91c111",
-            _ if machine == "virt" || machine.starts_with("virt-") => "virtio",
+            _ if context.is_virt() => "virtio",
             _ => "lan9118",
         }),
         _ => None,
@@ -155,7 +158,11 @@ fn complete_driver(input: &Element, interface: &mut Element, kind: &str) -> Resu
                     format!("host device driver '{name}' is unknown"),
                 ));
             }
-            interface.push(Element::new("driver").with("name", name));
+            let mut driver = Element::new("driver").with("name", name);
+            if let Some(model) = input.path_attr("driver", "model") {
+                driver.set("model", model);
+            }
+            interface.push(driver);
         }
         return Ok(());
     }
@@ -168,15 +175,20 @@ fn complete_driver(input: &Element, interface: &mut Element, kind: &str) -> Resu
     };
     if let Some(name) = given {
         if !matches!(name, "qemu" | "vhost") {
-            return Err(refusal::unsupported(
+            return Err(refusal::value(
                 input,
                 format!("interface driver '{name}' is unknown; use 'vhost' or 'qemu'"),
             ));
         }
         driver.set("name", name);
     }
-    for name in ["queues", "rx_queue_size", "tx_queue_size"] {
-        if driver.attr(name) == Some("0") {
+    for (name, unset) in [
+        ("queues", "1"),
+        ("queues", "0"),
+        ("rx_queue_size", "0"),
+        ("tx_queue_size", "0"),
+    ] {
+        if driver.attr(name) == Some(unset) {
             driver.unset(name);
         }
     }
@@ -192,23 +204,18 @@ fn complete_target(input: &Element, interface: &mut Element, kind: &str) -> Resu
         return Ok(());
     };
     let mut target = TARGET.read(given)?;
-    let made_up = |name: &str| {
-        AUTOMATIC_TARGETS.iter().any(|prefix| {
-            name.strip_prefix(prefix)
-                .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
-        })
-    };
+    let made_up = |name: &str| AUTOMATIC_TARGETS.iter().any(|prefix| name.starts_with(prefix));
     let managed_elsewhere = target.attr("managed") == Some("no");
     let dropped = target
         .attr("dev")
-        .is_some_and(|name| name.is_empty() || (!managed_elsewhere && made_up(name)));
+        .is_some_and(|name| !managed_elsewhere && made_up(name));
     if dropped {
         target.unset("dev");
     }
     if kind != "ethernet" {
         target.unset("managed");
     }
-    if matches!(kind, "vhostuser" | "hostdev") {
+    if kind == "hostdev" {
         return Ok(());
     }
     if !target.attributes.is_empty() {
@@ -217,7 +224,9 @@ fn complete_target(input: &Element, interface: &mut Element, kind: &str) -> Resu
     Ok(())
 }
 
-fn check(interface: &Element, kind: &str) -> Result<(), Error> {
+/// Whether QEMU can connect it like that.
+pub(crate) fn check(interface: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    let kind = View(interface).kind();
     if kind == "vhostuser" && !View(interface).is_virtio() {
         return Err(refusal::unsupported_by_qemu(
             interface,
@@ -230,11 +239,69 @@ fn check(interface: &Element, kind: &str) -> Result<(), Error> {
             format!("the MTU of an interface of type '{kind}' can't be set; remove <mtu>"),
         ));
     }
+    check_addresses(interface, kind)?;
+    check_teaming(interface, kind)?;
     if interface.child("coalesce").is_some() && !matches!(kind, "network" | "bridge" | "ethernet" | "direct")
     {
         return Err(refusal::unsupported_by_qemu(
             interface,
             format!("coalescing can't be set for an interface of type '{kind}'; remove <coalesce>"),
+        ));
+    }
+    Ok(())
+}
+
+/// What the guest shall find configured, which only user networking tells it.
+fn check_addresses(interface: &Element, kind: &str) -> Result<(), Error> {
+    let passt = tables::is_passt(interface);
+    if passt && !matches!(kind, "user" | "vhostuser") {
+        return Err(refusal::unsupported(
+            interface,
+            format!("passt serves interfaces of type 'user' and 'vhostuser', not '{kind}'"),
+        ));
+    }
+    if interface.child("portForward").is_some() && !passt {
+        return Err(refusal::unsupported(
+            interface,
+            "<portForward> needs <backend type='passt'/>",
+        ));
+    }
+    if interface.path_attr("port", "isolated") == Some("yes") && !matches!(kind, "network" | "bridge") {
+        return Err(refusal::unsupported(
+            interface,
+            format!("ports of interfaces of type '{kind}' can't be isolated; remove <port>"),
+        ));
+    }
+    if interface.child("route").is_some() {
+        return Err(refusal::unsupported_by_qemu(
+            interface,
+            "QEMU can't set routes in the guest; remove <route>",
+        ));
+    }
+    if interface.child("ip").is_some() && !matches!(kind, "user" | "vhostuser") {
+        return Err(refusal::unsupported_by_qemu(
+            interface,
+            format!("QEMU can't set addresses in the guest for type '{kind}'; remove <ip>"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_teaming(interface: &Element, kind: &str) -> Result<(), Error> {
+    let Some(teaming) = interface.child("teaming") else {
+        return Ok(());
+    };
+    let transient = teaming.attr("type") == Some("transient");
+    if transient != teaming.attr("persistent").is_some() {
+        return Err(refusal::unsupported(
+            interface,
+            "<teaming> of type 'transient', and no other, names the persistent interface",
+        ));
+    }
+    if transient && kind != "hostdev" {
+        return Err(refusal::unsupported_by_qemu(
+            interface,
+            format!("the transient part of a team has type 'hostdev', not '{kind}'"),
         ));
     }
     Ok(())

@@ -4,8 +4,8 @@ use super::super::address;
 use super::super::refusal;
 use super::super::schema::{Attribute, Shape, attribute, number, one_of, shape, text, yes_no};
 use super::super::value::Kind;
-use super::tables::{IP, ROUTE, complete_addresses};
-use bulkhead_wire::error::Error;
+use super::tables::{IP, ROUTE, complete_addresses, is_passt};
+use bulkhead_wire::error::{Error, Origin};
 use bulkhead_xml::Element;
 
 const PORT: Attribute = attribute("port", Kind::Number(0, 65535));
@@ -46,11 +46,11 @@ const SOURCES: &[(&str, Shape, &[&str])] = &[
             &[
                 attribute("type", Kind::Supported(&["unix"])),
                 text("path"),
-                attribute("mode", Kind::Supported(&["server", "client"])),
+                one_of("mode", &["server", "client"]),
             ],
             &[RECONNECT],
         ),
-        &["type", "path", "mode"],
+        &["type", "path"],
     ),
     (
         "server",
@@ -89,6 +89,8 @@ const SOURCES: &[(&str, Shape, &[&str])] = &[
     ),
 ];
 
+const PASST: Shape = shape("source", &[text("dev")], &[]);
+
 /// Reads the source and appends it.
 pub(super) fn complete(input: &Element, interface: &mut Element, kind: &str) -> Result<(), Error> {
     if kind == "hostdev" {
@@ -97,11 +99,30 @@ pub(super) fn complete(input: &Element, interface: &mut Element, kind: &str) -> 
     let Some((_, shape, required)) = SOURCES.iter().find(|(name, ..)| *name == kind) else {
         return Ok(());
     };
+    // A vhost-user interface of passt has no socket of the client's choice, but an interface of the host.
+    let (shape, required) = if kind == "vhostuser" && is_passt(interface) {
+        (&PASST, [].as_slice())
+    } else {
+        (shape, *required)
+    };
+    if input.child("source").is_none() && !required.is_empty() {
+        return Err(refusal::xml(
+            input,
+            format!("an interface of type '{kind}' needs a <source>"),
+        ));
+    }
     let empty = Element::new("source");
     let mut source = shape.read(input.child("source").unwrap_or(&empty))?;
-    for name in *required {
-        if source.attr(name).is_none_or(str::is_empty) {
-            return Err(refusal::xml(
+    for name in required {
+        if source.attr(name).is_none() {
+            // The socket of vhost-user is looked for by the qemu driver.
+            let origin = if *name == "path" {
+                Origin::QEMU
+            } else {
+                Origin::XML
+            };
+            return Err(refusal::xml_of(
+                origin,
                 input,
                 format!("an interface of type '{kind}' needs '{name}' in its <source>"),
             ));
@@ -119,7 +140,7 @@ pub(super) fn complete(input: &Element, interface: &mut Element, kind: &str) -> 
                 "an interface of type 'udp' needs a <local> with a port in its <source>",
             ));
         }
-        "vhostuser" => check_vhost_user(&mut source)?,
+        "vhostuser" if !is_passt(interface) => check_vhost_user(&mut source)?,
         _ => {}
     }
     complete_addresses(&mut source);
@@ -130,15 +151,21 @@ pub(super) fn complete(input: &Element, interface: &mut Element, kind: &str) -> 
 }
 
 fn check_vhost_user(source: &mut Element) -> Result<(), Error> {
-    let Some(reconnect) = source.child("reconnect") else {
+    if source.attr("mode").is_none() {
+        source.set("mode", "client");
+    }
+    let Some(reconnect) = source.child_mut("reconnect") else {
         return Ok(());
     };
     let enabled = reconnect.attr("enabled") == Some("yes");
+    if !enabled {
+        reconnect.unset("timeout");
+    }
     if enabled && reconnect.attr("timeout").is_none() {
         return Err(refusal::missing_attribute(reconnect, "timeout"));
     }
     if enabled && source.attr("mode") == Some("server") {
-        return Err(refusal::unsupported(
+        return Err(refusal::unsupported_by_qemu(
             source,
             "only a client reconnects; remove <reconnect> or use mode 'client'",
         ));
@@ -147,21 +174,19 @@ fn check_vhost_user(source: &mut Element) -> Result<(), Error> {
 }
 
 fn complete_host_device(input: &Element, interface: &mut Element) -> Result<(), Error> {
-    let address = input.at("source/address").ok_or_else(|| {
-        refusal::xml(
-            input,
-            "an interface of type 'hostdev' needs the <address> of its <source>",
-        )
-    })?;
-    match address.attr("type") {
-        Some("pci") => {}
-        Some(kind) => {
-            return Err(refusal::xml(
+    let address = input
+        .at("source/address")
+        .filter(|address| matches!(address.attr("type"), Some("pci" | "usb")))
+        .ok_or_else(|| {
+            refusal::unsupported(
                 input,
-                format!("an interface can't be a host device with an address of type '{kind}'; use 'pci'"),
-            ));
-        }
-        None => return Err(refusal::missing_attribute(address, "type")),
+                "an interface of type 'hostdev' needs <address type='pci'> in its <source>",
+            )
+        })?;
+    if address.attr("type") == Some("usb") {
+        const USB: Shape = shape("address", &[text("type"), number("bus"), number("device")], &[]);
+        interface.push(Element::new("source").with_child(USB.read(address)?));
+        return Ok(());
     }
     let mut place = Element::new("address").with("type", "pci");
     place

@@ -4,6 +4,8 @@ use super::super::common::{ATS, IOMMU, PACKED, PAGE_PER_VQ};
 use super::super::refusal;
 use super::super::schema::{Shape, attribute, content, number, on_off, one_of, place, shape, text, yes_no};
 use super::super::value::Kind;
+use super::View;
+use crate::domain::context::Context;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::Element;
 
@@ -29,6 +31,9 @@ pub(super) const MODELS: &[&str] = &[
     "82545em",
     "82543gc",
 ];
+
+/// A number whose faults are the domain's.
+const AS_DOMAIN: Kind = Kind::As(Code::XML_ERROR, Origin::DOMAIN, &Kind::Number(0, u32::MAX as u64));
 
 const HOST_OFFLOADS: Shape = shape(
     "host",
@@ -84,14 +89,15 @@ pub(super) const TARGET: Shape = shape("target", &[text("dev"), yes_no("managed"
 pub(super) const IP: Shape = shape(
     "ip",
     &[
-        text("address").required(),
+        attribute("address", Kind::Ip),
         one_of("family", &["ipv4", "ipv6"]),
         attribute("prefix", Kind::Number(0, 128)),
         text("peer"),
     ],
     &[],
 )
-.many();
+.many()
+.kept();
 
 /// `<route>` of guest or host.
 pub(super) const ROUTE: Shape = shape(
@@ -113,7 +119,11 @@ pub(super) const VIRTUALPORT: Shape = shape(
     "virtualport",
     &[attribute(
         "type",
-        Kind::OneOf(&["802.1Qbg", "802.1Qbh", "openvswitch", "midonet"]),
+        Kind::As(
+            Code::CONFIG_UNSUPPORTED,
+            Origin::NONE,
+            &Kind::OneOf(&["802.1Qbg", "802.1Qbh", "openvswitch", "midonet"]),
+        ),
     )],
     &[shape(
         "parameters",
@@ -135,7 +145,11 @@ const VLAN: Shape = shape(
     &[shape(
         "tag",
         &[
-            attribute("id", Kind::Number(0, 4095)).required(),
+            attribute(
+                "id",
+                Kind::As(Code::XML_ERROR, Origin::NONE, &Kind::Number(0, 4095)),
+            )
+            .required(),
             one_of("nativeMode", &["tagged", "untagged"]),
         ],
         &[],
@@ -188,19 +202,17 @@ const PORT_FORWARD: Shape = shape(
 const BACKEND: Shape = shape(
     "backend",
     &[
-        one_of("type", &["default", "passt"]),
+        one_of("type", &["default", "passt"]).unless("default"),
         text("tap"),
         text("vhost"),
         text("logFile"),
-        text("hostname"),
-        text("fqdn"),
     ],
     &[],
 );
 
 const FILTER: Shape = shape(
     "filterref",
-    &[text("filter").required()],
+    &[text("filter")],
     &[shape("parameter", &[text("name"), text("value")], &[]).many()],
 );
 
@@ -248,6 +260,7 @@ pub(super) const INTERFACE: Shape = shape(
         shape("port", &[yes_no("isolated")], &[]),
         IP,
         ROUTE,
+        PORT_FORWARD,
         shape("script", &[text("path")], &[]),
         shape("downscript", &[text("path")], &[]),
         shape("backenddomain", &[text("name")], &[]),
@@ -256,15 +269,18 @@ pub(super) const INTERFACE: Shape = shape(
         shape("model", &[text("type")], &[]),
         DRIVER,
         BACKEND,
-        PORT_FORWARD,
         FILTER,
-        shape("tune", &[], &[content("sndbuf", Kind::Number(0, u64::MAX))]),
-        shape("link", &[one_of("state", &["default", "up", "down"])], &[]),
-        shape("mtu", &[number("size")], &[]),
+        shape("tune", &[], &[content("sndbuf", AS_DOMAIN)]),
+        shape(
+            "link",
+            &[attribute("state", Kind::Supported(&["up", "down"]))],
+            &[],
+        ),
+        shape("mtu", &[attribute("size", AS_DOMAIN).unless("0")], &[]),
         shape(
             "teaming",
             &[
-                one_of("type", &["persistent", "transient"]).required(),
+                attribute("type", Kind::Supported(&["persistent", "transient"])).required(),
                 text("persistent"),
             ],
             &[],
@@ -272,30 +288,61 @@ pub(super) const INTERFACE: Shape = shape(
         shape(
             "coalesce",
             &[],
-            &[shape("rx", &[], &[shape("frames", &[number("max")], &[])])],
+            &[shape(
+                "rx",
+                &[],
+                &[shape(
+                    "frames",
+                    &[attribute(
+                        "max",
+                        Kind::As(
+                            Code::XML_DETAIL,
+                            Origin::DOMAIN,
+                            &Kind::Number(0, u32::MAX as u64),
+                        ),
+                    )],
+                    &[],
+                )],
+            )],
         ),
     ],
 );
 
 /// Drops what a type of interface does not keep and checks what it does.
-pub(super) fn complete_parts(input: &Element, interface: &mut Element, kind: &str) -> Result<(), Error> {
+pub(super) fn complete_parts(
+    input: &Element,
+    interface: &mut Element,
+    kind: &str,
+    context: &Context<'_>,
+) -> Result<(), Error> {
     if kind != "hostdev" {
         interface.unset("managed");
     }
-    if interface.path_attr("link", "state") == Some("default") {
-        interface.take("link");
+    let virtio = View(interface).is_virtio();
+    if let Some(backend) = interface.child_mut("backend")
+        && !virtio
+    {
+        backend.unset("vhost");
+        if backend.attributes.is_empty() {
+            interface.take("backend");
+        }
     }
-    if interface.path_attr("mtu", "size") == Some("0") {
-        interface.take("mtu");
+    if interface
+        .at("coalesce/rx/frames")
+        .is_none_or(|frames| frames.attr("max") == Some("0"))
+    {
+        interface.take("coalesce");
     }
-    if kind != "user" {
-        interface.children.retain(
-            |child| !matches!(child, bulkhead_xml::Node::Element(child) if child.name == "portForward"),
-        );
+    if !matches!(kind, "network" | "bridge" | "ethernet" | "direct") {
+        interface.take("filterref");
     }
     complete_bandwidth(input, interface, kind)?;
     complete_vlan(interface)?;
+    complete_port(input, interface, context)?;
     complete_addresses(interface);
+    if interface.path_attr("filterref", "filter").is_none() {
+        interface.take("filterref");
+    }
     if let Some(filter) = interface.child_mut("filterref") {
         filter.children.sort_by(|a, b| {
             let name = |node: &bulkhead_xml::Node| match node {
@@ -305,16 +352,17 @@ pub(super) fn complete_parts(input: &Element, interface: &mut Element, kind: &st
             name(a).cmp(&name(b))
         });
     }
-    if let Some(teaming) = interface.child("teaming") {
-        let persistent = teaming.attr("persistent").is_some();
-        if (teaming.attr("type") == Some("transient")) != persistent {
-            return Err(refusal::xml(
-                input,
-                "<teaming> of type 'transient', and no other, names the persistent interface",
-            ));
+    for address in interface.all("ip") {
+        if address.attr("address").is_none() {
+            return Err(refusal::xml(input, "an <ip> needs its address"));
         }
     }
     Ok(())
+}
+
+/// Whether the interface is connected by passt.
+pub(super) fn is_passt(interface: &Element) -> bool {
+    interface.path_attr("backend", "type") == Some("passt")
 }
 
 /// Addresses say their family.
@@ -380,7 +428,8 @@ fn complete_vlan(interface: &mut Element) -> Result<(), Error> {
         .count();
     if vlan.attr("trunk") == Some("no") {
         if tags > 1 || native > 0 {
-            return Err(refusal::xml(
+            return Err(refusal::xml_of(
+                Origin::NONE,
                 &place,
                 "a vlan with several tags, or a native one, is a trunk; remove trunk='no'",
             ));
@@ -388,10 +437,51 @@ fn complete_vlan(interface: &mut Element) -> Result<(), Error> {
         vlan.unset("trunk");
     }
     if native > 1 {
-        return Err(refusal::xml(&place, "a vlan has one native tag at most"));
+        return Err(refusal::xml_of(
+            Origin::NONE,
+            &place,
+            "a vlan has one native tag at most",
+        ));
     }
     if tags > 1 || native > 0 {
         vlan.set("trunk", "yes");
     }
+    Ok(())
+}
+
+/// libvirt's number of its network helpers.
+const NET: Origin = Origin(11);
+
+/// The parameters that a type of switch port needs; identifiers that are missing are made.
+fn complete_port(input: &Element, interface: &mut Element, context: &Context<'_>) -> Result<(), Error> {
+    let Some(port) = interface.child_mut("virtualport") else {
+        return Ok(());
+    };
+    let kind = port.attr("type").unwrap_or_default().to_owned();
+    let (needed, made): (&[&str], &[&str]) = match kind.as_str() {
+        "802.1Qbg" => (&["managerid", "typeid", "typeidversion"], &["instanceid"]),
+        "802.1Qbh" => (&["profileid"], &[]),
+        "openvswitch" => (&[], &["interfaceid"]),
+        "midonet" => (&["interfaceid"], &[]),
+        // The type is that of the network, which is not known yet.
+        _ if port.child("parameters").is_some() => (&[], &["instanceid", "interfaceid"]),
+        _ => return Ok(()),
+    };
+    for name in needed {
+        if port.path_attr("parameters", name).is_none() {
+            return Err(refusal::xml_of(
+                NET,
+                input,
+                format!("a <virtualport> of type '{kind}' needs the parameter '{name}'"),
+            ));
+        }
+    }
+    for name in made {
+        if port.path_attr("parameters", name).is_none() {
+            let uuid = context.host.new_uuid();
+            port.child_or_insert("parameters").set(name, uuid);
+        }
+    }
+    VIRTUALPORT.arrange(port);
     Ok(())
 }

@@ -5,8 +5,8 @@ pub(crate) mod args;
 use super::common;
 use super::refusal;
 use super::schema::{Shape, attribute, on_off, one_of, shape};
-use super::value::Kind;
-use crate::device::context::Context;
+use super::value::{self, Kind};
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -28,29 +28,54 @@ const IOMMU: Shape = shape(
 );
 
 /// The canonical form of the guest's IOMMU.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut iommu = IOMMU.read(input)?;
+    if context.is_q35() && iommu.attr("model") == Some("intel") && vcpus(context) > VCPUS_WITHOUT_EIM {
+        let driver = iommu.child_or_insert("driver");
+        for name in ["intremap", "eim"] {
+            if driver.attr(name).is_none() {
+                driver.set(name, "on");
+            }
+        }
+        IOMMU.arrange(&mut iommu);
+    }
+    common::append(input, &mut iommu, common::PLAIN)?;
+    Ok(iommu)
+}
+
+/// Interrupts of more vCPUs need the extended mode.
+const VCPUS_WITHOUT_EIM: u64 = 255;
+
+fn vcpus(context: &Context<'_>) -> u64 {
+    context
+        .document
+        .child_text("vcpu")
+        .and_then(|count| value::decimal(count.trim_end()))
+        .unwrap_or(1)
+}
+
+/// Whether the machine has that IOMMU.
+pub(crate) fn check(iommu: &Element, context: &Context<'_>) -> Result<(), Error> {
     let model = iommu.attr("model").unwrap_or_default();
-    let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
-    let q35 = arch == "x86_64" && (machine == "q35" || machine.starts_with("pc-q35"));
-    let arm_virt = arch == "aarch64" && (machine == "virt" || machine.starts_with("virt-"));
+    let machine = context.machine.as_str();
+    let q35 = context.is_q35();
+    let arm_virt = context.arch == "aarch64" && context.is_virt();
     let (fits, where_it_does) = match model {
         "intel" => (q35, "q35"),
-        "smmuv3" => (arm_virt, "virt of aarch64"),
+        "smmuv3" => (context.is_arm() && context.is_virt(), "virt of Arm"),
         _ => (q35 || arm_virt, "q35, and virt of aarch64"),
     };
     if !fits {
         return Err(refusal::unsupported_by_qemu(
-            input,
+            iommu,
             format!("IOMMU '{model}' exists on machine {where_it_does} only, not on '{machine}'"),
         ));
     }
     if model != "intel" && iommu.child("driver").is_some() {
-        return Err(refusal::unsupported(
-            input,
+        return Err(refusal::xml(
+            iommu,
             format!("IOMMU '{model}' has no <driver> options; remove them"),
         ));
     }
-    common::append(input, &mut iommu, common::PLAIN)?;
-    Ok(iommu)
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use super::refusal;
 use super::schema::{Shape, attribute, content, shape, text};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -22,7 +22,7 @@ const LEASE: Shape = shape(
 );
 
 /// The canonical form of a lease.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut lease = LEASE.read(input)?;
     if lease.child("key").is_none() {
         return Err(refusal::xml(input, "it needs a <key>"));

@@ -4,7 +4,7 @@ pub(crate) mod args;
 
 use super::common::{self, VIRTIO_DRIVER};
 use super::schema::{Shape, number, on_off, one_of, shape};
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -29,13 +29,14 @@ const MEMBALLOON: Shape = shape(
 );
 
 /// The canonical form of the memory balloon.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut balloon = MEMBALLOON.read(input)?;
     if balloon.path_attr("stats", "period") == Some("0") {
         balloon.take("stats");
     }
     if balloon.attr("model") == Some("none") {
-        return Ok(Element::new("memballoon").with("model", "none"));
+        balloon.take("driver");
+        return Ok(balloon);
     }
     let driver = balloon.take("driver");
     common::append(input, &mut balloon, common::PLAIN)?;

@@ -6,8 +6,8 @@ use super::common;
 use super::refusal;
 use super::schema::{Shape, attribute, flag, one_of, place, shape, yes_no};
 use super::value::{self, Kind};
-use crate::device::context::Context;
-use bulkhead_wire::error::Error;
+use crate::domain::context::Context;
+use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::Element;
 
 const MEMORY: Shape = shape(
@@ -58,22 +58,15 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a memory device.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut memory = MEMORY.read(input)?;
     let model = View(&memory).model().to_owned();
-    if model == "sgx-epc" {
-        return Err(refusal::unsupported_by_qemu(input, "this QEMU has no SGX memory"));
+    if model == "virtio-pmem" {
+        memory.set("access", "shared");
     }
-    if let Some(uuid) = input.child_text("uuid") {
-        if model == "nvdimm" {
-            // Its UUID means something on pseries alone.
-            if !context.arch.starts_with("ppc64") {
-                return Err(refusal::unsupported(
-                    input,
-                    "an NVDIMM of this architecture has no UUID; remove it",
-                ));
-            }
-        }
+    if model == "nvdimm"
+        && let Some(uuid) = input.child_text("uuid")
+    {
         let uuid =
             value::uuid(&uuid).ok_or_else(|| refusal::xml(input, format!("'{uuid}' is not a UUID")))?;
         memory.push(Element::new("uuid").with_text(uuid));
@@ -82,7 +75,15 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     if !source.children.is_empty() {
         memory.push(source);
     }
-    let target = target(input, &model)?;
+    let mut target = target(input, &model)?;
+    align(&mut target, &model, context);
+    if matches!(model.as_str(), "dimm" | "nvdimm")
+        && target.child("node").is_none()
+        && context.document.at("cpu/numa").is_none()
+    {
+        target.push(Element::new("node").with_text("0"));
+        TARGET.arrange(&mut target);
+    }
     memory.push(target);
     MEMORY.arrange(&mut memory);
     common::append(input, &mut memory, common::PLAIN)?;
@@ -109,20 +110,29 @@ fn text_child(parent: &Element, name: &str) -> Option<Element> {
         .map(|text| Element::new(name).with_text(text))
 }
 
+/// Parts of a memory device that do not fit each other.
+fn detail(device: &Element, message: impl std::fmt::Display) -> Error {
+    Error::new(
+        Code::XML_DETAIL,
+        Origin::DOMAIN,
+        format!("<memory> ({}): {message}", device.position),
+    )
+}
+
 fn source(input: &Element, model: &str) -> Result<Element, Error> {
     let mut source = Element::new("source");
     let Some(given) = input.child("source") else {
         if matches!(model, "nvdimm" | "virtio-pmem") {
-            return Err(refusal::xml(
+            return Err(detail(
                 input,
-                format!("memory of model '{model}' needs a <source>"),
+                format!("memory of model '{model}' needs the <path> of its source"),
             ));
         }
         return Ok(source);
     };
     if matches!(model, "nvdimm" | "virtio-pmem") {
         let path = text_child(given, "path").ok_or_else(|| {
-            refusal::xml(
+            detail(
                 input,
                 format!("memory of model '{model}' needs the <path> of its source"),
             )
@@ -138,8 +148,18 @@ fn source(input: &Element, model: &str) -> Result<Element, Error> {
         }
         return Ok(source);
     }
-    if let Some(nodes) = text_child(given, "nodemask") {
-        source.push(nodes);
+    if let Some(nodes) = given.child_text("nodemask").filter(|nodes| !nodes.is_empty()) {
+        let nodes = value::number_set(&nodes).ok_or_else(|| {
+            Error::new(
+                Code::INVALID_ARG,
+                Origin::NONE,
+                format!(
+                    "<memory> ({}): nodemask '{nodes}' is not a set like 0-1,3",
+                    input.position
+                ),
+            )
+        })?;
+        source.push(Element::new("nodemask").with_text(nodes));
     }
     if let Some(size) = kibibytes(given, "pagesize")? {
         source.push(size);
@@ -152,7 +172,8 @@ fn target(input: &Element, model: &str) -> Result<Element, Error> {
         .child("target")
         .ok_or_else(|| refusal::xml(input, "it needs a <target>"))?;
     let mut target = TARGET.read(given)?;
-    let size = kibibytes(given, "size")?.ok_or_else(|| refusal::xml(input, "its <target> needs a <size>"))?;
+    let size =
+        kibibytes(given, "size")?.ok_or_else(|| refusal::value(input, "its <target> needs a <size>"))?;
     target.push(size);
     if let Some(node) = given.child_text("node") {
         let node = value::decimal(&node)
@@ -187,4 +208,107 @@ fn target(input: &Element, model: &str) -> Result<Element, Error> {
     }
     TARGET.arrange(&mut target);
     Ok(target)
+}
+
+/// Modules of pseries machines come in multiples of 256 MiB, not counting the label of an NVDIMM.
+fn align(target: &mut Element, model: &str, context: &Context<'_>) {
+    if !context.is_pseries() {
+        return;
+    }
+    let step = 256 * 1024;
+    let number = |element: Option<&Element>| element.and_then(|size| value::decimal(&size.text()));
+    let label = number(target.at("label/size")).unwrap_or(0);
+    let Some(size) = target.child_mut("size") else {
+        return;
+    };
+    let given = number(Some(size)).unwrap_or(0);
+    let aligned = match model {
+        "nvdimm" => {
+            let pages = given.saturating_sub(label) / step;
+            pages.max(1).saturating_mul(step).saturating_add(label)
+        }
+        "dimm" => given.div_ceil(step).saturating_mul(step),
+        _ => given,
+    };
+    size.set_text(aligned.to_string());
+}
+
+/// Whether the sizes fit each other and the guest has the node.
+fn check_sizes(memory: &Element, context: &Context<'_>) -> Result<(), Error> {
+    let number = |path: &str| memory.at(path).and_then(|size| value::decimal(&size.text()));
+    let size = View(memory).size();
+    if let Some(label) = number("target/label/size") {
+        if label < 128 {
+            return Err(refusal::xml(
+                memory,
+                "the label of an NVDIMM has 128 KiB at least",
+            ));
+        }
+        if label >= size {
+            return Err(refusal::xml(
+                memory,
+                "the label of an NVDIMM is smaller than the NVDIMM",
+            ));
+        }
+    }
+    let node = number("target/node");
+    match View(memory).model() {
+        "virtio-pmem" if node.is_some() => {
+            return Err(refusal::unsupported(
+                memory,
+                "virtio-pmem belongs to no NUMA node; remove <node>",
+            ));
+        }
+        "virtio-mem" => {
+            let block = number("target/block").unwrap_or(0);
+            if !block.is_power_of_two() {
+                return Err(detail(memory, "its <block> is not a power of 2"));
+            }
+            if number("target/requested").unwrap_or(0) > size {
+                return Err(detail(
+                    memory,
+                    "it can't be requested to have more than its <size>",
+                ));
+            }
+        }
+        _ => {}
+    }
+    let cells = context
+        .document
+        .at("cpu/numa")
+        .map_or(0, |numa| numa.all("cell").count() as u64);
+    match node {
+        Some(node) if cells > 0 && node >= cells => Err(detail(
+            memory,
+            format!("the guest has no NUMA node {node}; add it to <cpu><numa>"),
+        )),
+        None if View(memory).model() != "virtio-pmem" => Err(refusal::unsupported_by_qemu(
+            memory,
+            "its <target> needs the <node> that it belongs to",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the guest can have it.
+pub(crate) fn check(memory: &Element, context: &Context<'_>) -> Result<(), Error> {
+    if memory.child("uuid").is_some() && !context.is_pseries() {
+        return Err(refusal::unsupported(
+            memory,
+            "an NVDIMM has a UUID on pseries machines only; remove it",
+        ));
+    }
+    if context.document.child("maxMemory").is_none() && View(memory).model() != "virtio-pmem" {
+        return Err(refusal::unsupported_by_qemu(
+            memory,
+            "memory devices need <maxMemory> in the domain; add it",
+        ));
+    }
+    if View(memory).model() == "sgx-epc" {
+        return Err(refusal::unsupported_by_qemu(
+            memory,
+            "this QEMU has no SGX memory",
+        ));
+    }
+    check_sizes(memory, context)
 }

@@ -4,44 +4,67 @@ pub(crate) mod args;
 
 use super::common;
 use super::refusal;
-use super::schema::{Shape, one_of, shape};
-use crate::device::context::Context;
+use super::schema::{Shape, attribute, shape};
+use super::value::Kind;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
 const PANIC: Shape = shape(
     "panic",
-    &[one_of(
+    &[attribute(
         "model",
-        &["default", "isa", "pseries", "hyperv", "s390", "pvpanic"],
+        Kind::Supported(&["default", "isa", "pseries", "hyperv", "s390", "pvpanic"]),
     )],
     &[],
 );
 
 /// The canonical form of the device that reports the guest's panic.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut panic = PANIC.read(input)?;
     if panic.attr("model").is_none_or(|model| model == "default") {
-        panic.set("model", default_model(context));
+        panic.set("model", default_model(input, context)?);
     }
+    common::append(input, &mut panic, common::PLAIN)?;
+    Ok(panic)
+}
+
+fn default_model(input: &Element, context: &Context<'_>) -> Result<&'static str, Error> {
+    match () {
+        () if context.is_pseries() => Ok("pseries"),
+        () if context.is_s390() => Ok("s390"),
+        () if context.is_x86() => Ok("isa"),
+        () if context.is_arm() && context.is_virt() => Ok("pvpanic"),
+        () => Err(refusal::unsupported_by_qemu(
+            input,
+            format!(
+                "machine '{}' has no panic device of its own; name a model",
+                context.machine
+            ),
+        )),
+    }
+}
+
+/// Whether machine and address suit the model.
+pub(crate) fn check(panic: &Element, context: &Context<'_>) -> Result<(), Error> {
     let model = panic.attr("model").unwrap_or_default();
     let arch = context.arch.as_str();
     let fits = match model {
-        "isa" | "hyperv" => matches!(arch, "i686" | "x86_64"),
-        "pseries" => arch.starts_with("ppc64") && context.machine.starts_with("pseries"),
-        "s390" => arch.starts_with("s390"),
+        "isa" | "hyperv" => context.is_x86(),
+        "pseries" => context.is_pseries(),
+        "s390" => context.is_s390(),
         _ => true,
     };
     if !fits {
         return Err(refusal::unsupported_by_qemu(
-            input,
+            panic,
             format!(
                 "panic device '{model}' does not exist on machine '{}' of {arch}",
                 context.machine
             ),
         ));
     }
-    let address = input.path_attr("address", "type");
+    let address = panic.path_attr("address", "type");
     let suits = match (model, address) {
         (_, None | Some("unassigned")) => true,
         ("isa", Some(kind)) => kind == "isa",
@@ -50,19 +73,9 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
     };
     if !suits {
         return Err(refusal::unsupported_by_qemu(
-            input,
+            panic,
             format!("panic device '{model}' can't have that address; remove it"),
         ));
     }
-    common::append(input, &mut panic, common::PLAIN)?;
-    Ok(panic)
-}
-
-fn default_model(context: &Context) -> &'static str {
-    match context.arch.as_str() {
-        arch if arch.starts_with("ppc64") => "pseries",
-        arch if arch.starts_with("s390") => "s390",
-        "i686" | "x86_64" => "isa",
-        _ => "pvpanic",
-    }
+    Ok(())
 }

@@ -5,15 +5,18 @@ pub(crate) mod args;
 use super::chardev::{self, SocketPath};
 use super::common;
 use super::refusal;
-use super::schema::{Shape, attribute, one_of, shape, text, yes_no};
-use super::value;
-use crate::device::context::Context;
+use super::schema::{Shape, attribute, shape, text, yes_no};
+use super::value::{self, Kind};
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
 const REDIRDEV: Shape = shape(
     "redirdev",
-    &[one_of("bus", &["usb"]), attribute("type", chardev::TYPES)],
+    &[
+        attribute("bus", Kind::Supported(&["usb"])),
+        attribute("type", chardev::TYPES),
+    ],
     &[],
 );
 
@@ -35,13 +38,13 @@ const FILTER: Shape = shape(
 );
 
 /// The canonical form of a redirected USB device.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut device = REDIRDEV.read(input)?;
     if device.attr("bus").is_none() {
         device.attributes.insert(0, ("bus".to_owned(), "usb".to_owned()));
     }
     let Some(kind) = device.attr("type").map(str::to_owned) else {
-        return Err(refusal::xml(input, "it needs the type of its connection"));
+        return Err(refusal::internal(input, "it needs the type of its connection"));
     };
     chardev::append(input, &mut device, &kind, SocketPath::Given)?;
     common::append(input, &mut device, common::BOOTABLE)?;
@@ -49,10 +52,14 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
 }
 
 /// The canonical form of the rules that say which USB devices may be redirected.
-pub(crate) fn complete_filter(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete_filter(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut filter = FILTER.read(input)?;
     for rule in filter.elements_mut() {
-        for (name, digits) in [("class", 2), ("vendor", 4), ("product", 4)] {
+        for (name, digits, maximum) in [
+            ("class", 2, 0xff),
+            ("vendor", 4, u32::MAX as u64),
+            ("product", 4, u32::MAX as u64),
+        ] {
             let Some(text) = rule.attr(name) else {
                 continue;
             };
@@ -61,7 +68,7 @@ pub(crate) fn complete_filter(input: &Element, _context: &Context) -> Result<Ele
                 continue;
             }
             let number = value::any_base(text)
-                .filter(|number| *number < 1 << (4 * digits))
+                .filter(|number| *number <= maximum)
                 .ok_or_else(|| refusal::internal(input, format!("{name} '{text}' is not a USB number")))?;
             rule.set(name, format!("0x{number:0digits$X}"));
         }

@@ -5,9 +5,8 @@ pub(crate) mod args;
 use super::chardev::{self, SocketPath};
 use super::common::{self, VIRTIO_DRIVER};
 use super::refusal;
-use super::schema::{Shape, attribute, number, one_of, place, shape};
-use super::value::Kind;
-use crate::device::context::Context;
+use super::schema::{Shape, attribute, count, one_of, place, shape};
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -19,14 +18,7 @@ const RNG: Shape = shape(
     )
     .required()],
     &[
-        shape(
-            "rate",
-            &[
-                attribute("bytes", Kind::Number(1, u32::MAX as u64)).required(),
-                number("period"),
-            ],
-            &[],
-        ),
+        shape("rate", &[count("bytes"), count("period")], &[]),
         place("backend"),
         VIRTIO_DRIVER,
     ],
@@ -39,10 +31,10 @@ const BACKEND: Shape = shape(
 );
 
 /// The canonical form of a random number device.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut rng = RNG.read(input)?;
-    if rng.path_attr("rate", "period") == Some("0") {
-        rng.child_or_insert("rate").unset("period");
+    if rng.path_attr("rate", "bytes").is_none() {
+        rng.take("rate");
     }
     if input.all("backend").count() != 1 {
         return Err(refusal::xml(input, "it needs one <backend>"));
@@ -60,10 +52,10 @@ fn complete_backend(input: &Element) -> Result<Element, Error> {
     let mut backend = BACKEND.read(input)?;
     match backend.attr("model") {
         Some("random") => {
-            let file = input.text().trim().to_owned();
-            // QEMU's own default, written out.
+            let file = input.text();
+            // The same source that libvirt opens by default.
             backend.set_text(if file.is_empty() {
-                "/dev/urandom".to_owned()
+                "/dev/random".to_owned()
             } else {
                 file
             });

@@ -7,7 +7,7 @@ use super::common;
 use super::refusal;
 use super::schema::{Shape, attribute, content, one_of, shape};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -30,7 +30,7 @@ const CERTIFICATES: Shape = shape(
 );
 
 /// The canonical form of a smart card.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut card = SMARTCARD.read(input)?;
     match card.attr("mode").unwrap_or_default() {
         "host-certificates" => {
@@ -66,5 +66,14 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
         }
     }
     common::append(input, &mut card, common::PLAIN)?;
+    if card
+        .path_attr("address", "type")
+        .is_some_and(|kind| !matches!(kind, "ccid" | "unassigned"))
+    {
+        return Err(refusal::unsupported(
+            input,
+            "a smart card needs an address of type 'ccid'",
+        ));
+    }
     Ok(card)
 }

@@ -5,7 +5,7 @@ pub(crate) mod args;
 use super::common::{self, VIRTIO_DRIVER};
 use super::schema::{Shape, attribute, number, one_of, shape, yes_no};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -20,12 +20,12 @@ const SOUND: Shape = shape(
         )
         .required(),
         yes_no("multichannel"),
-        attribute("streams", Kind::Number(0, u32::MAX as u64)),
+        attribute("streams", Kind::Number(1, u32::MAX as u64)),
     ],
     &[
         shape(
             "codec",
-            &[one_of("type", &["duplex", "micro", "output"]).required()],
+            &[attribute("type", Kind::Supported(&["duplex", "micro", "output"])).required()],
             &[],
         )
         .many(),
@@ -35,7 +35,7 @@ const SOUND: Shape = shape(
 );
 
 /// The canonical form of a sound card.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut sound = SOUND.read(input)?;
     let model = sound.attr("model").unwrap_or_default().to_owned();
     if !matches!(model.as_str(), "ich6" | "ich9") {
@@ -46,10 +46,12 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
     if model != "usb" {
         sound.unset("multichannel");
     }
-    if sound.attr("streams") == Some("0") || model != "virtio" {
+    if model != "virtio" {
         sound.unset("streams");
+    } else if sound.attr("streams").is_none() {
+        sound.set("streams", "2");
     }
-    let driver = sound.take("driver");
+    let driver = sound.take("driver").filter(|_| model == "virtio");
     common::append(input, &mut sound, common::PLAIN)?;
     sound.children.extend(driver.map(bulkhead_xml::Node::Element));
     Ok(sound)

@@ -5,9 +5,9 @@ pub(crate) mod args;
 use super::chardev::{self, SocketPath};
 use super::common;
 use super::refusal;
-use super::schema::{Shape, attribute, flag, one_of, place, shape, text, yes_no};
+use super::schema::{Shape, attribute, flag, number, one_of, place, shape, text, yes_no};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -37,8 +37,8 @@ const EMULATOR: Shape = shape(
     &[
         attribute("type", Kind::Text),
         one_of("version", &["default", "1.2", "2.0"]),
-        yes_no("persistent_state"),
-        attribute("debug", Kind::Number(0, u32::MAX as u64)),
+        yes_no("persistent_state").unless("no"),
+        number("debug"),
     ],
     &[
         shape("encryption", &[attribute("secret", Kind::Uuid)], &[]),
@@ -65,11 +65,6 @@ const EMULATOR: Shape = shape(
 pub(crate) struct View<'a>(pub(crate) &'a Element);
 
 impl<'a> View<'a> {
-    /// `emulator`, `passthrough` or `external`.
-    pub(crate) fn backend(self) -> &'a str {
-        self.0.path_attr("backend", "type").unwrap_or_default()
-    }
-
     /// The model (`tpm-crb`).
     pub(crate) fn model(self) -> &'a str {
         self.0.attr("model").unwrap_or_default()
@@ -77,7 +72,7 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a TPM.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut tpm = TPM.read(input)?;
     match input.all("backend").count() {
         0 => return Err(refusal::xml(input, "it needs a <backend>")),
@@ -88,32 +83,25 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
         return Ok(tpm);
     };
     let kind = TYPE.read(given)?.unset("type").unwrap_or_default();
-    let model = default_model(&tpm, &kind, given, context);
+    let model = model_of(&tpm, context);
     tpm.set("model", model);
     let backend = match kind.as_str() {
         "passthrough" => passthrough(given)?,
-        "emulator" => emulator(input, given, model)?,
+        "emulator" => emulator(given, model, context)?,
         _ => external(given)?,
     };
-    check(input, model, context)?;
     tpm.push(backend);
     common::append(input, &mut tpm, common::PLAIN)?;
     Ok(tpm)
 }
 
-fn default_model(tpm: &Element, kind: &str, backend: &Element, context: &Context) -> &'static str {
+fn model_of(tpm: &Element, context: &Context<'_>) -> &'static str {
     match tpm.attr("model") {
         Some("tpm-crb") => "tpm-crb",
         Some("tpm-spapr") => "tpm-spapr",
         Some("tpm-spapr-proxy") => "tpm-spapr-proxy",
         Some(_) => "tpm-tis",
         None if context.arch.starts_with("ppc64") => "tpm-spapr",
-        None if kind == "emulator"
-            && backend.attr("version") == Some("2.0")
-            && matches!(context.arch.as_str(), "x86_64" | "i686") =>
-        {
-            "tpm-crb"
-        }
         None => "tpm-tis",
     }
 }
@@ -126,24 +114,17 @@ fn passthrough(given: &Element) -> Result<Element, Error> {
     Ok(backend)
 }
 
-fn emulator(input: &Element, given: &Element, model: &str) -> Result<Element, Error> {
+fn emulator(given: &Element, model: &str, context: &Context<'_>) -> Result<Element, Error> {
     let mut backend = EMULATOR.read(given)?;
     if backend.attr("version").is_none_or(|version| version == "default") {
-        backend.set("version", if model == "tpm-tis" { "1.2" } else { "2.0" });
+        let oldest = context.is_x86() && model == "tpm-tis";
+        backend.set("version", if oldest { "1.2" } else { "2.0" });
     }
-    if backend.attr("version") == Some("1.2") {
-        if model != "tpm-tis" {
-            return Err(refusal::unsupported_by_qemu(
-                input,
-                format!("version 1.2 can't be had with model '{model}'; use 'tpm-tis'"),
-            ));
-        }
-        if backend.child("active_pcr_banks").is_some() {
-            return Err(refusal::unsupported_by_qemu(
-                input,
-                "only version 2.0 has PCR banks",
-            ));
-        }
+    if backend.attr("version") == Some("1.2") && backend.child("active_pcr_banks").is_some() {
+        return Err(refusal::xml(
+            given,
+            "only version 2.0 has PCR banks; remove <active_pcr_banks>",
+        ));
     }
     EMULATOR.arrange(&mut backend);
     Ok(backend)
@@ -166,18 +147,26 @@ fn external(given: &Element) -> Result<Element, Error> {
     Ok(backend)
 }
 
-fn check(input: &Element, model: &str, context: &Context) -> Result<(), Error> {
+/// Whether architecture and version suit the model.
+pub(crate) fn check(tpm: &Element, context: &Context<'_>) -> Result<(), Error> {
     let arch = context.arch.as_str();
+    let model = View(tpm).model();
     let fits = match model {
-        "tpm-crb" => matches!(arch, "x86_64" | "i686"),
+        "tpm-crb" => context.is_x86(),
         "tpm-spapr" | "tpm-spapr-proxy" => arch.starts_with("ppc64"),
         _ => true,
     };
-    if fits {
-        return Ok(());
+    if !fits {
+        return Err(refusal::unsupported_by_qemu(
+            tpm,
+            format!("TPM model '{model}' does not exist on {arch}"),
+        ));
     }
-    Err(refusal::unsupported_by_qemu(
-        input,
-        format!("TPM model '{model}' does not exist on {arch}"),
-    ))
+    if tpm.path_attr("backend", "version") == Some("1.2") && model != "tpm-tis" {
+        return Err(refusal::unsupported_by_qemu(
+            tpm,
+            format!("version 1.2 can't be had with model '{model}'; use 'tpm-tis'"),
+        ));
+    }
+    Ok(())
 }

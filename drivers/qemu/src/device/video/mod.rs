@@ -4,9 +4,9 @@ pub(crate) mod args;
 
 use super::common::{self, ATS, IOMMU, PACKED, PAGE_PER_VQ};
 use super::refusal;
-use super::schema::{Shape, number, on_off, one_of, shape, text, yes_no};
-use crate::device::context::Context;
-use bulkhead_wire::error::Error;
+use super::schema::{Shape, count, number, on_off, one_of, shape, text, yes_no};
+use crate::domain::context::Context;
+use bulkhead_wire::error::{Error, Origin};
 use bulkhead_xml::Element;
 
 const MODEL: Shape = shape(
@@ -33,15 +33,14 @@ const MODEL: Shape = shape(
         number("vram"),
         number("vram64"),
         number("vgamem"),
-        number("heads"),
+        count("heads"),
         yes_no("primary"),
         on_off("blob"),
-        on_off("edid"),
     ],
     &[
         shape(
             "acceleration",
-            &[yes_no("accel2d"), yes_no("accel3d"), text("rendernode")],
+            &[yes_no("accel3d"), yes_no("accel2d"), text("rendernode")],
             &[],
         ),
         shape(
@@ -59,12 +58,11 @@ const VIDEO: Shape = shape(
         shape(
             "driver",
             &[
-                one_of("name", &["default", "qemu", "vhostuser"]),
-                one_of("vgaconf", &["io", "on", "off"]),
                 IOMMU,
                 ATS,
                 PACKED,
                 PAGE_PER_VQ,
+                one_of("name", &["default", "qemu", "vhostuser"]).unless("default"),
             ],
             &[],
         ),
@@ -96,12 +94,11 @@ impl<'a> View<'a> {
 }
 
 /// The canonical form of a video adapter. Which one is primary is the domain's to say, as it knows them all.
-pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut video = VIDEO.read(input)?;
     let place = video.clone();
-    if video.path_attr("driver", "name") == Some("default") {
-        video.child_or_insert("driver").unset("name");
-    }
+    // No heads at all is what libvirt keeps as "unknown".
+    let asked_for_none = input.path_attr("model", "heads").is_some();
     if video
         .child("driver")
         .is_some_and(|driver| driver.attributes.is_empty())
@@ -113,26 +110,14 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
         model.set("type", default_model(context));
     }
     let kind = model.attr("type").unwrap_or_default().to_owned();
-    if matches!(kind.as_str(), "xen" | "vbox" | "parallels" | "gop") {
-        return Err(refusal::unsupported_by_qemu(
-            &place,
-            format!("QEMU has no video model '{kind}'"),
-        ));
-    }
     complete_memory(&place, model, &kind)?;
     if model.attr("primary") == Some("no") {
         model.unset("primary");
     }
     if kind == "none" {
         model.unset("heads");
-    } else if model.attr("heads").is_none_or(|heads| heads == "0") {
+    } else if place.path_attr("model", "heads").is_none() && !asked_for_none {
         model.set("heads", "1");
-    }
-    if kind != "virtio" && kind != "qxl" && model.attr("heads").is_some_and(|heads| heads != "1") {
-        return Err(refusal::unsupported(
-            &place,
-            format!("video model '{kind}' has one head; only 'virtio' and 'qxl' have more"),
-        ));
     }
     if let Some(acceleration) = model.child("acceleration")
         && acceleration.attributes.is_empty()
@@ -145,15 +130,11 @@ pub(crate) fn complete(input: &Element, context: &Context) -> Result<Element, Er
 }
 
 /// The adapter of an architecture where none is named.
-fn default_model(context: &Context) -> &'static str {
-    let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
-    match arch {
-        "ppc64" | "ppc64le" if machine.starts_with("pseries") => "vga",
-        "aarch64" | "armv6l" | "armv7l" | "riscv32" | "riscv64" | "loongarch64" | "s390" | "s390x" => {
-            "virtio"
-        }
-        "ppc64" | "ppc64le" | "ppc" => "vga",
-        _ => "cirrus",
+fn default_model(context: &Context<'_>) -> &'static str {
+    match () {
+        () if context.is_virt() || context.is_s390() => "virtio",
+        () if context.arch.starts_with("ppc") => "vga",
+        () => "cirrus",
     }
 }
 
@@ -168,7 +149,7 @@ fn complete_memory(place: &Element, model: &mut Element, kind: &str) -> Result<(
     if kind != "qxl" {
         for name in ["ram", "vram64", "vgamem"] {
             if model.attr(name).is_some() {
-                return Err(refusal::xml(
+                return Err(refusal::unsupported(
                     place,
                     format!("only video model 'qxl' has '{name}', not '{kind}'"),
                 ));
@@ -181,7 +162,7 @@ fn complete_memory(place: &Element, model: &mut Element, kind: &str) -> Result<(
             let vram = memory(model, "vram").unwrap_or(QXL_RAM);
             let vgamem = memory(model, "vgamem").unwrap_or(QXL_VGA_MEMORY);
             model.set("ram", rounded(ram).to_string());
-            model.set("vram", vram.max(LEAST_MEMORY).to_string());
+            model.set("vram", rounded(vram.max(LEAST_MEMORY)).to_string());
             model.set("vgamem", rounded(vgamem).to_string());
             match memory(model, "vram64") {
                 Some(size) => model.set("vram64", rounded(size).to_string()),
@@ -192,8 +173,7 @@ fn complete_memory(place: &Element, model: &mut Element, kind: &str) -> Result<(
         }
         "vga" | "vmvga" | "bochs" | "cirrus" => {
             let size = memory(model, "vram").unwrap_or(MEMORY).max(LEAST_MEMORY);
-            let size = if kind == "cirrus" { size } else { rounded(size) };
-            model.set("vram", size.to_string());
+            model.set("vram", rounded(size).to_string());
         }
         _ => {
             if memory(model, "vram").is_none() {
@@ -207,4 +187,60 @@ fn complete_memory(place: &Element, model: &mut Element, kind: &str) -> Result<(
 /// The next power of two.
 fn rounded(size: u64) -> u64 {
     size.checked_next_power_of_two().unwrap_or(size)
+}
+
+/// Whether QEMU has the adapter.
+pub(crate) fn check(video: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    let model = View(video).model();
+    if matches!(model, "xen" | "vbox" | "parallels" | "gop") {
+        return Err(refusal::unsupported_by_qemu(
+            video,
+            format!("QEMU has no video model '{model}'"),
+        ));
+    }
+    if !matches!(model, "virtio" | "qxl" | "none")
+        && video
+            .path_attr("model", "heads")
+            .is_some_and(|heads| heads != "1")
+    {
+        return Err(refusal::unsupported_by_qemu(
+            video,
+            format!("video model '{model}' has one head; only 'virtio' and 'qxl' have more"),
+        ));
+    }
+    let model_element = video.child("model");
+    let attribute = |name: &str| model_element.and_then(|element| element.path_attr("acceleration", name));
+    if attribute("accel2d") == Some("yes") {
+        return Err(refusal::unsupported_by_qemu(
+            video,
+            "QEMU has no accel2d; remove it",
+        ));
+    }
+    if attribute("accel3d") == Some("yes") && model != "virtio" {
+        return Err(refusal::unsupported_by_qemu(
+            video,
+            format!("only video model 'virtio' has 3D acceleration, not '{model}'"),
+        ));
+    }
+    if video.at("model/resolution").is_some()
+        && !matches!(model, "vga" | "qxl" | "virtio" | "bochs" | "ramfb")
+    {
+        return Err(refusal::xml_of(
+            Origin::QEMU,
+            video,
+            format!("the resolution of video model '{model}' can't be set"),
+        ));
+    }
+    let options = ["iommu", "ats", "packed", "page_per_vq"];
+    if model != "virtio"
+        && options
+            .iter()
+            .any(|name| video.path_attr("driver", name).is_some())
+    {
+        return Err(refusal::unsupported(
+            video,
+            format!("the <driver> options need video model 'virtio', not '{model}'"),
+        ));
+    }
+    Ok(())
 }

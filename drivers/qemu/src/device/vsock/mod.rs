@@ -3,9 +3,10 @@
 pub(crate) mod args;
 
 use super::common::{self, VIRTIO_DRIVER};
+use super::refusal;
 use super::schema::{Shape, attribute, one_of, shape, yes_no};
 use super::value::Kind;
-use crate::device::context::Context;
+use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -16,12 +17,11 @@ const VSOCK: Shape = shape(
         &["virtio", "virtio-transitional", "virtio-non-transitional"],
     )],
     &[
-        // Numbers below 3 mean any host, the hypervisor and the host itself.
         shape(
             "cid",
             &[
                 yes_no("auto"),
-                attribute("address", Kind::Number(3, u32::MAX as u64)),
+                attribute("address", Kind::Number(0, u32::MAX as u64)),
             ],
             &[],
         ),
@@ -30,7 +30,7 @@ const VSOCK: Shape = shape(
 );
 
 /// The canonical form of the sockets between guest and host.
-pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, Error> {
+pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut vsock = VSOCK.read(input)?;
     if vsock.attr("model").is_none() {
         vsock.set("model", "virtio");
@@ -45,12 +45,20 @@ pub(crate) fn complete(input: &Element, _context: &Context) -> Result<Element, E
         };
         cid.set("auto", auto);
     }
-    if cid.attr("auto") == Some("yes") {
-        // The number of a running guest is made up for that run.
-        cid.unset("address");
-    }
     VSOCK.arrange(&mut vsock);
     common::append(input, &mut vsock, common::PLAIN)?;
     vsock.children.extend(driver.map(bulkhead_xml::Node::Element));
     Ok(vsock)
+}
+
+/// Whether the guest's number is one of a guest.
+pub(crate) fn check(vsock: &Element, _context: &Context<'_>) -> Result<(), Error> {
+    // Numbers below 3 mean any host, the hypervisor and the host itself.
+    match vsock.path_attr("cid", "address") {
+        Some(address @ ("0" | "1" | "2")) => Err(refusal::unsupported(
+            vsock,
+            format!("CID {address} is not one of a guest; use 3 or more"),
+        )),
+        _ => Ok(()),
+    }
 }

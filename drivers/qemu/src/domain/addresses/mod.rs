@@ -1,0 +1,21 @@
+//! Addresses of devices on the guest's buses, chosen as libvirt chooses them.
+
+mod kinds;
+mod pci;
+mod serial;
+mod slots;
+mod usb;
+
+use super::context::Context;
+use bulkhead_wire::error::Error;
+use bulkhead_xml::Element;
+
+/// Gives every device that needs one an address.
+pub(super) fn assign(devices: &mut Element, context: &Context) -> Result<(), Error> {
+    serial::assign(devices)?;
+    serial::assign_smartcards(devices);
+    serial::assign_other_buses(devices, context)?;
+    pci::assign(devices, context)?;
+    usb::assign(devices)?;
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! From bytes to the complete tree.
+
+use super::host::Host;
+use super::machine::Settled;
+use super::{
+    Purpose, addresses, basics, clock, cpu, devices, features, machine, namespace, os, refuse, tuning,
+};
+use crate::device::schema::Shape;
+use crate::device::siblings;
+use crate::device::value;
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_xml::{Element, Limits, parse};
+
+/// The tables of elements that need no more than their table.
+struct Simple<'a>(&'a Element, &'a mut Element);
+
+impl Simple<'_> {
+    fn add(&mut self, shape: &Shape) -> Result<(), Error> {
+        shape.read_child(self.0, self.1)
+    }
+}
+
+/// Reads and completes a document.
+pub(super) fn read(xml: &[u8], host: &Host, _purpose: Purpose) -> Result<Element, Error> {
+    let mut document = parse(xml, Limits::default(), "domain/metadata")
+        .map_err(|error| Error::new(Code::XML_DETAIL, Origin::DOMAIN, error.to_string()))?;
+    if document.name != "domain" {
+        return Err(refuse::value(format!(
+            "The document is a <{}>, not a <domain>",
+            document.name
+        )));
+    }
+    join_devices(&mut document);
+    let settled = machine::settle(&document, host)?;
+    complete(&document, settled)
+}
+
+/// A document may have several `<devices>`; they count as one.
+fn join_devices(document: &mut Element) {
+    let Some(mut joined) = document.take("devices") else {
+        return;
+    };
+    while let Some(more) = document.take("devices") {
+        joined.children.extend(more.children);
+    }
+    document.push(joined);
+}
+
+fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
+    let Settled {
+        context,
+        emulator,
+        unfit,
+    } = settled;
+    let context = &context;
+    let name = basics::name(input)?;
+    let given = input
+        .child_text("uuid")
+        .or_else(|| os::system_uuid(input))
+        .filter(|text| !text.is_empty());
+    let uuid = match given {
+        Some(text) => {
+            value::uuid(&text).ok_or_else(|| refuse::internal(format!("<uuid>: '{text}' is no UUID")))?
+        }
+        None => context.host.new_uuid(),
+    };
+    let (vcpu, vcpus) = basics::vcpu(input)?;
+    let mut cpu = cpu::complete(input, vcpus, context)?;
+    let (os, needs_smm) = os::complete(input, &name, context)?;
+    let mut features = features::complete(input, context)?;
+    if needs_smm {
+        features = Some(features::with_smm(features));
+    }
+    let clock = clock::complete(input, context)?;
+    let mut devices = devices::complete(input, &emulator, context)?;
+    devices::arrange(&mut devices);
+    let memory = basics::memory(input, cpu.as_ref(), &devices)?;
+    if memory.iter().any(|element| element.name == "maxMemory")
+        && let Some(cpu) = &mut cpu
+    {
+        cpu::add_numa_cell(cpu, vcpus, basics::initial_memory(&memory, &devices));
+    }
+    siblings::check(&devices, context)?;
+    addresses::assign(&mut devices, context)?;
+    devices::arrange(&mut devices);
+    if let Some(unfit) = unfit {
+        return Err(unfit);
+    }
+    for device in devices.elements() {
+        crate::device::check(device, context)?;
+    }
+    siblings::check_for_qemu(&devices, context)?;
+    let mut root = Element::new("domain").with("type", context.virt_type.as_str());
+    let passed_through = namespace::complete(input)?;
+    if !passed_through.is_empty() {
+        root.set("xmlns:qemu", namespace::QEMU);
+    }
+    root.push(Element::new("name").with_text(name));
+    root.push(Element::new("uuid").with_text(uuid.as_str()));
+    push_all(
+        &mut root,
+        basics::generation_id(input, || context.host.new_uuid())?,
+    );
+    push_all(&mut root, basics::title(input)?);
+    push_all(&mut root, description(input));
+    push_all(
+        &mut root,
+        input
+            .child("metadata")
+            .filter(|metadata| !metadata.children.is_empty())
+            .cloned(),
+    );
+    push_all(&mut root, memory);
+    Simple(input, &mut root).add(&tuning::BLKIO_TUNE)?;
+    push_all(&mut root, tuning::memory_tune(input)?);
+    Simple(input, &mut root).add(&tuning::MEMORY_BACKING)?;
+    root.push(vcpu);
+    push_all(&mut root, basics::vcpus(input)?);
+    push_all(&mut root, iothreads(input)?);
+    Simple(input, &mut root).add(&tuning::IOTHREAD_IDS)?;
+    Simple(input, &mut root).add(&tuning::DEFAULT_IOTHREAD)?;
+    push_all(&mut root, tuning::cpu_tune(input)?);
+    push_all(&mut root, tuning::numa_tune(input, cpu.as_ref())?);
+    Simple(input, &mut root).add(&tuning::RESOURCE)?;
+    push_all(&mut root, os::sysinfo(input, &uuid)?);
+    root.push(os);
+    Simple(input, &mut root).add(&tuning::ID_MAP)?;
+    push_all(&mut root, features);
+    push_all(&mut root, cpu);
+    root.push(clock);
+    push_all(&mut root, basics::events(input)?);
+    Simple(input, &mut root).add(&tuning::POWER)?;
+    Simple(input, &mut root).add(&tuning::PERF)?;
+    root.push(devices);
+    push_all(&mut root, tuning::seclabels(input)?);
+    Simple(input, &mut root).add(&tuning::KEY_WRAP)?;
+    push_all(&mut root, tuning::launch_security(input)?);
+    push_all(&mut root, passed_through);
+    Ok(root)
+}
+
+fn push_all(root: &mut Element, elements: impl IntoIterator<Item = Element>) {
+    for element in elements {
+        root.push(element);
+    }
+}
+
+fn description(input: &Element) -> Option<Element> {
+    let text = input.child_text("description").filter(|text| !text.is_empty())?;
+    Some(Element::new("description").with_text(text))
+}
+
+/// How many I/O threads there are: those that are counted, and no fewer than those that have ids.
+fn iothreads(input: &Element) -> Result<Option<Element>, Error> {
+    let given = match input.child_text("iothreads") {
+        None => 0,
+        Some(text) => value::decimal(&text)
+            .ok_or_else(|| refuse::xml(format!("<iothreads>: '{text}' is not a number")))?,
+    };
+    let named = input
+        .child("iothreadids")
+        .map_or(0, |ids| ids.all("iothread").count() as u64);
+    let count = given.max(named);
+    Ok((count > 0).then(|| Element::new("iothreads").with_text(count.to_string())))
+}
