@@ -166,8 +166,8 @@ impl<'a> Builder<'a> {
                     Some(element) => self.close(element, offset)?,
                     None => return Err(self.error(offset, "End tag without a start tag")),
                 },
-                Event::Text(data) => self.push_text(&data, offset)?,
-                Event::CData(data) => self.push_text(&data, offset)?,
+                Event::Text(data) => self.push_text(&line_ends(&data), offset)?,
+                Event::CData(data) => self.push_text(&line_ends(&data), offset)?,
                 Event::GeneralRef(reference) => {
                     let name: &str = &reference;
                     let character = resolve(name)
@@ -298,24 +298,27 @@ impl<'a> Builder<'a> {
     }
 
     fn push_text(&mut self, data: &str, offset: usize) -> Result<(), XmlError> {
-        // Line ends are one character, whatever the document was written with.
-        let data = &if data.contains('\r') {
-            Cow::Owned(data.replace("\r\n", "\n").replace('\r', "\n"))
-        } else {
-            Cow::Borrowed(data)
-        };
         match self.stack.last_mut() {
             Some(parent) => {
                 if let Some(Node::Text(text)) = parent.children.last_mut() {
                     text.push_str(data);
                 } else {
-                    parent.children.push(Node::Text(data.clone().into_owned()));
+                    parent.children.push(Node::Text(data.to_owned()));
                 }
                 Ok(())
             }
             None if data.trim().trim_start_matches('\u{feff}').is_empty() => Ok(()),
             None => Err(self.error(offset, "Text outside of the root element")),
         }
+    }
+}
+
+/// Line ends are one character, whatever the document was written with; references to them stay what they are.
+fn line_ends(text: &str) -> Cow<'_, str> {
+    if text.contains('\r') {
+        Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n"))
+    } else {
+        Cow::Borrowed(text)
     }
 }
 
