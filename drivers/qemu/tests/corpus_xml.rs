@@ -1,5 +1,11 @@
 //! The corpus' domains against stock libvirt's answers: how many agree may only rise.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests, which may fail and say why they skip"
+)]
+
 use bulkhead_qemu::domain::host::CountedIdentifiers;
 use bulkhead_qemu::domain::{Definition, Host, Purpose};
 use bulkhead_xml::{Element, Limits, Node, parse};

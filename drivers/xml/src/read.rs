@@ -23,7 +23,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             total_bytes: 4 << 20,
-            depth: 128,
+            depth: 255,
             elements: 100_000,
             attributes: 256,
         }
