@@ -3,6 +3,7 @@
 //! Owns: reading bytes into [`Element`]s within [`Limits`], positions for error messages, writing in libvirt's
 //! own layout. Never does: I/O, knowing any element's meaning.
 
+mod encoding;
 mod read;
 mod tree;
 mod write;

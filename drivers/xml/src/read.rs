@@ -1,8 +1,10 @@
 //! Reading bytes into a tree, within limits, without recursion.
 
+use crate::encoding;
 use crate::tree::{Element, Node, Position};
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
+use std::borrow::Cow;
 
 /// What a document may be at most; checked while reading, so that nothing larger is ever held.
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +23,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             total_bytes: 4 << 20,
-            depth: 128,
+            depth: 255,
             elements: 100_000,
             attributes: 256,
         }
@@ -53,11 +55,45 @@ fn in_element(element: &str) -> String {
 /// # Errors
 /// Anything that is not one well-formed UTF-8 document without a document type, or exceeds the limits.
 pub fn parse(text: &[u8], limits: Limits, keep_raw: &str) -> Result<Element, XmlError> {
-    Builder::new(text, limits, keep_raw).run()
+    if text.len() > limits.total_bytes {
+        return Err(XmlError {
+            message: format!("Document is larger than {} bytes", limits.total_bytes),
+            position: Position { line: 1, column: 1 },
+            element: String::new(),
+        });
+    }
+    let decoded = encoding::decode(text).map_err(|fault| at_byte(text, fault))?;
+    Builder::new(&decoded, limits, keep_raw).run()
+}
+
+/// The place of a fault in bytes that are no text, with the element that was begun before it.
+fn at_byte(bytes: &[u8], fault: encoding::Fault) -> XmlError {
+    let before = bytes.get(..fault.offset).unwrap_or(bytes);
+    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+    let element = String::from_utf8_lossy(before)
+        .rsplit('<')
+        .find_map(|tag| {
+            let name: String = tag
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || matches!(c, ':' | '_' | '-' | '.'))
+                .take(64)
+                .collect();
+            (!name.is_empty()).then_some(name)
+        })
+        .unwrap_or_default();
+    XmlError {
+        message: fault.message,
+        position: Position {
+            line: u32::try_from(line).unwrap_or(u32::MAX),
+            column: u32::try_from(column).unwrap_or(u32::MAX),
+        },
+        element,
+    }
 }
 
 struct Builder<'a> {
-    text: &'a [u8],
+    text: &'a str,
     limits: Limits,
     keep_raw: &'a str,
     stack: Vec<Element>,
@@ -67,7 +103,7 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(text: &'a [u8], limits: Limits, keep_raw: &'a str) -> Self {
+    fn new(text: &'a str, limits: Limits, keep_raw: &'a str) -> Self {
         Self {
             text,
             limits,
@@ -101,24 +137,17 @@ impl<'a> Builder<'a> {
     }
 
     fn run(mut self) -> Result<Element, XmlError> {
-        if self.text.len() > self.limits.total_bytes {
-            return Err(self.error(
-                0,
-                format!("Document is larger than {} bytes", self.limits.total_bytes),
-            ));
-        }
         self.line_starts.push(0);
         self.line_starts.extend(
             self.text
-                .iter()
+                .bytes()
                 .enumerate()
-                .filter(|(_, byte)| **byte == b'\n')
+                .filter(|(_, byte)| *byte == b'\n')
                 .map(|(index, _)| index + 1),
         );
-        let text = std::str::from_utf8(self.text)
-            .map_err(|error| self.error(error.valid_up_to(), "Document is not valid UTF-8"))?;
-        let mut reader = Reader::from_str(text);
+        let mut reader = Reader::from_str(self.text);
         reader.config_mut().check_end_names = true;
+        reader.config_mut().check_comments = true;
         loop {
             let offset = usize::try_from(reader.buffer_position()).unwrap_or(usize::MAX);
             let event = reader.read_event().map_err(|error| {
@@ -137,8 +166,8 @@ impl<'a> Builder<'a> {
                     Some(element) => self.close(element, offset)?,
                     None => return Err(self.error(offset, "End tag without a start tag")),
                 },
-                Event::Text(data) => self.push_text(&data, offset)?,
-                Event::CData(data) => self.push_text(&data, offset)?,
+                Event::Text(data) => self.push_text(&line_ends(&data), offset)?,
+                Event::CData(data) => self.push_text(&line_ends(&data), offset)?,
                 Event::GeneralRef(reference) => {
                     let name: &str = &reference;
                     let character = resolve(name)
@@ -181,9 +210,10 @@ impl<'a> Builder<'a> {
                 usize::try_from(span.end).unwrap_or(from),
             );
             let raw = self.text.get(begin..end).unwrap_or_default();
-            element
-                .children
-                .push(Node::Raw(String::from_utf8_lossy(raw).into_owned()));
+            check_raw(raw, self.limits).map_err(|error| self.error(offset, error.message))?;
+            if !raw.is_empty() {
+                element.children.push(Node::Raw(raw.to_owned()));
+            }
             return self.close(element, offset);
         }
         if self.stack.len() >= self.limits.depth {
@@ -211,6 +241,9 @@ impl<'a> Builder<'a> {
             return Err(self.error(offset, format!("More than {} elements", self.limits.elements)));
         }
         let name = start.name().as_ref().to_owned();
+        if !encoding::is_name(&name) {
+            return Err(self.error(offset, format!("'{name}' can't be the name of an element")));
+        }
         let mut element = Element {
             name,
             position: self.position(offset),
@@ -222,6 +255,9 @@ impl<'a> Builder<'a> {
                 return Err(self.error(offset, format!("More than {} attributes", self.limits.attributes)));
             }
             let key = attribute.key.as_ref().to_owned();
+            if !encoding::is_name(&key) {
+                return Err(self.error(offset, format!("'{key}' can't be the name of an attribute")));
+            }
             let raw = attribute.value.into_owned();
             if raw.contains('<') {
                 return Err(self.error(offset, format!("Attribute '{key}' contains an unescaped '<'")));
@@ -277,12 +313,27 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// Line ends are one character, whatever the document was written with; references to them stay what they are.
+fn line_ends(text: &str) -> Cow<'_, str> {
+    if text.contains('\r') {
+        Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n"))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// Whether markup that is kept as it is would be read.
+fn check_raw(raw: &str, limits: Limits) -> Result<(), XmlError> {
+    let document = format!("<metadata>{raw}</metadata>");
+    Builder::new(&document, limits, "").run().map(|_| ())
+}
+
 fn resolve(name: &str) -> Option<char> {
     let number = |digits: &str, radix| {
         u32::from_str_radix(digits, radix)
             .ok()
             .and_then(char::from_u32)
-            .filter(|c| *c != '\0')
+            .filter(|c| encoding::is_allowed(*c))
     };
     match name {
         "lt" => Some('<'),
@@ -300,12 +351,109 @@ fn resolve(name: &str) -> Option<char> {
 fn unescape(raw: &str) -> Option<String> {
     let mut out = String::with_capacity(raw.len());
     let mut rest = raw;
+    // White space written as such is a blank; a reference to it stays what it is.
+    let blank = |text: &str| text.replace("\r\n", " ").replace(['\t', '\n', '\r'], " ");
     while let Some(at) = rest.find('&') {
-        out.push_str(&rest[..at]);
+        out.push_str(&blank(&rest[..at]));
         let end = rest[at..].find(';')? + at;
         out.push(resolve(&rest[at + 1..end])?);
         rest = &rest[end + 1..];
     }
-    out.push_str(rest);
+    out.push_str(&blank(rest));
     Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: impl AsRef<[u8]>) -> Result<Element, XmlError> {
+        parse(text.as_ref(), Limits::default(), "domain/metadata")
+    }
+
+    fn refused(text: impl AsRef<[u8]>) -> String {
+        read(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn byte_order_marks_and_encodings_are_understood() {
+        assert_eq!(read("\u{feff}<a>\u{e9}</a>").unwrap().text(), "\u{e9}");
+        let wide: Vec<u8> = [0xff, 0xfe]
+            .into_iter()
+            .chain("<a>\u{e9}</a>".encode_utf16().flat_map(u16::to_le_bytes))
+            .collect();
+        assert_eq!(read(wide).unwrap().text(), "\u{e9}");
+        assert!(read("<?xml version='1.0' encoding='ISO-8859-1'?><a/>").is_ok());
+        assert!(refused("<?xml version='1.0' encoding='klingon'?><a/>").contains("klingon"));
+        assert!(refused(b"<a><b>\xff</b></a>").contains("(in <b>)"));
+    }
+
+    #[test]
+    fn characters_that_xml_lacks_are_refused() {
+        for text in [
+            "<a>\0</a>",
+            "<a>\u{1}</a>",
+            "<a>&#1;</a>",
+            "<a>&#0;</a>",
+            "<a b='&#8;'/>",
+        ] {
+            assert!(read(text).is_err(), "{text:?}");
+        }
+        assert_eq!(read("<a>&#9;&#xe9;&amp;</a>").unwrap().text(), "\t\u{e9}&");
+    }
+
+    #[test]
+    fn attributes_are_unique_and_normalised() {
+        assert!(refused("<a>\n<b c='1' c='2'/></a>").starts_with("line 2"));
+        let element = read("<a b='x\ny&#10;z'/>").unwrap();
+        assert_eq!(element.attr("b"), Some("x y\nz"));
+        assert!(read("<a b='<'/>").is_err());
+        assert!(read("<1a/>").is_err());
+    }
+
+    #[test]
+    fn broken_documents_name_line_and_element() {
+        assert!(refused("<a>\n<b>\n</a>").contains("line 3"));
+        assert!(refused("<a>\n<b>").contains("<b>"));
+        assert!(read("<a/><b/>").is_err());
+        assert!(read("").is_err());
+        assert!(read("text").is_err());
+        assert!(read("<!DOCTYPE a [<!ENTITY x 'y'>]><a>&x;</a>").is_err());
+        assert!(read("<a>&nbsp;</a>").is_err());
+    }
+
+    #[test]
+    fn limits_hold() {
+        let deep = "<a>".repeat(1000);
+        assert!(refused(deep).contains("deeper"));
+        let many: String = (0..300).map(|n| format!(" a{n}='1'")).collect();
+        assert!(refused(format!("<a{many}/>")).contains("attributes"));
+        let limits = Limits {
+            elements: 3,
+            ..Limits::default()
+        };
+        assert!(parse(b"<a><b/><b/><b/></a>", limits, "").is_err());
+    }
+
+    #[test]
+    fn metadata_is_kept_as_it_is_but_must_be_well_formed() {
+        let kept =
+            read("<domain><metadata> <x:y xmlns:x='u'  a=\"1\"/><!-- c --></metadata></domain>").unwrap();
+        assert!(
+            kept.to_xml()
+                .contains("<metadata> <x:y xmlns:x='u'  a=\"1\"/><!-- c --></metadata>")
+        );
+        assert!(read("<domain><metadata><x>&nope;</x></metadata></domain>").is_err());
+        assert!(read("<domain><metadata><x a='1' a='2'/></metadata></domain>").is_err());
+    }
+
+    #[test]
+    fn namespaces_are_resolved() {
+        let element = read("<domain xmlns:qemu='u'><qemu:arg value='1'/></domain>").unwrap();
+        let child = element.elements().next().unwrap();
+        assert_eq!(
+            (child.name.as_str(), child.namespace.as_deref()),
+            ("qemu:arg", Some("u"))
+        );
+    }
 }

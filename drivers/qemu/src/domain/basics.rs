@@ -325,7 +325,7 @@ pub(super) fn events(root: &Element) -> Result<Vec<Element>, Error> {
     }
     let text = |index: usize| all.get(index).map(Element::text).unwrap_or_default();
     let (poweroff, reboot) = (text(0), text(1));
-    if reboot == "destroy" && poweroff == "restart" || reboot == "preserve" && poweroff == "restart" {
+    if poweroff == "restart" && matches!(reboot.as_str(), "destroy" | "preserve") {
         return Err(refuse::unsupported_by_qemu(format!(
             "<on_reboot> '{reboot}' and <on_poweroff> '{poweroff}' exclude each other"
         )));

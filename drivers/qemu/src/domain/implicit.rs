@@ -126,7 +126,7 @@ fn controllers_of<'a>(devices: &'a Element, kind: &'a str) -> impl Iterator<Item
 fn number(element: &Element, name: &str) -> u32 {
     element
         .attr(name)
-        .and_then(|value| crate::device::value::any_base(value))
+        .and_then(device::value::any_base)
         .and_then(|value| u32::try_from(value).ok())
         .unwrap_or(0)
 }

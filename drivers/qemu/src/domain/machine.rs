@@ -87,6 +87,7 @@ pub(super) fn settle<'a>(root: &'a Element, host: &'a Host) -> Result<Settled<'a
     let kind = root.at("os/type");
     let os_type = match kind.map(Element::text) {
         Some(text) if !text.trim().is_empty() => text.trim().to_owned(),
+        _ if root.child("bootloader").is_some() => "xen".to_owned(),
         _ => {
             return Err(Error::new(
                 Code::OS_TYPE,

@@ -15,6 +15,7 @@ mod drives;
 mod features;
 mod firmware;
 mod implicit;
+mod live;
 mod machine;
 mod namespace;
 mod os;
@@ -71,6 +72,12 @@ impl Definition {
     #[must_use]
     pub fn title(&self) -> Option<String> {
         self.root.child_text("title")
+    }
+
+    /// The tree of the running guest of that number: with it and the aliases of devices.
+    #[must_use]
+    pub fn live(&self, id: u32) -> Element {
+        live::live(&self.root, id)
     }
 
     /// The XML of the inactive domain; passwords only if `secure`.

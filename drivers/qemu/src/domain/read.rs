@@ -30,6 +30,14 @@ pub(super) fn read(xml: &[u8], host: &Host, _purpose: Purpose) -> Result<Element
             document.name
         )));
     }
+    // In a namespace of its own, none of its elements is one that counts.
+    if document.namespace.is_some() {
+        return Err(Error::new(
+            refuse::NO_NAME,
+            Origin::DOMAIN,
+            "<domain> is in a namespace; remove its 'xmlns'",
+        ));
+    }
     join_devices(&mut document);
     let settled = machine::settle(&document, host)?;
     complete(&document, settled)
