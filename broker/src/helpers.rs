@@ -200,12 +200,9 @@ fn open_checked(key: &str, layout: &Layout, path: &Path, access: Access) -> Resu
         )
     })?;
     let guest = layout.guest(key);
-    let own = real.starts_with(&guest) || real.starts_with(layout.lib.join("qemu")) && real.is_file();
-    let forbidden = NEVER.iter().map(Path::new).any(|never| real.starts_with(never))
-        || [&layout.etc, &layout.run, &layout.log, &layout.cache, &layout.lib]
-            .into_iter()
-            .any(|folder| real.starts_with(folder));
-    if forbidden && !own {
+    // Firmware variables of guests, which the qemu driver makes.
+    let variables = real.starts_with(layout.lib.join("qemu")) && real.is_file();
+    if is_forbidden(layout, key, &real) && !variables {
         return Err(refused(
             key,
             format!("{} is never given to a guest", real.display()),
@@ -244,6 +241,48 @@ fn open_checked(key: &str, layout: &Layout, path: &Path, access: Access) -> Resu
         ));
     }
     Ok(file)
+}
+
+/// Opens a file that a helper writes to, made if it is not there, in a folder that may be given.
+fn open_output(key: &str, layout: &Layout, path: &Path, append: bool) -> Result<OwnedFd, Error> {
+    let system =
+        |error: io::Error| Error::system(Origin::BROKER, format!("Can't open {}", path.display()), &error);
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(refused(key, format!("{} is no file", path.display())));
+    };
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let folder = openat2(nix::fcntl::AT_FDCWD, parent, how).map_err(|errno| system(errno.into()))?;
+    let real = fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).map_err(system)?;
+    if is_forbidden(layout, key, &real.join(name)) {
+        return Err(refused(
+            key,
+            format!("{} is never given to a guest", real.join(name).display()),
+        ));
+    }
+    let keep = if append { OFlag::O_APPEND } else { OFlag::O_TRUNC };
+    let flags =
+        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | keep;
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+    let file = nix::fcntl::openat(&folder, name, flags, mode).map_err(|errno| system(errno.into()))?;
+    let kind = File::from(file.try_clone().map_err(system)?)
+        .metadata()
+        .map_err(system)?
+        .file_type();
+    if kind.is_file() {
+        Ok(file)
+    } else {
+        Err(refused(key, format!("{} is no plain file", path.display())))
+    }
+}
+
+/// Is this one of the files that no guest ever gets?
+fn is_forbidden(layout: &Layout, key: &str, real: &Path) -> bool {
+    let own = real.starts_with(layout.guest(key));
+    let ours = [&layout.etc, &layout.run, &layout.log, &layout.cache, &layout.lib];
+    let never = NEVER.iter().map(Path::new).any(|never| real.starts_with(never));
+    (never || ours.into_iter().any(|folder| real.starts_with(folder))) && !own
 }
 
 fn listener(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd, Error> {
@@ -331,6 +370,10 @@ pub(crate) fn start(
     for (name, number) in &request.listeners {
         claim(*number)?;
         descriptors.push((*number, listener(layout, &key, name)?));
+    }
+    for (number, path, append) in &request.outputs {
+        claim(*number)?;
+        descriptors.push((*number, open_output(&key, layout, path, *append)?));
     }
     for (number, file) in request.descriptors {
         claim(number)?;

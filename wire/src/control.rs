@@ -81,6 +81,9 @@ pub struct HelperRequest {
     pub files: Vec<(PathBuf, Access)>,
     /// Listening unix sockets that the broker makes in the guest's folder: file name, and number in the helper.
     pub listeners: Vec<(String, i32)>,
+    /// Files that it writes to, which the broker makes and opens: number in the helper, path, and whether what the file
+    /// holds stays.
+    pub outputs: Vec<(i32, PathBuf, bool)>,
     /// Open files that the driver gives: number in the helper, file.
     pub descriptors: Vec<(i32, Descriptor)>,
     /// May it use the network of the stack? Else it gets an empty one.

@@ -478,7 +478,9 @@ impl Server for Qemu {
             channels: guest.clone(),
             memory: guest.clone(),
             certificates: self.environment.layout.etc.join("qemu/tls").display().to_string(),
-            guest,
+            guest: guest.clone(),
+            bus: format!("{guest}/dbus.sock"),
+            vhost_net: false,
             now: self.environment.now_seconds(),
             rendering: Rendering::Native,
         };

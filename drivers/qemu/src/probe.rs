@@ -129,6 +129,7 @@ impl Probes {
                 Vec::new()
             },
             listeners: Vec::new(),
+            outputs: Vec::new(),
             descriptors: vec![(MONITOR_NUMBER, Descriptor::new(theirs))],
             network: false,
             errors: None,

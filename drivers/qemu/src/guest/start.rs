@@ -108,7 +108,7 @@ impl Guest {
         let key = self.key();
         let id = environment.next_id();
         let autodestroy = flags & FLAG_AUTODESTROY != 0;
-        let mut live = definition.live(id);
+        let mut live = live_root(&definition, id);
         let capabilities = environment.capabilities(&definition.root).await?;
         let folder = environment.layout.guest(&key);
         let paths = Paths {
@@ -117,6 +117,9 @@ impl Guest {
             memory: folder.display().to_string(),
             certificates: environment.layout.etc.join("qemu/tls").display().to_string(),
             now: environment.now_seconds(),
+            bus: folder.join("dbus.sock").display().to_string(),
+            // Opening it is the broker's to do, which it does not yet.
+            vhost_net: false,
             rendering: Rendering::Launch,
         };
         let command = args::build(&live, &capabilities, &paths)?;
@@ -154,7 +157,7 @@ impl Guest {
             .stack
             .start_helper(request)
             .await
-            .map_err(|error| self.named(error))?;
+            .map_err(|error| self.named(&error))?;
         fault::point("start", "after_helper");
         let (pid, process) = process(helper)?;
         let (seen, monitor) = watch::channel(None);
@@ -188,10 +191,10 @@ impl Guest {
         })
     }
 
-    fn named(&self, error: Error) -> Error {
+    fn named(&self, error: &Error) -> Error {
         Error {
             message: format!("Domain '{}': {}", self.name, error.message),
-            ..error
+            ..error.clone()
         }
     }
 
@@ -254,7 +257,7 @@ impl Guest {
             let tap = network
                 .tap_open(name, managed, bridge, mac, queues)
                 .await
-                .map_err(|error| self.named(error))?;
+                .map_err(|error| self.named(&error))?;
             if managed {
                 taken.taps.push(tap.name.clone());
             }
@@ -293,7 +296,7 @@ impl Guest {
             .into_iter()
             .map(|(alias, queues)| (alias, queues.into_iter().map(Some).collect()))
             .collect();
-        let (mut listeners, mut descriptors) = (Vec::new(), Vec::new());
+        let (mut listeners, mut descriptors, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
         for used in &command.descriptors {
             let number = i32::try_from(used.number).unwrap_or(-1);
             match &used.purpose {
@@ -309,6 +312,12 @@ impl Guest {
                         })?;
                     descriptors.push((number, tap));
                 }
+                Purpose::File { alias } | Purpose::Log { alias } => {
+                    let logs = matches!(used.purpose, Purpose::Log { .. });
+                    let (path, append) = output_of(live, alias, logs)
+                        .ok_or_else(|| self.invalid(&format!("device {alias} names no file")))?;
+                    outputs.push((number, path, append));
+                }
                 other => {
                     let message = format!("Domain '{}': {other:?} can't be given to QEMU yet", self.name);
                     return Err(Error::new(Code::CONFIG_UNSUPPORTED, Origin::QEMU, message));
@@ -323,6 +332,7 @@ impl Guest {
             environment: command.environment.clone(),
             files: files(live, &self.environment.layout.guest(&self.key())),
             listeners,
+            outputs,
             descriptors,
             network: needs_network(live),
             errors,
@@ -337,7 +347,7 @@ impl Guest {
             .stack
             .connect_helper(&self.key(), MONITOR_SOCKET)
             .await;
-        let stream = socket.map_err(|error| self.named(error))?;
+        let stream = socket.map_err(|error| self.named(&error))?;
         let stream = stream_of(stream).map_err(|error| {
             Error::system(Origin::QEMU, format!("Domain '{}': monitor", self.name), &error)
         })?;
@@ -519,6 +529,26 @@ impl Guest {
     }
 }
 
+/// The file that a device's output goes to, or is copied to, and whether what it holds stays.
+fn output_of(live: &Element, alias: &str, logs: bool) -> Option<(PathBuf, bool)> {
+    let mut devices = live.child("devices")?.elements();
+    let device = devices.find(|device| device.path_attr("alias", "name") == Some(alias))?;
+    let (name, attribute) = if logs { ("log", "file") } else { ("source", "path") };
+    let element = device.child(name)?;
+    Some((
+        PathBuf::from(element.attr(attribute)?),
+        element.attr("append") == Some("on"),
+    ))
+}
+
+/// A definition as it runs: with its number and its devices' aliases.
+fn live_root(definition: &Definition, id: i32) -> Element {
+    let mut root = definition.root.clone();
+    root.set("id", id.to_string());
+    args::alias::assign(&mut root);
+    root
+}
+
 fn stream_of(socket: OwnedFd) -> std::io::Result<UnixStream> {
     let stream = std::os::unix::net::UnixStream::from(socket);
     stream.set_nonblocking(true)?;
@@ -577,7 +607,7 @@ fn files(live: &Element, guest: &std::path::Path) -> Vec<(PathBuf, Access)> {
         match device.name.as_str() {
             "disk" => disk_files(device, &mut files),
             "serial" | "parallel" | "console" | "channel"
-                if matches!(device.attr("type"), Some("file" | "dev" | "pipe")) =>
+                if matches!(device.attr("type"), Some("dev" | "pipe")) =>
             {
                 if let Some(path) = device.path_attr("source", "path") {
                     files.push((PathBuf::from(path), Access::ReadWrite));

@@ -11,8 +11,6 @@ pub(crate) mod reason {
     pub(crate) const RUNNING_BOOTED: i32 = 1;
     /// Running: resumed.
     pub(crate) const RUNNING_UNPAUSED: i32 = 5;
-    /// Running: after a crash that was left alone.
-    pub(crate) const RUNNING_CRASHED: i32 = 10;
     /// Paused: by a client.
     pub(crate) const PAUSED_USER: i32 = 1;
     /// Paused: a disk failed.

@@ -1,6 +1,6 @@
 //! What the corpus test and the `argv` example share: capabilities of the installed QEMUs, asked over QMP.
 
-use bulkhead_qemu::args::{Paths, Rendering};
+use bulkhead_qemu::args::{CommandLine, Paths, Rendering};
 use bulkhead_qemu::capabilities::{Capabilities, HostModel, Reply, queries};
 use bulkhead_xml::Element;
 use serde_json::{Value, json};
