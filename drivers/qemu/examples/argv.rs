@@ -9,7 +9,7 @@
 #[path = "../tests/probe/mod.rs"]
 mod probe;
 
-use bulkhead_qemu::args::{CommandLine, Rendering, build};
+use bulkhead_qemu::args::{Rendering, build};
 use probe::{Probes, paths, read_domain};
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .capabilities(&root)
             .and_then(|capabilities| Ok(build(&root, capabilities, &paths(&root))?));
         let step = match line {
-            Ok(line) => json!({"out": native_text(&line)}),
+            Ok(line) => json!({"out": line.to_shell()}),
             Err(error) => {
                 failed += 1;
                 println!("{name}: {error}");
@@ -75,24 +75,4 @@ fn print_launch(file: &str) -> Result<(), Box<dyn std::error::Error>> {
         println!("# {} is {:?}", used.number, used.purpose);
     }
     Ok(())
-}
-
-/// One line, quoted for a shell.
-fn native_text(line: &CommandLine) -> String {
-    let variables = line
-        .environment
-        .iter()
-        .map(|(name, value)| format!("{name}={}", quote(value)));
-    let words = std::iter::once(&line.program)
-        .chain(&line.arguments)
-        .map(|word| quote(word));
-    variables.chain(words).collect::<Vec<_>>().join(" ")
-}
-
-fn quote(word: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "_@%+=:,./-".contains(letter);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
 }

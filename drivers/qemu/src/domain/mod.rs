@@ -15,7 +15,6 @@ mod drives;
 mod features;
 mod firmware;
 mod implicit;
-mod live;
 mod machine;
 mod namespace;
 mod os;
@@ -77,7 +76,12 @@ impl Definition {
     /// The tree of the running guest of that number: with it and the aliases of devices.
     #[must_use]
     pub fn live(&self, id: u32) -> Element {
-        live::live(&self.root, id)
+        let mut root = self.root.clone();
+        root.attributes.retain(|(name, _)| name != "id");
+        let place = usize::from(root.attr("type").is_some());
+        root.attributes.insert(place, ("id".to_owned(), id.to_string()));
+        crate::args::alias::assign(&mut root);
+        root
     }
 
     /// The XML of the inactive domain; passwords only if `secure`.

@@ -108,7 +108,7 @@ impl Guest {
         let key = self.key();
         let id = environment.next_id();
         let autodestroy = flags & FLAG_AUTODESTROY != 0;
-        let mut live = live_root(&definition, id);
+        let mut live = definition.live(id.unsigned_abs());
         let capabilities = environment.capabilities(&definition.root).await?;
         let folder = environment.layout.guest(&key);
         let paths = Paths {
@@ -539,14 +539,6 @@ fn output_of(live: &Element, alias: &str, logs: bool) -> Option<(PathBuf, bool)>
         PathBuf::from(element.attr(attribute)?),
         element.attr("append") == Some("on"),
     ))
-}
-
-/// A definition as it runs: with its number and its devices' aliases.
-fn live_root(definition: &Definition, id: i32) -> Element {
-    let mut root = definition.root.clone();
-    root.set("id", id.to_string());
-    args::alias::assign(&mut root);
-    root
 }
 
 fn stream_of(socket: OwnedFd) -> std::io::Result<UnixStream> {

@@ -1,6 +1,6 @@
 //! What the corpus test and the `argv` example share: capabilities of the installed QEMUs, asked over QMP.
 
-use bulkhead_qemu::args::{CommandLine, Paths, Rendering};
+use bulkhead_qemu::args::{Paths, Rendering};
 use bulkhead_qemu::capabilities::{Capabilities, HostModel, Reply, queries};
 use bulkhead_xml::Element;
 use serde_json::{Value, json};
@@ -163,9 +163,4 @@ pub(crate) fn paths(root: &Element) -> Paths {
         vhost_net: false,
         rendering: Rendering::Native,
     }
-}
-
-/// One line, quoted for a shell.
-pub fn native_text(line: &CommandLine) -> String {
-    line.to_shell()
 }
