@@ -1,0 +1,3 @@
+//! What the tests that cross crates share: a stack below a root of its own, guests, processes, skipping.
+
+pub mod fixture;
