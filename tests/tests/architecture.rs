@@ -528,7 +528,7 @@ fn files_name_no_place_of_their_making() {
 }
 
 /// The lines of a section of a manifest, `[dependencies]` say.
-fn section<'a>(manifest: &'a str, wanted: impl Fn(&str) -> bool) -> Vec<&'a str> {
+fn section(manifest: &str, wanted: impl Fn(&str) -> bool) -> Vec<&str> {
     let mut inside = false;
     let mut lines = Vec::new();
     for line in manifest.lines() {
@@ -644,7 +644,7 @@ fn each_invariant_names_its_test() {
         .1;
     let invariants = invariants.split("\n## ").next().unwrap_or_default();
     let mut numbered = 0;
-    for paragraph in invariants.split("\n\n").flat_map(|block| split_items(block)) {
+    for paragraph in invariants.split("\n\n").flat_map(split_items) {
         let Some(number) = paragraph
             .split('.')
             .next()
