@@ -89,7 +89,7 @@ pub(crate) fn collecting<R>(encode: impl FnOnce() -> R) -> (R, Vec<OwnedFd>) {
 }
 
 /// Runs a decoder that may take from `files`; returns also how many it took.
-pub(crate) fn supplying<R>(files: Vec<OwnedFd>, decode: impl FnOnce() -> R) -> (R, usize) {
+pub fn supplying<R>(files: Vec<OwnedFd>, decode: impl FnOnce() -> R) -> (R, usize) {
     let carried = files.len();
     IN.set(files.into_iter().map(Some).collect());
     let result = decode();
