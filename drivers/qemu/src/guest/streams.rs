@@ -13,7 +13,7 @@ use std::path::Path;
 
 impl Guest {
     /// Opens a console: the terminal itself, so that what flows through it does not pass through this driver.
-    pub(crate) async fn open_console(&mut self, alias: Option<String>) -> Result<Stream, Error> {
+    pub(crate) async fn open_console(&mut self, alias: Option<String>) -> Result<Descriptor, Error> {
         let running = self.active()?;
         let found = terminal_of(&running.live, alias.as_deref());
         let (alias, path) = found.ok_or_else(|| {
@@ -35,10 +35,7 @@ impl Guest {
             .stack
             .open_terminal(&self.key(), Path::new(path))
             .await?;
-        Ok(Stream {
-            mime: None,
-            file: Descriptor::new(file),
-        })
+        Ok(Descriptor::new(file))
     }
 
     /// Takes a picture of a screen, as a file in memory.
