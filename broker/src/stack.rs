@@ -95,6 +95,8 @@ struct Alive {
 const OUTBOX: usize = 512;
 /// Happenings that wait for the stack's task; the tasks that report them wait in turn.
 const HAPPENINGS: usize = 256;
+/// Time in which the last words of a driver that has ended are read. Nobody else should hold its end of the link.
+const DRAIN_WITHIN: std::time::Duration = std::time::Duration::from_millis(200);
 /// Descriptors that the shelf and clients' waiting requests may hold.
 const WAITING_MAX: usize = 4096;
 
@@ -194,7 +196,7 @@ impl Stack {
                 self.clients.remove(&token);
                 self.waiting.retain(|(waiting, _, _)| *waiting != token);
                 for driver in self.alive.keys().copied().collect::<Vec<_>>() {
-                    self.tell(driver, &ToDriver::ClientDown { token });
+                    self.tell_welcomed(driver, &ToDriver::ClientDown { token });
                 }
             }
             Order::Channel(token, driver, reply) => self.client_channel(token, driver, reply),
@@ -239,7 +241,11 @@ impl Stack {
             }
             Action::AskStop(driver) => self.tell(driver, &ToDriver::Stop),
             Action::Heartbeat(driver) => self.tell(driver, &ToDriver::Heartbeat { number: 0 }),
-            Action::Serve(driver) => self.connect_peers(driver),
+            Action::Serve(driver) => {
+                self.connect_peers(driver);
+                // Who was told that it is out of service asks again.
+                self.changed.send_modify(|generation| *generation += 1);
+            }
             Action::Held(driver, reason) => {
                 tracing::error!(%driver, %reason, "driver is out of service");
                 let callers = MANIFESTS
@@ -316,10 +322,12 @@ impl Stack {
         })
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
         let (outbox, queue) = mpsc::channel(OUTBOX);
-        tokio::spawn(talk(driver, incarnation, ours, queue, self.happenings.clone()));
+        let talking = tokio::spawn(talk(driver, incarnation, ours, queue, self.happenings.clone()));
         let (watched, happenings) = (process.pidfd.try_clone()?, self.happenings.clone());
         tokio::spawn(async move {
             let status = process::ended(watched).await.ok().flatten();
+            // What it said last is heard before its end is judged: it may name the object that is to blame.
+            let _ = tokio::time::timeout(DRAIN_WITHIN, talking).await;
             let _ = happenings
                 .send(Happening::DriverEnded(driver, incarnation, status))
                 .await;
@@ -336,6 +344,13 @@ impl Stack {
         };
         self.alive.insert(driver, alive);
         Ok(())
+    }
+
+    /// Tells a driver news. One that has not been welcomed yet learns from its welcome, which must be the first message.
+    fn tell_welcomed(&mut self, driver: Driver, message: &ToDriver) {
+        if self.alive.get(&driver).is_some_and(|alive| alive.welcomed) {
+            self.tell(driver, message);
+        }
     }
 
     /// Sends a message to a driver. One that does not read its link is treated as hung.
@@ -398,7 +413,7 @@ impl Stack {
                     .iter()
                     .find(|manifest| Some(manifest.driver.name()) == owner.as_deref())
                 {
-                    self.tell(owner.driver, &ToDriver::HelperEnded { key, status });
+                    self.tell_welcomed(owner.driver, &ToDriver::HelperEnded { key, pid, status });
                 }
             }
         }
@@ -454,6 +469,10 @@ impl Stack {
             .filter(|helper| helper.record.owner == driver.name())
             .map(describe)
             .collect::<io::Result<_>>()?;
+        let first = self
+            .supervisor
+            .life(driver)
+            .is_none_or(|life| life.incarnation == 1);
         let welcome = Welcome {
             incarnation: self.supervisor.life(driver).map_or(1, |life| life.incarnation),
             layout: self.root.layout.clone(),
@@ -463,17 +482,15 @@ impl Stack {
             helpers,
             set_aside: self.set_aside(driver),
             programs: helpers::programs(),
-            // Only the first incarnation fails: what is tested is how the next one finds things.
-            faults: match self.supervisor.life(driver) {
-                Some(life) if life.incarnation == 1 => self
-                    .config
-                    .faults
-                    .iter()
-                    .filter(|rule| rule.driver == driver)
-                    .cloned()
-                    .collect(),
-                _ => Vec::new(),
-            },
+            // Only the first incarnation fails, but for rules that say always: what is tested is how the next one finds
+            // things.
+            faults: self
+                .config
+                .faults
+                .iter()
+                .filter(|rule| rule.driver == driver && (rule.nth == 0 || first))
+                .cloned()
+                .collect(),
         };
         self.tell(driver, &ToDriver::Welcome(Box::new(welcome)));
         Ok(())
@@ -497,7 +514,13 @@ impl Stack {
                         request.class
                     )));
                 }
-                if self.helpers.contains_key(&request.key) {
+                // One that has ended, of which the news is still on its way here, is in nobody's way.
+                let ended = |helper: &Running| process::has_ended(&helper.pidfd);
+                if self
+                    .helpers
+                    .get(&request.key)
+                    .is_some_and(|helper| !ended(helper))
+                {
                     return Err(denied(format!("has a helper '{}' already", request.key)));
                 }
                 let running =
@@ -520,9 +543,9 @@ impl Stack {
                     return Err(denied("named a socket outside of its guest's folder".to_owned()));
                 }
                 let connected = crate::root::short_socket_path(&self.root.layout.guest(&key), &socket)
-                    .and_then(|(path, _handle)| std::os::unix::net::UnixStream::connect(path));
+                    .and_then(|(path, _handle)| connect(&path));
                 connected
-                    .map(|stream| Response::File(Descriptor::new(stream.into())))
+                    .map(|socket| Response::File(Descriptor::new(socket)))
                     .map_err(|error| {
                         Error::system(Origin::BROKER, format!("Socket {socket} of guest {key}"), &error)
                     })
@@ -717,6 +740,17 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// Connects without waiting: a helper that hangs accepts nobody, and the broker waits for nobody.
+fn connect(path: &std::path::Path) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    nix::sys::socket::connect(
+        std::os::fd::AsRawFd::as_raw_fd(&socket),
+        &nix::sys::socket::UnixAddr::new(path)?,
+    )?;
+    Ok(socket)
 }
 
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {

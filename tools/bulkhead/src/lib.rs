@@ -394,6 +394,11 @@ impl Connection {
 
 /// Gives a caller its link, again and again.
 async fn keep_up(backend: Arc<Backend>, driver: Driver, caller: Caller, read_only: bool) {
+    // One receiver for all rounds: it remembers which change it has seen.
+    let mut changes = match &*backend {
+        Backend::Embedded { hold, .. } => Some(hold.handle.clone()),
+        Backend::Attached { .. } => None,
+    };
     loop {
         let channel = match &*backend {
             Backend::Embedded { hold, token } => {
@@ -416,14 +421,14 @@ async fn keep_up(backend: Arc<Backend>, driver: Driver, caller: Caller, read_onl
             Ok(Ok((socket, token))) => drop(caller.run(socket, token).await),
             Ok(Err(reason)) => {
                 caller.hold(reason);
-                match &*backend {
-                    Backend::Embedded { hold, .. } => {
-                        if hold.handle.clone().driver_changed().await.is_err() {
+                match &mut changes {
+                    Some(stack) => {
+                        if stack.driver_changed().await.is_err() {
                             return;
                         }
                     }
                     // Another process's stack tells nobody when a driver is back: it is asked.
-                    Backend::Attached { .. } => tokio::time::sleep(Duration::from_secs(1)).await,
+                    None => tokio::time::sleep(Duration::from_secs(1)).await,
                 }
             }
             Err(closed) => {
