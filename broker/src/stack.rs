@@ -548,7 +548,9 @@ impl Stack {
                         request.class
                     )));
                 }
-                if self.helpers.contains_key(&request.key) {
+                // Its driver may have seen the end of the one before earlier than this task has.
+                let runs = |helper: &Running| !process::has_ended(&helper.pidfd);
+                if self.helpers.get(&request.key).is_some_and(runs) {
                     return Err(denied(format!("has a helper '{}' already", request.key)));
                 }
                 let running =

@@ -2,8 +2,9 @@
 
 use bulkhead::wire::types::State;
 use bulkhead::{Connection, OpenError};
-use bulkhead_tests::fixture::{Root, SERIAL_PTY, guest_files, libexec, skip, ticker_xml};
+use bulkhead_tests::fixture::{Root, SERIAL_PTY, guest_files, libexec, skip, ticker_xml, wait_for};
 use std::path::Path;
+use std::time::Duration;
 
 fn uri(root: &Path) -> String {
     let mut uri = "qemu:///embed?root=".to_owned();
@@ -54,7 +55,14 @@ async fn a_guest_lives_below(base: &Root, name: &str) {
     assert_eq!(state.state, State::Running as i32);
     drop(attached);
     domains.domain_destroy_flags(guest, 0).await.unwrap();
-    assert!(stack.status().await.unwrap().helpers.is_empty());
+    wait_for("the helper is forgotten", Duration::from_secs(1), || async {
+        let helpers = stack.status().await.unwrap().helpers;
+        helpers
+            .is_empty()
+            .then_some(())
+            .ok_or_else(|| format!("{helpers:?}"))
+    })
+    .await;
     stack.close().await;
 }
 

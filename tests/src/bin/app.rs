@@ -76,6 +76,8 @@ fn work() -> Result<(), Box<dyn std::error::Error>> {
         return Err("ROOT MODE [GUEST-XML]".into());
     };
     prepare(&mode)?;
+    // With its first thread the C library takes a signal of its own.
+    let _ = std::thread::spawn(|| ()).join();
     let before = own_state();
     let program = std::env::current_exe()?;
     let libexec = program.parent().unwrap_or(Path::new("/"));
