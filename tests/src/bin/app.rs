@@ -56,12 +56,13 @@ fn prepare(mode: &str) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn leave_a_child() -> Result<(), Box<dyn std::error::Error>> {
-    // SAFETY: the child only sleeps.
     #[expect(
         unsafe_code,
         reason = "a child that has everything of its parent's but its threads"
     )]
-    match unsafe { fork()? } {
+    // SAFETY: the child only sleeps.
+    let forked = unsafe { fork() };
+    match forked? {
         ForkResult::Child => loop {
             pause();
         },
