@@ -1,5 +1,7 @@
 //! Lives: the application's, its drivers' and its guests'.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use bulkhead::Connection;
 use bulkhead::wire::types::{DomainRef, State};
 use bulkhead_tests::app::{App, drivers, runs, wait_gone};

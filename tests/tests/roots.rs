@@ -1,5 +1,7 @@
 //! Roots with odd names work as others do, or are refused before anything is made.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use bulkhead::wire::types::State;
 use bulkhead::{Connection, OpenError};
 use bulkhead_tests::fixture::{Root, SERIAL_PTY, guest_files, libexec, skip, ticker_xml, wait_for};
