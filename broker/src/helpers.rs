@@ -502,6 +502,43 @@ pub(crate) fn forget(layout: &Layout, key: &str) {
     let _ = fs::remove_file(record_path(layout, key));
 }
 
+fn driver_path(layout: &Layout, name: &str) -> PathBuf {
+    layout.run.join("broker/drivers").join(name)
+}
+
+/// Writes down which process a driver is, so that a later broker can tell whether it is still there.
+pub(crate) fn record_driver(layout: &Layout, name: &str, pid: u32) -> io::Result<()> {
+    let ticks = process::start_ticks(pid).unwrap_or(0);
+    root::write_file(&driver_path(layout, name), format!("{pid} {ticks}").as_bytes())
+}
+
+/// Forgets a driver that has ended.
+pub(crate) fn forget_driver(layout: &Layout, name: &str) {
+    let _ = fs::remove_file(driver_path(layout, name));
+}
+
+/// Drivers of an earlier broker that are still there. What is written down about others is removed.
+pub(crate) fn drivers(layout: &Layout) -> Vec<OwnedFd> {
+    let Ok(entries) = fs::read_dir(layout.run.join("broker/drivers")) else {
+        return Vec::new();
+    };
+    let process = |path: &Path| {
+        let text = fs::read_to_string(path).ok()?;
+        let (pid, ticks) = text.split_once(' ')?;
+        let (pid, ticks): (u32, u64) = (pid.parse().ok()?, ticks.parse().ok()?);
+        let pidfd = process::open(pid).ok()?;
+        (process::start_ticks(pid) == Some(ticks)).then_some(pidfd)
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths
+        .filter_map(|path| {
+            let found = process(&path);
+            let _ = fs::remove_file(&path);
+            found
+        })
+        .collect()
+}
+
 /// Finds the helpers of an earlier broker: those of which pid and start time are still the same process. The records of
 /// others are removed.
 pub(crate) fn adopt(layout: &Layout) -> Vec<Running> {

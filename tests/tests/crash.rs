@@ -1,4 +1,5 @@
 //! The qemu driver is killed or stopped while guests run: they notice nothing, and the next call succeeds.
+#![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
 
 use bulkhead::Connection;
 use bulkhead_tests::fixture::{

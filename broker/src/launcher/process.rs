@@ -38,10 +38,7 @@ pub(crate) fn has_ended(pidfd: &OwnedFd) -> bool {
         pidfd.as_fd(),
         nix::poll::PollFlags::POLLIN,
     )];
-    matches!(
-        nix::poll::poll(&mut watched, nix::poll::PollTimeout::ZERO),
-        Ok(1..)
-    )
+    nix::poll::poll(&mut watched, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// Sends a signal to exactly this process.
