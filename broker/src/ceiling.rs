@@ -226,3 +226,67 @@ pub(crate) fn open_output(key: &str, layout: &Layout, path: &Path, append: bool)
     }
     Ok(file.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_a_captured_driver_asks_for_is_refused() {
+        let root = std::env::temp_dir().join(format!("bh-ceiling-{}", std::process::id()));
+        let layout = crate::root::embed_layout(&root);
+        let (own, other) = (layout.guest("own"), layout.guest("other"));
+        let network = layout.etc.join("network");
+        for folder in [&own, &other, &network] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        for file in [
+            own.join("mine"),
+            other.join("theirs"),
+            network.join("state"),
+            root.join("disk"),
+        ] {
+            fs::write(file, "x").unwrap();
+        }
+        symlink("/etc/shadow", own.join("link")).unwrap();
+        symlink(other.join("theirs"), root.join("link")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(own.join("socket")).unwrap();
+        let open = |path: &Path, access| open_checked("own", &layout, path, access).is_ok();
+        assert!(open(&own.join("mine"), Access::ReadWrite) && open(&own, Access::Folder));
+        assert!(open(&root.join("disk"), Access::ReadWrite));
+        for path in [
+            "/etc/shadow".into(),
+            "/etc/../etc/passwd".into(),
+            "/proc/self/mem".into(),
+            "/proc/self/root/etc/shadow".into(),
+            "/dev/mem".into(),
+            "/dev/kmsg".into(),
+            "/dev/pts/0".into(),
+            "/dev/ptmx".into(),
+            own.join("link"),
+            own.join("socket"),
+            own.join("../other/theirs"),
+            root.join("link"),
+            network.join("state"),
+        ] {
+            let path: PathBuf = path;
+            assert!(!open(&path, Access::Read), "{}", path.display());
+        }
+        assert!(!open(&other, Access::Folder) && !open(&root, Access::Folder));
+        let write = |path: &Path| open_output("own", &layout, path, true).is_ok();
+        assert!(write(&own.join("log")) && write(&root.join("new")));
+        for path in [
+            "/etc/bh-test".into(),
+            "/usr/bin/bh-test".into(),
+            "/dev/bh-test".into(),
+            own.join("link"),
+            network.join("state"),
+            root.join(".bashrc"),
+        ] {
+            let path: PathBuf = path;
+            assert!(!write(&path), "{}", path.display());
+        }
+        fs::remove_dir_all(&root).unwrap();
+    }
+}

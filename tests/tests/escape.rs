@@ -1,5 +1,6 @@
 //! The matrix of process and forbidden thing, tried out of every real profile: as root, as an ordinary user, and as one for
 //! whom there are no user namespaces.
+#![expect(clippy::unwrap_used, reason = "parts of a test outside of its function")]
 
 use bulkhead_sandbox::matrix::{Forbidden, PROCESSES, THINGS, Verdict, verdict};
 use bulkhead_tests::fixture::{libexec, skip};

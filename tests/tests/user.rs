@@ -1,4 +1,5 @@
 //! An ordinary user runs guests: with user networking, and with a tap that an administrator made in advance.
+#![expect(clippy::unwrap_used, reason = "parts of a test outside of its function")]
 
 use bulkhead_tests::fixture::{guest_files, libexec, skip, ticker_xml};
 use std::os::unix::fs::{PermissionsExt, chown};

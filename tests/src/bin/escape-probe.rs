@@ -148,14 +148,15 @@ fn c_path(path: &Path) -> CString {
 }
 
 fn number(value: i32) -> usize {
-    value as isize as usize
+    usize::from_ne_bytes(i64::from(value).to_ne_bytes())
 }
 
 fn read_byte(path: impl AsRef<Path>) -> io::Result<i64> {
     File::open(path)?.read(&mut [0]).map(|_| 0)
 }
 
-const AT_CWD: usize = libc::AT_FDCWD as isize as usize;
+/// `AT_FDCWD`, as wide as an argument.
+const AT_CWD: usize = usize::MAX - 99;
 
 #[expect(clippy::too_many_lines, reason = "a list")]
 fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
