@@ -94,6 +94,12 @@ impl Home {
             let ended = self.run.as_mut().and_then(|run| run.try_wait().unwrap());
             let said = std::fs::read_to_string(self.path.join("said")).unwrap();
             assert!(ended.is_none(), "'run' ended: {ended:?}: {said}");
+            // Before the stack is there, another command would open it itself.
+            if !self.path.join("root/run/control.sock").exists() {
+                assert!(Instant::now() < deadline, "no stack: {said}");
+                std::thread::sleep(Duration::from_millis(10));
+                continue;
+            }
             let listed = output_of(self.bulkhead(&["--json", "list"]).output().unwrap());
             if listed.contains("\"running\"") {
                 return self.status();
