@@ -26,8 +26,8 @@ use std::convert::Infallible;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -343,11 +343,7 @@ impl Stack {
         let profile = profiles::of_driver(driver.name(), &folders)
             .ok_or_else(|| io::Error::other("it has no profile"))?;
         let (ours, theirs) = pair()?;
-        let log = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(self.root.layout.log.join(format!("{driver}.driver.log")))?;
+        let log = open_log(&self.root.layout.log.join(format!("{driver}.driver.log")))?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         let program = self.config.libexec.join(manifest.program);
         let process = launcher::launch(&Command {
@@ -586,16 +582,8 @@ impl Stack {
             }
             Request::Connect { key, socket } => {
                 self.own_helper(driver, &key)?;
-                if socket.contains('/') {
-                    return Err(denied("named a socket outside of its guest's folder".to_owned()));
-                }
-                let connected = crate::root::short_socket_path(&self.root.layout.guest(&key), &socket)
-                    .and_then(|(path, _handle)| connect(&path));
-                connected
+                helpers::connect(&self.root.layout, &key, &socket)
                     .map(|socket| Response::File(Descriptor::new(socket)))
-                    .map_err(|error| {
-                        Error::system(Origin::BROKER, format!("Socket {socket} of guest {key}"), &error)
-                    })
             }
             Request::Terminal { key, path } => {
                 helpers::terminal(&self.own_helper(driver, &key)?.record, &path)
@@ -789,15 +777,30 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
     }
 }
 
-/// Connects without waiting: a helper that hangs accepts nobody, and the broker waits for nobody.
-fn connect(path: &std::path::Path) -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    nix::sys::socket::connect(
-        std::os::fd::AsRawFd::as_raw_fd(&socket),
-        &nix::sys::socket::UnixAddr::new(path)?,
-    )?;
-    Ok(socket)
+/// Opens a driver's log. The folder is the log driver's too, which may have put something else under this name.
+fn open_log(path: &Path) -> io::Result<fs::File> {
+    let open = || {
+        let mut options = OpenOptions::new();
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = options
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(flags)
+            .open(path)?;
+        let metadata = file.metadata()?;
+        if metadata.is_file() && metadata.nlink() == 1 {
+            Ok(file)
+        } else {
+            Err(io::Error::other("something else than a log stands in its place"))
+        }
+    };
+    open().or_else(|error| {
+        tracing::error!(path = %path.display(), %error, "driver's log");
+        let _ = fs::remove_file(path);
+        // Whatever happens to logs, drivers are started.
+        open().or_else(|_| OpenOptions::new().write(true).open("/dev/null"))
+    })
 }
 
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
