@@ -110,10 +110,18 @@ impl Stack {
     /// # Errors
     /// What the broker refuses or can't do.
     pub async fn start_helper(&self, request: HelperRequest) -> Result<Helper, Error> {
-        match self.ask(Request::HelperStart(request)).await? {
+        match self.ask(Request::HelperStart(Box::new(request))).await? {
             Response::Helper(helper) => Ok(helper),
             _ => Err(unexpected()),
         }
+    }
+
+    /// Asks whether TCP ports are free.
+    ///
+    /// # Errors
+    /// One that somebody listens on.
+    pub async fn ports_free(&self, ports: Vec<u16>) -> Result<(), Error> {
+        self.ask(Request::PortsFree { ports }).await.map(drop)
     }
 
     /// Ends a helper at once.

@@ -71,6 +71,13 @@ pub(crate) static CEILINGS: &[Ceiling] = &[
         terminals: false,
     },
     Ceiling {
+        class: "qemu-img",
+        programs: &["qemu-img"],
+        data: &[],
+        network: false,
+        terminals: false,
+    },
+    Ceiling {
         class: "swtpm",
         programs: &["swtpm"],
         data: &[],
@@ -110,6 +117,9 @@ const DEVICES: &[&str] = &[
     "/dev/ptmx",
     "/dev/vhost-net",
 ];
+
+/// Ports below are the host's own.
+const PORT_MIN: u16 = 1024;
 
 /// What is on disk about a running helper: enough to find it again after the broker has died.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -339,6 +349,14 @@ pub(crate) fn start(
         .then(|| "the guest has user networking or a display on the network".to_owned());
     let terminals = ceiling.terminals.then(|| "its consoles are terminals".to_owned());
     let mut profile = profiles::helper(ceiling.class, &request.program, network, terminals, ceiling.data);
+    for port in &request.ports {
+        if *port < PORT_MIN || !request.network {
+            return Err(refused(&key, format!("port {port} is not for guests")));
+        }
+        profile
+            .bind_ports
+            .push((*port, "a display of the guest".to_owned()));
+    }
     let mut descriptors: Vec<(RawFd, OwnedFd)> = Vec::new();
     for (number, (path, access)) in (RULE_NUMBERS..).zip(&request.files) {
         let file = open_checked(&key, layout, path, *access)?;
@@ -354,9 +372,9 @@ pub(crate) fn start(
         });
         descriptors.push((number, file));
     }
-    let mut taken = vec![0, 1, 2, PROFILE_NUMBER];
+    let mut taken = vec![0, 2, PROFILE_NUMBER];
     let mut claim = |number: RawFd| {
-        let free = number > 2 && number < PROFILE_NUMBER && !taken.contains(&number);
+        let free = number > 0 && number < PROFILE_NUMBER && !taken.contains(&number);
         taken.push(number);
         if free {
             Ok(())
@@ -399,7 +417,9 @@ pub(crate) fn start(
             .map(OwnedFd::from)
     };
     descriptors.push((0, null().map_err(system("Can't open /dev/null"))?));
-    descriptors.push((1, null().map_err(system("Can't open /dev/null"))?));
+    if !descriptors.iter().any(|(number, _)| *number == 1) {
+        descriptors.push((1, null().map_err(system("Can't open /dev/null"))?));
+    }
     let errors = match request
         .errors
         .and_then(bulkhead_wire::descriptor::Descriptor::into_owned)
@@ -507,6 +527,21 @@ pub(crate) fn adopt(layout: &Layout) -> Vec<Running> {
         }
     }
     running
+}
+
+/// Are these ports free to be listened on?
+///
+/// # Errors
+/// Names the first that is not.
+pub(crate) fn ports_free(ports: &[u16]) -> Result<(), Error> {
+    for port in ports.iter().take(64) {
+        if let Err(error) = std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, *port)) {
+            let message =
+                format!("TCP port {port} can't be listened on: {error}; choose another, or autoport='yes'");
+            return Err(Error::new(Code::RESOURCE_BUSY, Origin::BROKER, message));
+        }
+    }
+    Ok(())
 }
 
 /// Opens a terminal that a helper made: the helper must hold the other side of exactly this one.

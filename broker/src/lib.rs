@@ -2,7 +2,7 @@
 //!
 //! Owns: the [`supervisor`]'s decisions, the drivers' processes and control links, channels between them, clients' tokens,
 //! deposited descriptors, helpers, the root's lock and the control socket. Never does: libvirt's XML or RPC, any
-//! driver's job. Used by: the daemon `bulkheadd`, and as a library by the application that embeds a stack.
+//! driver's job. Used by: the library with which an application embeds a stack.
 
 pub mod control;
 mod helpers;

@@ -501,7 +501,7 @@ impl Stack {
                     return Err(denied(format!("has a helper '{}' already", request.key)));
                 }
                 let running =
-                    helpers::start(&self.root.layout, &self.config.libexec, driver.name(), request)?;
+                    helpers::start(&self.root.layout, &self.config.libexec, driver.name(), *request)?;
                 let system =
                     |error: io::Error| Error::system(Origin::BROKER, "Can't watch the helper", &error);
                 let described = describe(&running).map_err(system)?;
@@ -509,6 +509,7 @@ impl Stack {
                 self.helpers.insert(running.record.key.clone(), running);
                 Ok(Response::Helper(described))
             }
+            Request::PortsFree { ports } => helpers::ports_free(&ports).map(|()| Response::Done),
             Request::HelperKill { key } => {
                 process::signal(&self.own_helper(driver, &key)?.pidfd, libc::SIGKILL);
                 Ok(Response::Done)

@@ -56,6 +56,7 @@ pub fn confine(profile: &Profile, keep: &[RawFd]) -> Result<Report, ConfineError
     };
     let mut report = Report::default();
     // Before anything can leak into what follows.
+    #[expect(clippy::disallowed_methods, reason = "this process is ours alone")]
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     close_others(keep).map_err(|error| failed("closing descriptors")(error.to_string()))?;
     limit(&profile.limits).map_err(|error| failed("limits")(error.to_string()))?;

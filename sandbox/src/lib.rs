@@ -1,6 +1,6 @@
 //! A profile (data) becomes a confined process.
 //!
-//! Owns: what each kind of process may do ([`profiles`]), how that is put in force ([`confine`]), what really is
+//! Owns: what each kind of process may do ([`profiles`]), how that is put in force ([`mod@confine`]), what really is
 //! ([`Report`]). Never does: starting processes; the trampoline's own exec (`bulkhead-launch`) is the exception.
 //! Called by: a driver's first line, and the trampoline in front of each helper.
 

@@ -76,6 +76,12 @@ pub fn qemu(folders: &Folders) -> Profile {
                 Access::Read,
                 "which firmware is installed and what it can do",
             ),
+            rule("/usr/share/OVMF", Access::Read, "templates of firmware variables"),
+            rule(
+                "/usr/share/AAVMF",
+                Access::Read,
+                "templates of firmware variables",
+            ),
             rule(
                 "/etc/qemu/firmware",
                 Access::Read,

@@ -72,9 +72,12 @@ impl Root {
     /// Process ids of the helpers that the broker's records name.
     #[must_use]
     pub fn helpers(&self) -> Vec<u32> {
-        let Ok(entries) = std::fs::read_dir(self.0.join("run/broker/helpers")) else {
-            return Vec::new();
-        };
+        // An embedded stack's records, and those of a session whose runtime folder is `run`.
+        let folders = ["run/broker/helpers", "run/bulkhead/broker/helpers"];
+        let entries = folders
+            .iter()
+            .filter_map(|folder| std::fs::read_dir(self.0.join(folder)).ok())
+            .flatten();
         let record = |entry: std::fs::DirEntry| -> Option<u32> {
             let text = std::fs::read(entry.path()).ok()?;
             let value: serde_json::Value = serde_json::from_slice(&text).ok()?;

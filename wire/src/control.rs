@@ -86,6 +86,8 @@ pub struct HelperRequest {
     pub outputs: Vec<(i32, PathBuf, bool)>,
     /// Open files that the driver gives: number in the helper, file.
     pub descriptors: Vec<(i32, Descriptor)>,
+    /// TCP ports that it may listen on.
+    pub ports: Vec<u16>,
     /// May it use the network of the stack? Else it gets an empty one.
     pub network: bool,
     /// Where its standard error goes, if anywhere.
@@ -111,7 +113,12 @@ pub struct Helper {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
     /// Start a helper.
-    HelperStart(HelperRequest),
+    HelperStart(Box<HelperRequest>),
+    /// Are these TCP ports free?
+    PortsFree {
+        /// Which.
+        ports: Vec<u16>,
+    },
     /// End a helper at once.
     HelperKill {
         /// Its key.

@@ -7,6 +7,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+/// What a descriptor is called in serde's model: encodings in which it leaves no trace know it by this name.
+pub const NAME: &str = "Descriptor";
+
+/// A descriptor's position among those of its message.
+#[derive(Deserialize)]
+#[serde(rename = "Descriptor")]
+struct Position(u8);
+
 /// Descriptors of one frame at most, both ways.
 pub const DESCRIPTORS_MAX: usize = 64;
 
@@ -60,13 +68,13 @@ impl Serialize for Descriptor {
         if usize::from(index) >= DESCRIPTORS_MAX {
             return Err(serde::ser::Error::custom("too many descriptors in one message"));
         }
-        serializer.serialize_u8(index)
+        serializer.serialize_newtype_struct(NAME, &index)
     }
 }
 
 impl<'de> Deserialize<'de> for Descriptor {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let index = u8::deserialize(deserializer)?;
+        let Position(index) = Position::deserialize(deserializer)?;
         let file = IN.with_borrow_mut(|files| files.get_mut(usize::from(index)).and_then(Option::take));
         file.map(Self::new)
             .ok_or_else(|| serde::de::Error::custom("message names a descriptor that did not come"))
@@ -81,7 +89,7 @@ pub(crate) fn collecting<R>(encode: impl FnOnce() -> R) -> (R, Vec<OwnedFd>) {
 }
 
 /// Runs a decoder that may take from `files`; returns also how many it took.
-pub(crate) fn supplying<R>(files: Vec<OwnedFd>, decode: impl FnOnce() -> R) -> (R, usize) {
+pub fn supplying<R>(files: Vec<OwnedFd>, decode: impl FnOnce() -> R) -> (R, usize) {
     let carried = files.len();
     IN.set(files.into_iter().map(Some).collect());
     let result = decode();

@@ -15,3 +15,4 @@ pub mod frame;
 pub mod link;
 pub mod table;
 pub mod types;
+pub mod xdr;

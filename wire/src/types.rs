@@ -157,7 +157,7 @@ pub enum DomainEvent {
     },
 }
 
-/// An answer with an open file in it: a console, a picture.
+/// An answer with an open file in it: a picture.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Stream {
     /// What flows through it, where that must be said (`image/png`).

@@ -1,7 +1,7 @@
 //! One log: a file of bounded size and the older ones behind it (`NAME`, `NAME.1`, `NAME.2`, ...).
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -64,6 +64,16 @@ impl LogFile {
         self.size_bytes = 0;
         Ok(())
     }
+}
+
+/// The end of a file, from the beginning of a line if one begins there.
+pub(crate) fn tail(path: &Path, max_bytes: u64) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(max_bytes)))?;
+    let mut text = Vec::new();
+    file.take(max_bytes).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn append_to(path: &Path) -> io::Result<File> {

@@ -129,6 +129,20 @@ impl Logs {
 }
 
 impl log::Server for Logs {
+    async fn log_tail(
+        &self,
+        _call: CallContext,
+        arguments: log::log_tail::Arguments,
+    ) -> Result<String, Error> {
+        let log::log_tail::Arguments { name, max_bytes } = arguments;
+        if !file::is_plain(&name) {
+            let message = format!("'{name}' is no name of a log");
+            return Err(Error::new(Code::INVALID_ARG, Origin::NONE, message));
+        }
+        file::tail(&self.folder.join(&name), u64::from(max_bytes.min(TAIL_MAX_BYTES)))
+            .map_err(|error| Error::system(Origin::NONE, format!("Log {name}"), &error))
+    }
+
     async fn log_open(
         &self,
         _call: CallContext,
@@ -168,6 +182,9 @@ impl log::Server for Logs {
         Ok(Descriptor::new(writing))
     }
 }
+
+/// Bytes of a log that are told at most.
+const TAIL_MAX_BYTES: u32 = 64 << 10;
 
 fn nonblocking(file: &OwnedFd) -> std::io::Result<()> {
     nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;

@@ -5,6 +5,7 @@ use crate::domain::Purpose;
 use crate::driver::Qemu;
 use crate::guest::view::View;
 use crate::guest::{Guest, GuestHandle};
+use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::CallContext;
 use bulkhead_wire::table::domain::{self, Server};
@@ -424,7 +425,7 @@ impl Server for Qemu {
         &self,
         call: CallContext,
         arguments: domain::domain_open_console::Arguments,
-    ) -> Result<Stream, Error> {
+    ) -> Result<Descriptor, Error> {
         unsupported_flags(&call, arguments.flags, 3)?;
         let device = arguments.device;
         self.guest(&arguments.domain)?

@@ -15,16 +15,16 @@ use bulkhead_wire::channel::EventSink;
 use bulkhead_wire::control::{Helper, Layout};
 use bulkhead_wire::dispatch::Answer;
 use bulkhead_wire::error::{Code, Error, Origin};
-use bulkhead_wire::table::{CallContext, Driver, domain};
+use bulkhead_wire::table::{CallContext, Driver, domain, log};
 use bulkhead_wire::types::{Busy, DomainEvent, DomainRef, Uuid};
 use bulkhead_xml::{Element, Limits};
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
 /// What all domains share.
@@ -41,6 +41,7 @@ pub(crate) struct Environment {
     probes: Probes,
     events: Fanout,
     last_id: AtomicI32,
+    helpers: AtomicU64,
     guests: RwLock<Guests>,
 }
 
@@ -69,23 +70,49 @@ impl Environment {
         }
     }
 
-    /// The end of a log, for an error text.
-    pub(crate) async fn tail(&self, path: PathBuf) -> String {
-        let read = self.on_disk("log", move || {
-            let mut file = std::fs::File::open(path)?;
-            let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(2048)))?;
-            let mut text = Vec::new();
-            file.take(2048).read_to_end(&mut text)?;
-            let text = String::from_utf8_lossy(&text);
-            let lines: Vec<&str> = text.lines().rev().take(3).collect();
-            Ok(lines.into_iter().rev().collect::<Vec<_>>().join(" "))
-        });
-        read.await.unwrap_or_else(|_| "its log can't be read".to_owned())
+    /// The last lines of a guest's log, for an error text.
+    pub(crate) async fn tail(&self, name: &str) -> String {
+        let log = log::Client(self.stack.peer(Driver::Log));
+        let asked = log.log_tail(format!("{name}.log"), 2048);
+        match tokio::time::timeout(Duration::from_secs(1), asked).await {
+            Ok(Ok(text)) => {
+                let lines: Vec<&str> = text.lines().rev().take(3).collect();
+                lines.into_iter().rev().collect::<Vec<_>>().join(" ")
+            }
+            _ => "its log can't be read".to_owned(),
+        }
     }
 
     pub(crate) fn next_id(&self) -> i32 {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A number that no helper of this incarnation has had.
+    pub(crate) fn next_number(&self) -> String {
+        format!(
+            "{}-{}",
+            std::process::id(),
+            self.helpers.fetch_add(1, Ordering::Relaxed)
+        )
+    }
+
+    /// Where guests' firmware variables are.
+    pub(crate) fn variables_folder(&self) -> PathBuf {
+        PathBuf::from(&self.host.state_folder).join("nvram")
+    }
+
+    /// Ports on which guests of this stack show their displays.
+    pub(crate) fn used_ports(&self) -> Vec<u16> {
+        let views = self.all().into_iter().map(|guest| guest.view.get());
+        let ports = views.flat_map(|view| {
+            let root = view.live.as_ref().map(|live| Arc::clone(&live.root));
+            let devices = root.as_ref().and_then(|root| root.child("devices"));
+            let displays = devices.into_iter().flat_map(|devices| devices.all("graphics"));
+            displays
+                .filter_map(|display| display.attr("port")?.parse().ok())
+                .collect::<Vec<u16>>()
+        });
+        ports.collect()
     }
 
     pub(crate) fn now_seconds(&self) -> i64 {
@@ -248,10 +275,14 @@ impl DriverLogic for Qemu {
                 Folder::open(&layout.cache.join("qemu"), "capabilities", ".json").map_err(system)?,
             ),
             stack,
-            host: Host::qemu_10_0(Arc::new(RandomIdentifiers::default())),
+            host: Host {
+                state_folder: layout.lib.join("qemu").display().to_string(),
+                ..Host::qemu_10_0(Arc::new(RandomIdentifiers::default()))
+            },
             layout,
             events: Fanout::default(),
             last_id: AtomicI32::new(0),
+            helpers: AtomicU64::new(1),
             guests: RwLock::default(),
         };
         let driver = Arc::new(Self {

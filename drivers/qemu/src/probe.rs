@@ -131,6 +131,7 @@ impl Probes {
             listeners: Vec::new(),
             outputs: Vec::new(),
             descriptors: vec![(MONITOR_NUMBER, Descriptor::new(theirs))],
+            ports: Vec::new(),
             network: false,
             errors: None,
             autodestroy: true,

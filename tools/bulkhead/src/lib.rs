@@ -19,6 +19,7 @@ mod embed;
 mod uri;
 
 pub use bulkhead_broker::manifest::Intensity;
+pub use bulkhead_broker::root::session_layout as session_layout_of;
 pub use bulkhead_sandbox::landlock_version;
 pub use bulkhead_wire as wire;
 pub use bulkhead_wire::control::FaultRule;
@@ -231,6 +232,14 @@ impl Connection {
     /// Nobody has it open, or it is of another revision.
     pub async fn attach(root: &Path) -> Result<Self, OpenError> {
         Self::attach_at(&root::embed_layout(root), Driver::Qemu, false).await
+    }
+
+    /// Reaches the stack with these folders.
+    ///
+    /// # Errors
+    /// Nobody serves it, or it is of another revision.
+    pub async fn attach_to(layout: &Layout) -> Result<Self, OpenError> {
+        Self::attach_at(layout, Driver::Qemu, false).await
     }
 
     async fn attach_at(layout: &Layout, driver: Driver, read_only: bool) -> Result<Self, OpenError> {

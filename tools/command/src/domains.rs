@@ -125,8 +125,8 @@ pub(crate) async fn act(stack: &Connection, action: Action, output: &Output) -> 
         }
         Action::Console { domain, device } => {
             let domain = find(&domains, &domain.domain).await?;
-            let stream = domains.domain_open_console(domain, device, 0).await?;
-            console::attach(stream.file.into_owned().context("no console came")?).await
+            let console = domains.domain_open_console(domain, device, 0).await?;
+            console::attach(console.into_owned().context("no console came")?).await
         }
         Action::Screenshot { domain, file, screen } => {
             let domain = find(&domains, &domain.domain).await?;

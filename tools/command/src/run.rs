@@ -63,8 +63,8 @@ async fn guest(stack: &Connection, xml: String, with_console: bool, output: &Out
         }
     };
     if with_console {
-        let stream = domains.domain_open_console(domain.clone(), None, 0).await?;
-        let terminal = stream.file.into_owned().context("no console came")?;
+        let console = domains.domain_open_console(domain.clone(), None, 0).await?;
+        let terminal = console.into_owned().context("no console came")?;
         domains.domain_resume(domain.clone()).await?;
         // The console ends with the guest, or is left by the user; a guest without one more word ends by its event.
         tokio::select! {

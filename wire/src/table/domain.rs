@@ -1,6 +1,7 @@
 //! The qemu driver's calls.
 
 use super::{CallInfo, Class, Driver, Permission, calls};
+use crate::descriptor::Descriptor;
 use crate::types::{DomainInfo, DomainList, DomainRef, DomainState, Stream, Uuid};
 use std::time::Duration;
 
@@ -79,8 +80,8 @@ calls! {
     /// Ends the guest; `flags` are `virDomainDestroyFlagsValues`. Needs no cooperation of anybody.
     36 domain_destroy_flags(domain: DomainRef, flags: u32) -> ()
         { remote: Some(234) }
-    /// Opens a console or serial port; the stream is the terminal itself.
-    40 domain_open_console(domain: DomainRef, device: Option<String>, flags: u32) -> Stream
+    /// Opens a console or serial port; the descriptor is the terminal itself.
+    40 domain_open_console(domain: DomainRef, device: Option<String>, flags: u32) -> Descriptor
         { remote: Some(201), repeatable: true }
     /// Takes a picture of a screen.
     41 domain_screenshot(domain: DomainRef, screen: u32, flags: u32) -> Stream

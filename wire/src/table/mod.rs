@@ -143,6 +143,23 @@ pub struct CallContext {
     pub events: crate::channel::EventSink,
 }
 
+/// Something that is done for each call, with its types: encoding, checking, fuzzing.
+pub trait EachCall {
+    /// One call.
+    fn call<A, R>(&mut self, info: &'static CallInfo)
+    where
+        A: serde::Serialize + serde::de::DeserializeOwned,
+        R: serde::Serialize + serde::de::DeserializeOwned;
+}
+
+/// Goes through the calls of all tables, in their order.
+pub fn each_call(visitor: &mut impl EachCall) {
+    domain::each_call(visitor);
+    network::each_call(visitor);
+    log::each_call(visitor);
+    stack::each_call(visitor);
+}
+
 /// Numbers the text of a table, so that two builds with different tables can't be taken for one another.
 #[must_use]
 pub const fn fingerprint(text: &str, seed: u64) -> u64 {
@@ -241,6 +258,11 @@ macro_rules! calls {
 
         /// All entries of this table.
         pub const CALLS: &[crate::table::CallInfo] = &[$($name::INFO),*];
+
+        /// Goes through the calls of this table.
+        pub fn each_call(visitor: &mut impl crate::table::EachCall) {
+            $(visitor.call::<$name::Arguments, $name::Reply>(&$name::INFO);)*
+        }
 
         /// What serves this table. A call that is not implemented answers "not supported".
         pub trait Server: Send + Sync + 'static {

@@ -1,8 +1,8 @@
 //! One module per kind of device: its view, its defaults and checks (`complete`), its part of the command line (`args`).
 //!
-//! What several kinds share stands beside them: tables of elements ([`schema`]), values ([`value`]), refusals
-//! ([`refusal`]), addresses ([`address`]), parts of any device ([`common`]), storage ([`source`]) and connections of
-//! character devices ([`chardev`]).
+//! What several kinds share stands beside them: tables of elements (`schema`), values (`value`), refusals
+//! (`refusal`), addresses (`address`), parts of any device (`common`), storage (`source`) and connections of
+//! character devices (`chardev`).
 
 pub(crate) mod address;
 pub(crate) mod audio;

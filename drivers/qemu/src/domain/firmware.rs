@@ -171,6 +171,7 @@ pub(super) fn complete(
     name: &str,
     context: &Context,
 ) -> Result<bool, Error> {
+    let variables = &format!("{}/nvram/{name}_VARS.fd", context.host.state_folder);
     let mut wanted = Wanted::read(input, given, os)?;
     check(&wanted)?;
     if wanted.kind.is_none() && wanted.loader.is_none() && wanted.nvram.is_none() {
@@ -197,7 +198,7 @@ pub(super) fn complete(
         })
         .flatten()
     {
-        let needs_smm = apply(firmware, wanted, os, name);
+        let needs_smm = apply(firmware, wanted, os, variables);
         return Ok(needs_smm && automatic);
     }
     if let Some(kind) = &wanted.kind {
@@ -210,7 +211,7 @@ pub(super) fn complete(
             ),
         ));
     }
-    as_given(wanted, untyped, os, name)?;
+    as_given(wanted, untyped, os, variables)?;
     Ok(false)
 }
 
@@ -266,7 +267,7 @@ fn check(wanted: &Wanted) -> Result<(), Error> {
     Ok(())
 }
 
-fn apply(firmware: &Firmware, wanted: Wanted, os: &mut Element, name: &str) -> bool {
+fn apply(firmware: &Firmware, wanted: Wanted, os: &mut Element, variables: &str) -> bool {
     let has = |name: &str| firmware.features.iter().any(|feature| feature == name);
     os.set("firmware", firmware.kind.as_str());
     let mut nvram = wanted.nvram.unwrap_or_else(|| Element::new("nvram"));
@@ -299,7 +300,7 @@ fn apply(firmware: &Firmware, wanted: Wanted, os: &mut Element, name: &str) -> b
             nvram.set("templateFormat", firmware.format.as_str());
         }
         nvram.set("format", firmware.format.as_str());
-        complete_path(&mut nvram, name);
+        complete_path(&mut nvram, variables);
         NVRAM.arrange(&mut nvram);
         os.push(nvram);
     }
@@ -307,14 +308,14 @@ fn apply(firmware: &Firmware, wanted: Wanted, os: &mut Element, name: &str) -> b
 }
 
 /// The variables of a guest lie under its name unless another place is given.
-fn complete_path(nvram: &mut Element, name: &str) {
+fn complete_path(nvram: &mut Element, variables: &str) {
     if nvram.children.is_empty() && nvram.attr("type").is_none() {
-        nvram.set_text(format!("/var/lib/libvirt/qemu/nvram/{name}_VARS.fd"));
+        nvram.set_text(variables);
     }
 }
 
 /// A loader that the host's list does not know.
-fn as_given(wanted: Wanted, untyped: bool, os: &mut Element, name: &str) -> Result<(), Error> {
+fn as_given(wanted: Wanted, untyped: bool, os: &mut Element, variables: &str) -> Result<(), Error> {
     let Some(mut loader) = wanted.loader else {
         return Err(refuse::detail(
             "<nvram> needs a <loader> or firmware='efi' in <os>",
@@ -347,7 +348,7 @@ fn as_given(wanted: Wanted, untyped: bool, os: &mut Element, name: &str) -> Resu
         if nvram.attr("format").is_none() {
             nvram.set("format", "raw");
         }
-        complete_path(&mut nvram, name);
+        complete_path(&mut nvram, variables);
     }
     NVRAM.arrange(&mut nvram);
     if !nvram.attributes.is_empty() || !nvram.children.is_empty() {

@@ -118,6 +118,8 @@ pub struct Host {
     pub emulators: BTreeMap<String, Emulator>,
     /// Firmware images in the order of preference.
     pub firmware: Vec<Firmware>,
+    /// The folder of guests' lasting state; their firmware variables are in `nvram` below it.
+    pub state_folder: String,
     /// Numbers for UUIDs and MAC addresses that the input leaves open.
     pub identifiers: Arc<dyn Identifiers>,
 }
@@ -157,6 +159,7 @@ impl Host {
             arch: "x86_64".to_owned(),
             emulators,
             firmware: debian_firmware(),
+            state_folder: "/var/lib/libvirt/qemu".to_owned(),
             identifiers,
         }
     }

@@ -10,10 +10,12 @@
 //! ```
 //!
 //! [`view`] is what readers see, [`live`] what is on disk while it runs, [`start`] and [`stop`] the two sagas,
-//! [`monitor_events`] what QEMU tells, [`streams`] what is handed out as open files.
+//! [`monitor_events`] what QEMU tells, [`streams`] what is handed out as open files,
+//! [`prepare`] what a start needs beside the definition.
 
 pub(crate) mod live;
 mod monitor_events;
+mod prepare;
 mod start;
 mod stop;
 mod streams;

@@ -7,7 +7,9 @@ use super::live::{Phase, Record};
 use super::view::reason;
 use super::{COMMAND_WITHIN, Guest, GuestHandle, Running, lifecycle};
 use crate::args::{self, CommandLine, Paths, Purpose, Rendering};
+use crate::capabilities::Capabilities;
 use crate::domain::Definition;
+use crate::monitor::commands::Protocol;
 use crate::monitor::{Entry, Monitor, Notice, Options};
 use bulkhead_actors::fault;
 use bulkhead_wire::control::{Access, Helper, HelperRequest};
@@ -80,6 +82,7 @@ impl Guest {
     /// The last steps, on a QEMU that answers.
     async fn begin(&mut self, flags: u32) -> Result<(), Error> {
         let monitor = self.monitor()?;
+        self.set_display_password(&monitor).await?;
         if flags & FLAG_PAUSED == 0 {
             monitor
                 .within(COMMAND_WITHIN)
@@ -103,12 +106,38 @@ impl Guest {
         Ok(())
     }
 
+    /// Displays with a password let nobody in until it is set.
+    async fn set_display_password(&self, monitor: &Monitor) -> Result<(), Error> {
+        let live = Arc::clone(&self.active()?.live);
+        let displays = live
+            .child("devices")
+            .into_iter()
+            .flat_map(|devices| devices.all("graphics"));
+        for display in displays {
+            let protocol = match display.attr("type") {
+                Some("vnc") => Protocol::Vnc,
+                Some("spice") => Protocol::Spice,
+                _ => continue,
+            };
+            if let Some(password) = display.attr("passwd") {
+                monitor
+                    .within(COMMAND_WITHIN)
+                    .set_password(protocol, password, None)
+                    .await
+                    .map_err(|error| self.monitor_error(&error))?;
+            }
+        }
+        Ok(())
+    }
+
     async fn launch(&self, definition: Definition, flags: u32, taken: &mut Taken) -> Result<Running, Error> {
         let environment = &self.environment;
         let key = self.key();
         let id = environment.next_id();
         let autodestroy = flags & FLAG_AUTODESTROY != 0;
         let mut live = definition.live(id.unsigned_abs());
+        self.prepare_variables(&live).await?;
+        self.prepare_layers(&mut live).await?;
         let capabilities = environment.capabilities(&definition.root).await?;
         let folder = environment.layout.guest(&key);
         let paths = Paths {
@@ -122,7 +151,6 @@ impl Guest {
             vhost_net: false,
             rendering: Rendering::Launch,
         };
-        let command = args::build(&live, &capabilities, &paths)?;
 
         // The intent, before the first effect.
         let record = |phase, live: &Element, taps: &[String]| {
@@ -150,22 +178,30 @@ impl Guest {
         fault::point("start", "before_taps");
         let taps = self.open_taps(&mut live, taken).await?;
         let errors = self.open_log().await;
-        let request = self.helper_request(&command, &live, taps, errors, autodestroy)?;
         fault::point("start", "before_helper");
         taken.helper = true;
-        let helper = environment
-            .stack
-            .start_helper(request)
-            .await
-            .map_err(|error| self.named(&error))?;
+        let (pid, process) = self
+            .run_qemu(&mut live, &capabilities, &paths, taps, errors, autodestroy)
+            .await?;
         fault::point("start", "after_helper");
-        let (pid, process) = process(helper)?;
         let (seen, monitor) = watch::channel(None);
         let (events, received) = mpsc::channel(EVENTS);
-        // QEMU may end instead of answering: whichever comes first.
+        // QEMU may end instead of answering; its monitor then ends a moment before or after its process.
         let attached = tokio::select! {
-            attached = self.attach(events, MONITOR_WITHIN) => attached?,
+            biased;
             _ = process.readable() => return Err(self.died_at_start().await),
+            attached = self.attach(events, MONITOR_WITHIN) => attached,
+        };
+        let attached = match attached {
+            Ok(attached) => attached,
+            Err(error) => {
+                let ended = tokio::time::timeout(Duration::from_secs(1), process.readable()).await;
+                return Err(if ended.is_ok() {
+                    self.died_at_start().await
+                } else {
+                    error
+                });
+            }
         };
         self.name_terminals(&attached, pid, &mut live).await?;
         seen.send_replace(Some(attached));
@@ -191,7 +227,45 @@ impl Guest {
         })
     }
 
-    fn named(&self, error: &Error) -> Error {
+    /// Has QEMU started; with other ports, if those that were chosen turn out to be somebody else's.
+    async fn run_qemu(
+        &self,
+        live: &mut Element,
+        capabilities: &Capabilities,
+        paths: &Paths,
+        mut taps: Vec<(String, Vec<Descriptor>)>,
+        mut errors: Option<Descriptor>,
+        autodestroy: bool,
+    ) -> Result<(u32, Arc<tokio::io::unix::AsyncFd<OwnedFd>>), Error> {
+        let mut refused = Vec::new();
+        loop {
+            let ports = self.choose_ports(live, &refused)?;
+            let command = args::build(live, capabilities, paths)?;
+            if !ports.is_empty() {
+                match self.environment.stack.ports_free(ports.clone()).await {
+                    Ok(()) => {}
+                    Err(error)
+                        if error.code == Code::RESOURCE_BUSY && refused.len() < 64 && is_automatic(live) =>
+                    {
+                        refused.extend(ports);
+                        continue;
+                    }
+                    Err(error) => return Err(self.named(&error)),
+                }
+            }
+            let taps = std::mem::take(&mut taps);
+            let request = self.helper_request(&command, live, taps, errors.take(), autodestroy, ports)?;
+            let helper = self
+                .environment
+                .stack
+                .start_helper(request)
+                .await
+                .map_err(|error| self.named(&error))?;
+            return process(helper);
+        }
+    }
+
+    pub(super) fn named(&self, error: &Error) -> Error {
         Error {
             message: format!("Domain '{}': {}", self.name, error.message),
             ..error.clone()
@@ -200,8 +274,7 @@ impl Guest {
 
     /// What QEMU said before it ended is in its log, and the best reason there is.
     async fn died_at_start(&self) -> Error {
-        let path = self.environment.layout.log.join(format!("{}.log", self.name));
-        let said = self.environment.tail(path).await;
+        let said = self.environment.tail(&self.name).await;
         let message = format!("Domain '{}': QEMU ended before it was ready: {said}", self.name);
         Error::new(Code::INTERNAL, Origin::QEMU, message)
     }
@@ -291,6 +364,7 @@ impl Guest {
         taps: Vec<(String, Vec<Descriptor>)>,
         errors: Option<Descriptor>,
         autodestroy: bool,
+        ports: Vec<u16>,
     ) -> Result<HelperRequest, Error> {
         let mut taps: Vec<(String, Vec<Option<Descriptor>>)> = taps
             .into_iter()
@@ -334,6 +408,7 @@ impl Guest {
             listeners,
             outputs,
             descriptors,
+            ports,
             network: needs_network(live),
             errors,
             autodestroy,
@@ -527,6 +602,15 @@ impl Guest {
             }
         });
     }
+}
+
+/// Does some display leave its port open?
+fn is_automatic(live: &Element) -> bool {
+    let devices = live.child("devices");
+    devices
+        .into_iter()
+        .flat_map(|devices| devices.all("graphics"))
+        .any(|display| display.attr("autoport") == Some("yes"))
 }
 
 /// The file that a device's output goes to, or is copied to, and whether what it holds stays.

@@ -6,12 +6,14 @@ use crate::monitor::commands::Screendump;
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::types::Stream;
+use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 impl Guest {
     /// Opens a console: the terminal itself, so that what flows through it does not pass through this driver.
-    pub(crate) async fn open_console(&mut self, alias: Option<String>) -> Result<Stream, Error> {
+    pub(crate) async fn open_console(&mut self, alias: Option<String>) -> Result<Descriptor, Error> {
         let running = self.active()?;
         let found = terminal_of(&running.live, alias.as_deref());
         let (alias, path) = found.ok_or_else(|| {
@@ -33,10 +35,7 @@ impl Guest {
             .stack
             .open_terminal(&self.key(), Path::new(path))
             .await?;
-        Ok(Stream {
-            mime: None,
-            file: Descriptor::new(file),
-        })
+        Ok(Descriptor::new(file))
     }
 
     /// Takes a picture of a screen, as a file in memory.
@@ -69,9 +68,23 @@ impl Guest {
                 &error,
             )
         };
-        let memory = nix::sys::memfd::memfd_create("screenshot", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
-            .map_err(|errno| system(errno.into()))?;
-        let theirs = memory.try_clone().map_err(system)?;
+        // QEMU wants a descriptor that can be written and nothing else, the client one that can be read: one file, opened
+        // twice, without a name from then on.
+        let path = self
+            .environment
+            .layout
+            .run
+            .join("qemu")
+            .join(format!("picture-{}", self.environment.next_number()));
+        let (theirs, mut file) = self
+            .environment
+            .on_disk("Screenshot", move || {
+                let theirs = OpenOptions::new().write(true).create_new(true).open(&path)?;
+                let ours = File::open(&path);
+                std::fs::remove_file(&path)?;
+                Ok((OwnedFd::from(theirs), ours?))
+            })
+            .await?;
         let added = monitor
             .within(COMMAND_WITHIN)
             .add_fd(None, Some("screenshot"), theirs)
@@ -96,7 +109,6 @@ impl Guest {
             .await;
         taken.map_err(|error| self.monitor_error(&error))?;
         removed.map_err(|error| self.monitor_error(&error))?;
-        let mut file = std::fs::File::from(memory);
         file.seek(SeekFrom::Start(0)).map_err(system)?;
         Ok(Stream {
             mime: Some("image/png".to_owned()),

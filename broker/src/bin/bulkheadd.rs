@@ -1,0 +1,130 @@
+//! The broker as a daemon: one stack for the host or for a user, supervised until it is told to end.
+//!
+//! `bulkheadd --system|--session [--libexec DIR]`. Drivers leave with it; guests live on, and the next one finds them.
+
+use bulkhead_broker::manifest::{Intensity, MANIFESTS};
+use bulkhead_broker::{Config, Handle, Mode, root};
+use bulkhead_wire::control::Layout;
+use bulkhead_wire::table::Driver;
+use sd_notify::NotifyState;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            let _ = writeln!(std::io::stderr(), "bulkheadd: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), String> {
+    let (config, layout) = arguments()?;
+    // What drivers and the supervisor have to say goes where the daemon's own standard error goes.
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    let (stack, _ended) = bulkhead_broker::open(config, layout).map_err(|error| error.to_string())?;
+    runtime.block_on(supervise(stack))
+}
+
+fn arguments() -> Result<(Config, Layout), String> {
+    let usage = "usage: bulkheadd --system|--session [--libexec DIR]";
+    let (mut mode, mut libexec) = (None, None);
+    let mut arguments = std::env::args_os().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.to_str() {
+            Some("--system") => mode = Some(Mode::System),
+            Some("--session") => mode = Some(Mode::Session),
+            Some("--libexec") => libexec = Some(PathBuf::from(arguments.next().ok_or(usage)?)),
+            _ => return Err(usage.to_owned()),
+        }
+    }
+    let folder = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .ok_or(format!("{name} is not set"))
+    };
+    let mode = mode.ok_or(usage)?;
+    let layout = match mode {
+        Mode::System => root::system_layout(),
+        _ => root::session_layout(&folder("HOME")?, &folder("XDG_RUNTIME_DIR")?),
+    };
+    let beside = || {
+        std::env::current_exe()
+            .ok()
+            .and_then(|program| program.parent().map(PathBuf::from))
+    };
+    let libexec = libexec.or_else(beside).ok_or(usage)?;
+    let root = layout.run.clone();
+    Ok((
+        Config {
+            mode,
+            root,
+            libexec,
+            intensity: Intensity::default(),
+            faults: Vec::new(),
+        },
+        layout,
+    ))
+}
+
+async fn supervise(stack: Handle) -> Result<(), String> {
+    let text = |error: bulkhead_wire::error::Error| error.to_string();
+    let drivers: Vec<Driver> = MANIFESTS.iter().map(|manifest| manifest.driver).collect();
+    stack.want(&drivers).await.map_err(text)?;
+    ready(&stack).await.map_err(text)?;
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let failed = |error: std::io::Error| format!("signals: {error}");
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let watchdog = sd_notify::watchdog_enabled().map(|every| every / 2);
+    loop {
+        // Signals and time lose nothing when dropped.
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = pause(watchdog) => {
+                // The supervisor's own answer is what shows that it is alive.
+                if tokio::time::timeout(Duration::from_secs(5), stack.status()).await.is_ok_and(|status| status.is_ok()) {
+                    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                }
+            }
+        }
+    }
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    stack.stop().await;
+    Ok(())
+}
+
+async fn pause(every: Option<Duration>) {
+    match every {
+        Some(every) => tokio::time::sleep(every).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until each driver serves or is out of service.
+async fn ready(stack: &Handle) -> Result<(), bulkhead_wire::error::Error> {
+    let mut changes = stack.clone();
+    loop {
+        let status = stack.status().await?;
+        if status
+            .drivers
+            .iter()
+            .all(|driver| matches!(driver.state.as_str(), "ready" | "held"))
+        {
+            return Ok(());
+        }
+        changes.driver_changed().await?;
+    }
+}

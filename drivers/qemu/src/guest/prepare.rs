@@ -1,0 +1,225 @@
+//! What a start needs beside the definition: firmware variables of the guest's own, the layers below its disks, free ports.
+//!
+//! All of it goes into the live XML, from which the command line and the helper's rules are made.
+
+use super::Guest;
+use bulkhead_actors::state::Folder;
+use bulkhead_wire::control::{Access, HelperRequest};
+use bulkhead_wire::descriptor::Descriptor;
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_xml::{Element, Node};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+
+/// Layers of one disk; more is a circle or an attack.
+const LAYERS_MAX: usize = 64;
+/// Time to read one image's header; a file server may be slow.
+const HEADER_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes of the answer about one image.
+const ANSWER_MAX_BYTES: u64 = 1 << 20;
+/// Bytes of firmware variables.
+const VARIABLES_MAX_BYTES: u64 = 64 << 20;
+/// The first port of VNC, and how many are tried.
+const FIRST_PORT: u16 = 5900;
+const PORTS: u16 = 4096;
+
+/// What `qemu-img info` says of one image, as far as it matters here.
+#[derive(Deserialize)]
+struct Image {
+    #[serde(rename = "full-backing-filename")]
+    full_backing_filename: Option<String>,
+    #[serde(rename = "backing-filename-format")]
+    backing_filename_format: Option<String>,
+}
+
+impl Guest {
+    /// Makes the firmware variables of this guest from their template, the first time.
+    pub(super) async fn prepare_variables(&self, live: &Element) -> Result<(), Error> {
+        let Some(nvram) = live.at("os/nvram") else {
+            return Ok(());
+        };
+        let (path, template) = (
+            PathBuf::from(nvram.text()),
+            nvram.attr("template").map(PathBuf::from),
+        );
+        let own = self.environment.variables_folder();
+        let (Some(template), Ok(name)) = (template, path.strip_prefix(&own)) else {
+            return Ok(());
+        };
+        let name = name.to_string_lossy().into_owned();
+        let what = format!(
+            "Domain '{}': firmware variables {} from {}",
+            self.name,
+            path.display(),
+            template.display()
+        );
+        self.environment
+            .on_disk(&what, move || {
+                let folder = Folder::open(&own, "variables", "")?;
+                if path.exists() {
+                    return Ok(());
+                }
+                if std::fs::metadata(&template)?.len() > VARIABLES_MAX_BYTES {
+                    return Err(std::io::Error::other("the template is too large to be one"));
+                }
+                folder.write(&name, &std::fs::read(&template)?)
+            })
+            .await
+    }
+
+    /// Finds the layers below each disk that does not name them, and writes them into the live XML.
+    pub(super) async fn prepare_layers(&self, live: &mut Element) -> Result<(), Error> {
+        let Some(devices) = live.child_mut("devices") else {
+            return Ok(());
+        };
+        for disk in devices.elements_mut().filter(|device| device.name == "disk") {
+            let format = disk.path_attr("driver", "type").unwrap_or("raw").to_owned();
+            let source = disk
+                .path_attr("source", "file")
+                .or_else(|| disk.path_attr("source", "dev"));
+            let Some(source) = source.map(str::to_owned) else {
+                continue;
+            };
+            if disk.child("backingStore").is_some() {
+                continue;
+            }
+            let mut layers = Vec::new();
+            let (mut path, mut format) = (source, format);
+            while matches!(
+                format.as_str(),
+                "qcow2" | "qcow" | "qed" | "vmdk" | "vhdx" | "vpc"
+            ) {
+                let Some((below, below_format)) = self.layer_below(&path, &format).await? else {
+                    break;
+                };
+                if layers.len() >= LAYERS_MAX {
+                    return Err(self.refused(&format!("disk {path} stands on more than {LAYERS_MAX} layers")));
+                }
+                layers.push((below.clone(), below_format.clone()));
+                (path, format) = (below, below_format);
+            }
+            let bottom = Element::new("backingStore");
+            let chain = layers.into_iter().rev().fold(bottom, |below, (path, format)| {
+                Element::new("backingStore")
+                    .with("type", "file")
+                    .with_child(Element::new("format").with("type", format))
+                    .with_child(Element::new("source").with("file", path))
+                    .with_child(below)
+            });
+            let after = disk
+                .children
+                .iter()
+                .position(|node| matches!(node, Node::Element(child) if child.name == "source"));
+            disk.children
+                .insert(after.map_or(0, |after| after + 1), Node::Element(chain));
+        }
+        Ok(())
+    }
+
+    fn refused(&self, why: &str) -> Error {
+        Error::new(
+            Code::CONFIG_UNSUPPORTED,
+            Origin::QEMU,
+            format!("Domain '{}': {why}", self.name),
+        )
+    }
+
+    /// Reads one image's header, in a helper that can open this image and nothing else.
+    async fn layer_below(&self, path: &str, format: &str) -> Result<Option<(String, String)>, Error> {
+        let system = |error: std::io::Error| {
+            Error::system(
+                Origin::QEMU,
+                format!("Domain '{}': image {path}", self.name),
+                &error,
+            )
+        };
+        let (reading, writing) =
+            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| system(errno.into()))?;
+        let key = format!("image-{}", self.environment.next_number());
+        let request = HelperRequest {
+            key: key.clone(),
+            class: "qemu-img".to_owned(),
+            program: PathBuf::from("/usr/bin/qemu-img"),
+            arguments: ["info", "--output=json", "-U", "-f", format, path]
+                .map(str::to_owned)
+                .to_vec(),
+            environment: vec![("LC_ALL".to_owned(), "C".to_owned())],
+            files: vec![(PathBuf::from(path), Access::Read)],
+            listeners: Vec::new(),
+            outputs: Vec::new(),
+            descriptors: vec![(1, Descriptor::new(writing))],
+            ports: Vec::new(),
+            network: false,
+            errors: None,
+            autodestroy: true,
+        };
+        self.environment
+            .stack
+            .start_helper(request)
+            .await
+            .map_err(|error| self.named(&error))?;
+        let mut text = Vec::new();
+        let read = async {
+            let flags = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
+            nix::fcntl::fcntl(&reading, flags)?;
+            let pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(reading)?;
+            pipe.take(ANSWER_MAX_BYTES).read_to_end(&mut text).await
+        };
+        let read = tokio::time::timeout(HEADER_WITHIN, read).await;
+        if !matches!(read, Ok(Ok(_))) {
+            let _ = self.environment.stack.kill_helper(&key).await;
+            let message = format!(
+                "Domain '{}': image {path} could not be read within {} s",
+                self.name,
+                HEADER_WITHIN.as_secs()
+            );
+            return Err(Error::new(Code::OPERATION_TIMEOUT, Origin::QEMU, message));
+        }
+        let image: Image = serde_json::from_slice(&text)
+            .map_err(|_| self.refused(&format!("image {path} is damaged, or not of the format {format}")))?;
+        let Some(below) = image.full_backing_filename else {
+            return Ok(None);
+        };
+        if !Path::new(&below).is_absolute() {
+            return Err(self.refused(&format!(
+                "image {path} stands on {below}, which is no file of this host; name it in <backingStore>"
+            )));
+        }
+        match image.backing_filename_format {
+            Some(below_format) => Ok(Some((below, below_format))),
+            None => Err(self.refused(&format!(
+                "image {path} does not say of which format {below} is; set it with 'qemu-img rebase -u -F FORMAT', or name it in <backingStore>"
+            ))),
+        }
+    }
+
+    /// Chooses a port for each display that leaves it open. `taken` are those that turned out not to be free.
+    pub(super) fn choose_ports(&self, live: &mut Element, taken: &[u16]) -> Result<Vec<u16>, Error> {
+        let mut chosen = Vec::new();
+        let used = self.environment.used_ports();
+        let Some(devices) = live.child_mut("devices") else {
+            return Ok(chosen);
+        };
+        for graphics in devices.elements_mut().filter(|device| device.name == "graphics") {
+            let listens = !matches!(graphics.path_attr("listen", "type"), Some("socket" | "none"));
+            if graphics.attr("type") != Some("vnc") || !listens {
+                continue;
+            }
+            let wanted = graphics.attr("port").and_then(|port| port.parse::<u16>().ok());
+            let automatic = graphics.attr("autoport") == Some("yes") || wanted.is_none();
+            let port = match wanted {
+                Some(port) if !automatic => port,
+                _ => (FIRST_PORT..FIRST_PORT + PORTS)
+                    .find(|port| !used.contains(port) && !taken.contains(port) && !chosen.contains(port))
+                    .ok_or_else(|| {
+                        self.refused(&format!("no port from {FIRST_PORT} on is free for its display"))
+                    })?,
+            };
+            graphics.set("port", port.to_string());
+            chosen.push(port);
+        }
+        Ok(chosen)
+    }
+}
