@@ -170,6 +170,12 @@ impl Handle {
         &self.layout
     }
 
+    /// Has the stack ended, or is nobody there who takes orders any more?
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.orders.is_closed()
+    }
+
     async fn order(&self, order: Order) -> Result<(), Error> {
         self.orders.send(order).await.map_err(gone)
     }

@@ -158,6 +158,8 @@ impl Stack {
                 break;
             }
         }
+        // Whoever hears that the stack has stopped must find it closed.
+        orders.close();
         for stopped in stack.stopped.drain(..) {
             let _ = stopped.send(());
         }
@@ -462,7 +464,7 @@ impl Stack {
             deposits,
             helpers,
             set_aside: self.set_aside(driver),
-            programs: helpers::programs(),
+            programs: helpers::programs(manifest::of(driver).map_or(&[], |manifest| manifest.helpers)),
             // Only the first incarnation fails: what is tested is how the next one finds things.
             faults: match self.supervisor.life(driver) {
                 Some(life) if life.incarnation == 1 => self

@@ -83,10 +83,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Figure>> {
 
 async fn start(stack: &Connection) -> Result<(DomainRef, f64)> {
     let begin = Instant::now();
-    let domain = stack
-        .domains()
-        .domain_create_xml(XML.to_owned(), PAUSED)
-        .await?;
+    let domain = stack.domains().domain_create_xml(XML.to_owned(), PAUSED).await?;
     Ok((domain, milliseconds(begin)))
 }
 

@@ -27,10 +27,7 @@ fn count(folder: &Path) -> Option<u32> {
 
 /// Lines before the module of tests, which ends a file.
 fn without_tests(source: &str) -> u32 {
-    let kept = source
-        .lines()
-        .take_while(|line| *line != "#[cfg(test)]")
-        .count();
+    let kept = source.lines().take_while(|line| *line != "#[cfg(test)]").count();
     u32::try_from(kept).unwrap_or(u32::MAX)
 }
 

@@ -24,7 +24,9 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     let drivers = Connection::attach(&root).await?.status().await?.drivers;
     let mut figures = Vec::new();
     let mut sum = pss_mib(owner.id())?;
-    figures.push(Figure::new("  of the process that holds broker and client [MiB]", None).side("stack", vec![sum]));
+    figures.push(
+        Figure::new("  of the process that holds broker and client [MiB]", None).side("stack", vec![sum]),
+    );
     for driver in drivers {
         let pid = driver.pid.context("a driver that does not run")?;
         let pss = pss_mib(pid)?;

@@ -53,7 +53,7 @@ pub(crate) async fn open(
             open.retain(|(process, _, _), _| *process == key.0);
             match open.get(&key) {
                 Some(entry) => match entry.hold.upgrade() {
-                    Some(hold) if !entry.ended.is_ended() => return Ok(hold),
+                    Some(hold) if !hold.handle.is_closed() && !entry.ended.is_ended() => return Ok(hold),
                     _ => entry.ended.clone(),
                 },
                 None => {
