@@ -103,14 +103,19 @@ fn check_key(key: &str) -> Result<(), Error> {
     }
 }
 
+/// Whether a class lists programs of that name.
+fn is_listed(ceiling: &Ceiling, name: &str) -> bool {
+    ceiling.programs.iter().any(|prefix| {
+        name == *prefix || (prefix.ends_with('-') && name.starts_with(prefix) && name.len() > prefix.len())
+    })
+}
+
 fn check_program(key: &str, ceiling: &Ceiling, program: &Path) -> Result<(), Error> {
     let named = program
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    let listed = ceiling.programs.iter().any(|prefix| {
-        named == *prefix || (prefix.ends_with('-') && named.starts_with(prefix) && named.len() > prefix.len())
-    });
+    let listed = is_listed(ceiling, named);
     let folder = program.parent().and_then(Path::to_str).unwrap_or_default();
     if !listed || !PROGRAM_FOLDERS.contains(&folder) {
         let why = format!(
@@ -506,17 +511,25 @@ pub(crate) fn terminal(helper: &Record, path: &Path) -> Result<OwnedFd, Error> {
         .map_err(|error| Error::system(Origin::BROKER, format!("Can't open {}", path.display()), &error))
 }
 
-/// The programs of each class that are on this machine.
-pub(crate) fn programs() -> Vec<(String, PathBuf)> {
+/// The programs on this machine of those classes.
+pub(crate) fn programs(classes: &[&str]) -> Vec<(String, PathBuf)> {
     let mut found = Vec::new();
+    let ceilings = || CEILINGS.iter().filter(|ceiling| classes.contains(&ceiling.class));
+    // Most drivers have no helpers; the folders hold thousands of names.
+    if ceilings().next().is_none() {
+        return found;
+    }
     for folder in PROGRAM_FOLDERS {
         let Ok(entries) = fs::read_dir(folder) else {
             continue;
         };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            for ceiling in CEILINGS {
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let name = name.to_str().unwrap_or_default();
+            for ceiling in ceilings().filter(|ceiling| is_listed(ceiling, name)) {
+                let path = entry.path();
                 if check_program("-", ceiling, &path).is_ok() {
-                    found.push((ceiling.class.to_owned(), path.clone()));
+                    found.push((ceiling.class.to_owned(), path));
                 }
             }
         }

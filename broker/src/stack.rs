@@ -528,7 +528,7 @@ impl Stack {
             deposits,
             helpers,
             set_aside: self.set_aside(driver),
-            programs: helpers::programs(),
+            programs: helpers::programs(manifest::of(driver).map_or(&[], |manifest| manifest.helpers)),
             // Only the first incarnation fails, but for rules that say always: what is tested is how the next one finds
             // things.
             faults: self

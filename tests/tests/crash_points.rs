@@ -1,5 +1,6 @@
 //! The qemu driver dies at every fault point of a domain's life: afterwards the domain is in its old state or its new one,
 //! and nothing is left behind.
+#![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
 
 use bulkhead::{Connection, FaultRule};
 use bulkhead_tests::fixture::{

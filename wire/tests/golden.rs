@@ -1,6 +1,7 @@
 //! The bytes of every call, event and control message, so that a change is seen before it is shipped.
 //!
 //! With `BULKHEAD_WRITE_GOLDEN` set the files are written anew; the difference belongs into the review.
+#![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
 
 mod sample;
 

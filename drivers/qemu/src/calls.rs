@@ -465,7 +465,8 @@ impl Server for Qemu {
             return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
         }
         let definition = self.read(&arguments.xml, Purpose::Native)?;
-        let capabilities = self.environment.capabilities(&definition.root).await?;
+        let root = definition.native(&self.environment.host)?;
+        let capabilities = self.environment.capabilities(&root).await?;
         let name = definition.root.child_text("name").unwrap_or_default();
         let guest = self
             .environment
@@ -485,7 +486,7 @@ impl Server for Qemu {
             now: self.environment.now_seconds(),
             rendering: Rendering::Native,
         };
-        let command = args::build(&definition.root, &capabilities, &paths)?;
+        let command = args::build(&root, &capabilities, &paths)?;
         Ok(command.to_shell())
     }
 

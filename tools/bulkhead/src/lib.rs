@@ -149,8 +149,9 @@ impl Builder {
                 }
                 let libexec = self.libexec.unwrap_or_else(default_libexec);
                 let hold = embed::open(&root, libexec, self.intensity, self.faults).await?;
+                // The one that the caller waits for comes first.
                 hold.handle
-                    .want(&[Driver::Log, Driver::Network, uri.driver])
+                    .want(&[uri.driver, Driver::Network, Driver::Log])
                     .await?;
                 let client = hold.handle.client_up(identity(self.read_only)).await?;
                 Ok(Connection::new(

@@ -511,12 +511,22 @@ fn mark_primary(devices: &mut Element) -> Result<(), Error> {
     Ok(())
 }
 
-/// Guests have a backend for sound even if there is nothing to hear.
+/// Guests have a backend for sound even if there is nothing to hear; which, says the last of the displays that have sound.
+/// Displays that have none, alone, leave a silent guest without a backend.
 fn audio(devices: &mut Element) {
     if has(devices, "audio") {
         return;
     }
-    let spice = devices.all("graphics").any(|g| g.attr("type") == Some("spice"));
-    let kind = if spice { "spice" } else { "none" };
+    let displays: Vec<&str> = devices.all("graphics").filter_map(|g| g.attr("type")).collect();
+    let last = displays
+        .iter()
+        .rev()
+        .copied()
+        .find(|kind| matches!(*kind, "vnc" | "spice" | "sdl"));
+    let kind = match last {
+        Some("spice") => "spice",
+        Some("sdl") | None if !displays.is_empty() && !has(devices, "sound") => return,
+        _ => "none",
+    };
     devices.push(Element::new("audio").with("id", "1").with("type", kind));
 }

@@ -84,6 +84,17 @@ impl Definition {
         root
     }
 
+    /// What `domainXMLToNative` makes a command line of: interfaces reduced to taps, which are given addresses anew.
+    ///
+    /// # Errors
+    /// Devices for which there is no room once they are placed again.
+    pub fn native(&self, host: &Host) -> Result<Element, Error> {
+        let mut root = self.root.clone();
+        crate::args::reduce_interfaces(&mut root);
+        read::place_again(&mut root, host)?;
+        Ok(root)
+    }
+
     /// The XML of the inactive domain; passwords only if `secure`.
     #[must_use]
     pub fn to_xml(&self, secure: bool) -> String {

@@ -147,6 +147,17 @@ fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
     Ok(root)
 }
 
+/// Gives addresses to those devices of a complete tree that have none.
+pub(super) fn place_again(root: &mut Element, host: &Host) -> Result<(), Error> {
+    let document = root.clone();
+    let settled = machine::settle(&document, host)?;
+    if let Some(devices) = root.child_mut("devices") {
+        addresses::assign(devices, &settled.context)?;
+        devices::arrange(devices);
+    }
+    Ok(())
+}
+
 fn push_all(root: &mut Element, elements: impl IntoIterator<Item = Element>) {
     for element in elements {
         root.push(element);

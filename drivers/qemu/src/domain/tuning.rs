@@ -490,13 +490,16 @@ pub(super) fn seclabels(input: &Element) -> Result<Vec<Element>, Error> {
     let mut labels: Vec<Element> = Vec::new();
     for &label in &given {
         let mut read = SECLABEL.read(label)?;
-        let kind = read.attr("type").unwrap_or("dynamic").to_owned();
+        let mut kind = read.attr("type").unwrap_or("dynamic").to_owned();
         if label.attr("model").is_none() {
-            if given.len() > 1 || kind != "none" {
+            // Asked for in so many words, a label of the host's own model is none where the host labels nothing.
+            let default = matches!(label.attr("type"), Some("none" | "dynamic"));
+            if given.len() > 1 || !default {
                 return Err(refuse::xml(
                     "A security label needs a model ('model' attribute of <seclabel>)",
                 ));
             }
+            "none".clone_into(&mut kind);
             read.set("model", "none");
         }
         read.set("type", kind.as_str());

@@ -112,6 +112,7 @@ impl Bus {
                     "pci-root"
                         | "pcie-root"
                         | "pci-bridge"
+                        | "pci-expander-bus"
                         | "dmi-to-pci-bridge"
                         | "pcie-to-pci-bridge"
                         | "pcie-root-port"
