@@ -194,7 +194,6 @@ impl EachCall for Frames {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the figures are part of the result")]
 fn real_frames_decode_and_encode_to_the_same_bytes() {
     let Some(folder) = protocol() else { return };
     let mut frames = Frames {
