@@ -37,8 +37,8 @@ pub enum Leave {
     OwnerGone,
 }
 
-/// The end of a helper: its key, and its exit code or minus its signal.
-pub type HelperEnd = (String, Option<i32>);
+/// The end of a helper: its key, its process id, and its exit code or minus its signal.
+pub type HelperEnd = (String, u32, Option<i32>);
 
 /// What a driver begins with.
 #[derive(Debug)]
@@ -362,8 +362,8 @@ async fn heard<D: DriverLogic>(
                 .await;
         }
         ToDriver::Answer { id, result } => stack.answered(id, result),
-        ToDriver::HelperEnded { key, status } => {
-            if ends.try_send((key, status)).is_err() {
+        ToDriver::HelperEnded { key, pid, status } => {
+            if ends.try_send((key, pid, status)).is_err() {
                 tracing::error!("too many helpers ended at once; the next start finds out about the rest");
             }
         }

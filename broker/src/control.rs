@@ -1,7 +1,7 @@
 //! The control socket: what only the stack's owner may ask. Serves the `stack` table to whoever may open the socket, which
 //! lies in a folder of the owner's.
 
-use crate::{Handle, OpenError, WeakHandle};
+use crate::{Client, Handle, OpenError, WeakHandle};
 use bulkhead_wire::channel::{self, Serve};
 use bulkhead_wire::control::Identity;
 use bulkhead_wire::descriptor::Descriptor;
@@ -21,8 +21,8 @@ pub const SOCKET: &str = "control.sock";
 struct Session {
     stack: Handle,
     identity: Identity,
-    /// Tokens that end with this connection.
-    tokens: Mutex<Vec<Token>>,
+    /// Clients that end with this connection.
+    clients: Mutex<Vec<Client>>,
 }
 
 /// Makes the socket.
@@ -65,16 +65,17 @@ pub(crate) async fn accept(listener: UnixListener, stack: WeakHandle) {
         let session = Arc::new(Session {
             stack,
             identity,
-            tokens: Mutex::default(),
+            clients: Mutex::default(),
         });
         tokio::spawn(async move {
             if let Ok(stream) = stream.into_std() {
                 let _ = channel::serve(OwnedFd::from(stream), Arc::clone(&session)).await;
             }
-            let tokens = std::mem::take(&mut *session.tokens.lock().unwrap_or_else(PoisonError::into_inner));
-            for token in tokens {
-                session.stack.client_down(token).await;
-            }
+            session
+                .clients
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clear();
         });
     }
 }
@@ -120,12 +121,13 @@ impl stack::Server for Calls {
             read_only: arguments.read_only,
             ..self.0.identity.clone()
         };
-        let token = self.0.stack.client_up(identity).await?;
+        let client = self.0.stack.client_up(identity).await?;
+        let token = client.token();
         self.0
-            .tokens
+            .clients
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(token);
+            .push(client);
         let socket = self
             .0
             .stack

@@ -4,6 +4,7 @@
 //! the host's owner listed, and files that are never given. The broker opens the files itself, checks what it really
 //! opened, and hands on descriptors.
 
+use crate::ceiling::{open_checked, open_output};
 use crate::launcher::process;
 use crate::launcher::{self, Command};
 use crate::root;
@@ -12,6 +13,7 @@ use bulkhead_sandbox::{Access as Rights, profiles};
 use bulkhead_wire::control::{Access, HelperRequest, Layout};
 use bulkhead_wire::error::{Code, Error, Origin};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use serde::{Deserialize, Serialize};
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -28,12 +30,8 @@ pub(crate) struct Ceiling {
     pub(crate) class: &'static str,
     /// File names that a program of this class may begin with, in the folders of [`PROGRAM_FOLDERS`].
     programs: &'static [&'static str],
-    /// Data that every instance may read.
-    data: &'static [(&'static str, &'static str)],
     /// May an instance have the stack's network?
     network: bool,
-    /// May an instance make terminals?
-    terminals: bool,
 }
 
 const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/usr/local/bin", "/usr/libexec"];
@@ -42,80 +40,23 @@ pub(crate) static CEILINGS: &[Ceiling] = &[
     Ceiling {
         class: "qemu",
         programs: &["qemu-system-"],
-        data: &[
-            ("/usr/share/qemu", "firmware and key maps"),
-            ("/usr/share/seabios", "firmware"),
-            ("/usr/share/ipxe", "network boot firmware"),
-            ("/usr/lib/ipxe", "network boot firmware"),
-            ("/usr/share/vgabios", "firmware"),
-            ("/usr/share/OVMF", "firmware"),
-            ("/usr/share/AAVMF", "firmware"),
-            ("/usr/share/ovmf", "firmware"),
-            ("/sys/devices/system", "the host's CPU topology"),
-            ("/proc/self", "its own threads and memory"),
-            ("/etc/nsswitch.conf", "user networking looks names up"),
-            ("/etc/resolv.conf", "user networking passes the name server on"),
-            ("/etc/hosts", "user networking looks names up"),
-        ],
         network: true,
-        terminals: true,
     },
     Ceiling {
         class: "qemu-probe",
         programs: &["qemu-system-"],
-        data: &[
-            ("/usr/share/qemu", "firmware and key maps"),
-            ("/usr/share/seabios", "firmware"),
-        ],
         network: false,
-        terminals: false,
     },
     Ceiling {
         class: "qemu-img",
         programs: &["qemu-img"],
-        data: &[],
         network: false,
-        terminals: false,
     },
     Ceiling {
         class: "swtpm",
         programs: &["swtpm"],
-        data: &[],
         network: false,
-        terminals: false,
     },
-];
-
-/// Never given to any helper, whoever asks.
-const NEVER: &[&str] = &[
-    "/etc/shadow",
-    "/etc/gshadow",
-    "/etc/sudoers",
-    "/etc/sudoers.d",
-    "/etc/ssh",
-    "/etc/ssl/private",
-    "/root/.ssh",
-    "/proc",
-    "/sys",
-    "/boot",
-    "/run/systemd",
-    "/run/dbus",
-    "/run/docker.sock",
-    "/run/libvirt",
-    "/var/lib/libvirt/secrets",
-    "/etc/libvirt/secrets",
-];
-
-/// Device nodes that may be given.
-const DEVICES: &[&str] = &[
-    "/dev/kvm",
-    "/dev/hwrng",
-    "/dev/random",
-    "/dev/urandom",
-    "/dev/null",
-    "/dev/zero",
-    "/dev/ptmx",
-    "/dev/vhost-net",
 ];
 
 /// Ports below are the host's own.
@@ -140,7 +81,7 @@ pub(crate) struct Running {
     pub(crate) pidfd: OwnedFd,
 }
 
-fn refused(key: &str, why: impl std::fmt::Display) -> Error {
+pub(crate) fn refused(key: &str, why: impl std::fmt::Display) -> Error {
     Error::new(
         Code::OPERATION_DENIED,
         Origin::BROKER,
@@ -195,109 +136,51 @@ fn check_program(key: &str, ceiling: &Ceiling, program: &Path) -> Result<(), Err
     Ok(())
 }
 
-/// Opens a file that a helper asks for, and decides by what was really opened.
-fn open_checked(key: &str, layout: &Layout, path: &Path, access: Access) -> Result<OwnedFd, Error> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let file = openat2(nix::fcntl::AT_FDCWD, path, how).map_err(|errno| {
-        Error::system(
-            Origin::BROKER,
-            format!("Can't open {}", path.display()),
-            &errno.into(),
-        )
-    })?;
-    let real = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|error| {
-        Error::system(
-            Origin::BROKER,
-            format!("Can't look at {}", path.display()),
-            &error,
-        )
-    })?;
-    let guest = layout.guest(key);
-    // Firmware variables of guests, which the qemu driver makes.
-    let variables = real.starts_with(layout.lib.join("qemu")) && real.is_file();
-    if is_forbidden(layout, key, &real) && !variables {
-        return Err(refused(
-            key,
-            format!("{} is never given to a guest", real.display()),
-        ));
-    }
-    let metadata = fs::metadata(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|error| {
-        Error::system(
-            Origin::BROKER,
-            format!("Can't look at {}", path.display()),
-            &error,
-        )
-    })?;
-    let kind = metadata.file_type();
-    if kind.is_char_device()
-        && !DEVICES.iter().any(|device| real == Path::new(device))
-        && !real.starts_with("/dev/pts")
-    {
-        return Err(refused(
-            key,
-            format!("{} is a device that no guest gets", real.display()),
-        ));
-    }
-    if kind.is_socket() {
-        return Err(refused(
-            key,
-            format!("{} is a socket; those are opened by the broker", real.display()),
-        ));
-    }
-    if kind.is_dir() && access != Access::Folder || access == Access::Folder && !real.starts_with(&guest) {
-        return Err(refused(
-            key,
-            format!(
-                "{}: a whole folder is given only of the guest's own",
-                real.display()
-            ),
-        ));
-    }
-    Ok(file)
-}
-
-/// Opens a file that a helper writes to, made if it is not there, in a folder that may be given.
-fn open_output(key: &str, layout: &Layout, path: &Path, append: bool) -> Result<OwnedFd, Error> {
-    let system =
-        |error: io::Error| Error::system(Origin::BROKER, format!("Can't open {}", path.display()), &error);
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(refused(key, format!("{} is no file", path.display())));
+/// What makes a loader or C library run code or read files of somebody's choice.
+fn check_environment(key: &str, environment: &[(String, String)]) -> Result<(), Error> {
+    let steers = |name: &str| {
+        name.starts_with("LD_") || matches!(name, "GLIBC_TUNABLES" | "GCONV_PATH" | "LOCPATH" | "NLSPATH")
     };
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY)
-        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let folder = openat2(nix::fcntl::AT_FDCWD, parent, how).map_err(|errno| system(errno.into()))?;
-    let real = fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).map_err(system)?;
-    if is_forbidden(layout, key, &real.join(name)) {
-        return Err(refused(
+    let unfit = |name: &str| name.is_empty() || name.contains('=') || steers(name);
+    match environment.iter().find(|(name, _)| unfit(name)) {
+        Some((name, _)) => Err(refused(
             key,
-            format!("{} is never given to a guest", real.join(name).display()),
-        ));
-    }
-    let keep = if append { OFlag::O_APPEND } else { OFlag::O_TRUNC };
-    let flags =
-        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | keep;
-    let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
-    let file = nix::fcntl::openat(&folder, name, flags, mode).map_err(|errno| system(errno.into()))?;
-    let kind = File::from(file.try_clone().map_err(system)?)
-        .metadata()
-        .map_err(system)?
-        .file_type();
-    if kind.is_file() {
-        Ok(file)
-    } else {
-        Err(refused(key, format!("{} is no plain file", path.display())))
+            format!("the environment variable '{name}' is never given to a helper"),
+        )),
+        None => Ok(()),
     }
 }
 
-/// Is this one of the files that no guest ever gets?
-fn is_forbidden(layout: &Layout, key: &str, real: &Path) -> bool {
-    let own = real.starts_with(layout.guest(key));
-    let ours = [&layout.etc, &layout.run, &layout.log, &layout.cache, &layout.lib];
-    let never = NEVER.iter().map(Path::new).any(|never| real.starts_with(never));
-    (never || ours.into_iter().any(|folder| real.starts_with(folder))) && !own
+/// Connects to a socket that a helper listens on, in its guest's folder. The folder is the helper's: what lies there under
+/// this name may be a way to anywhere, and whoever listens may never accept.
+///
+/// # Errors
+/// A socket that is not there, is none, or does not take the connection at once.
+pub(crate) fn connect(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd, Error> {
+    let system = |error: io::Error| Error::system(Origin::BROKER, format!("Socket {name} of {key}"), &error);
+    if name.is_empty() || name.contains('/') || matches!(name, "." | "..") {
+        return Err(refused(key, "a socket's name is no plain file name"));
+    }
+    let folder = File::open(layout.guest(key)).map_err(system)?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let file = File::from(openat2(&folder, name, how).map_err(|errno| system(errno.into()))?);
+    if !file.metadata().map_err(system)?.file_type().is_socket() {
+        return Err(refused(key, format!("{name} in its folder is no socket")));
+    }
+    let socket = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )
+    .map_err(|errno| system(errno.into()))?;
+    let address = UnixAddr::new(format!("/proc/self/fd/{}", file.as_raw_fd()).as_str());
+    address
+        .and_then(|address| nix::sys::socket::connect(socket.as_raw_fd(), &address))
+        .map_err(|errno| system(errno.into()))?;
+    Ok(socket)
 }
 
 fn listener(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd, Error> {
@@ -352,8 +235,8 @@ pub(crate) fn start(
     let network = request
         .network
         .then(|| "the guest has user networking or a display on the network".to_owned());
-    let terminals = ceiling.terminals.then(|| "its consoles are terminals".to_owned());
-    let mut profile = profiles::helper(ceiling.class, &request.program, network, terminals, ceiling.data);
+    let mut profile = profiles::helper(ceiling.class, &request.program, network)
+        .ok_or_else(|| refused(&key, "its class has no profile"))?;
     for port in &request.ports {
         if *port < PORT_MIN || !request.network {
             return Err(refused(&key, format!("port {port} is not for guests")));
@@ -434,26 +317,27 @@ pub(crate) fn start(
     };
     descriptors.push((2, errors));
 
+    // The trampoline gets none of it: what steers a loader would take effect before the confinement does.
+    check_environment(&key, &request.environment)?;
     let text_of = |text: &std::ffi::OsStr| {
         CString::new(text.as_bytes()).map_err(|_| refused(&key, "a zero byte in its arguments"))
     };
     let mut arguments = vec![
         text_of(PROFILE_NUMBER.to_string().as_ref())?,
-        text_of(request.program.as_os_str())?,
+        text_of(request.environment.len().to_string().as_ref())?,
     ];
+    for (name, value) in &request.environment {
+        arguments.push(text_of(format!("{name}={value}").as_ref())?);
+    }
+    arguments.push(text_of(request.program.as_os_str())?);
     for argument in &request.arguments {
         arguments.push(text_of(argument.as_ref())?);
     }
-    let environment = request
-        .environment
-        .iter()
-        .map(|(name, value)| text_of(format!("{name}={value}").as_ref()))
-        .collect::<Result<_, _>>()?;
     let launcher = libexec.join("bulkhead-launch");
     let process = launcher::launch(&Command {
         program: &launcher,
         arguments,
-        environment,
+        environment: Vec::new(),
         descriptors,
     })
     .map_err(|error| {
@@ -505,6 +389,43 @@ fn write_record(layout: &Layout, record: &Record) -> io::Result<()> {
 /// Forgets a helper that has ended.
 pub(crate) fn forget(layout: &Layout, key: &str) {
     let _ = fs::remove_file(record_path(layout, key));
+}
+
+fn driver_path(layout: &Layout, name: &str) -> PathBuf {
+    layout.run.join("broker/drivers").join(name)
+}
+
+/// Writes down which process a driver is, so that a later broker can tell whether it is still there.
+pub(crate) fn record_driver(layout: &Layout, name: &str, pid: u32) -> io::Result<()> {
+    let ticks = process::start_ticks(pid).unwrap_or(0);
+    root::write_file(&driver_path(layout, name), format!("{pid} {ticks}").as_bytes())
+}
+
+/// Forgets a driver that has ended.
+pub(crate) fn forget_driver(layout: &Layout, name: &str) {
+    let _ = fs::remove_file(driver_path(layout, name));
+}
+
+/// Drivers of an earlier broker that are still there. What is written down about others is removed.
+pub(crate) fn drivers(layout: &Layout) -> Vec<OwnedFd> {
+    let Ok(entries) = fs::read_dir(layout.run.join("broker/drivers")) else {
+        return Vec::new();
+    };
+    let process = |path: &Path| {
+        let text = fs::read_to_string(path).ok()?;
+        let (pid, ticks) = text.split_once(' ')?;
+        let (pid, ticks): (u32, u64) = (pid.parse().ok()?, ticks.parse().ok()?);
+        let pidfd = process::open(pid).ok()?;
+        (process::start_ticks(pid) == Some(ticks)).then_some(pidfd)
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths
+        .filter_map(|path| {
+            let found = process(&path);
+            let _ = fs::remove_file(&path);
+            found
+        })
+        .collect()
 }
 
 /// Finds the helpers of an earlier broker: those of which pid and start time are still the same process. The records of

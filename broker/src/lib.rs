@@ -4,6 +4,7 @@
 //! deposited descriptors, helpers, the root's lock and the control socket. Never does: libvirt's XML or RPC, any
 //! driver's job. Used by: the library with which an application embeds a stack.
 
+mod ceiling;
 pub mod control;
 mod helpers;
 mod launcher;
@@ -23,6 +24,7 @@ use bulkhead_wire::table::Driver;
 use bulkhead_wire::types::StackStatus;
 use root::Root;
 use stack::{Order, Stack};
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -56,7 +58,23 @@ pub enum OpenError {
 pub struct Handle {
     orders: mpsc::Sender<Order>,
     changed: watch::Receiver<u64>,
+    leaving: watch::Sender<bool>,
     layout: Layout,
+}
+
+/// A registered client. Its token is void, everywhere, once this is dropped.
+#[derive(Debug)]
+pub struct Client {
+    token: Token,
+    _here: oneshot::Sender<Infallible>,
+}
+
+impl Client {
+    /// What it speaks with.
+    #[must_use]
+    pub fn token(&self) -> Token {
+        self.token
+    }
 }
 
 /// Tells when a stack has ended and its root is free.
@@ -67,7 +85,8 @@ impl Ended {
     /// Has it?
     #[must_use]
     pub fn is_ended(&self) -> bool {
-        *self.0.borrow()
+        // A supervisor that did not live to say so has ended too.
+        *self.0.borrow() || self.0.has_changed().is_err()
     }
 
     /// Waits until it has.
@@ -80,6 +99,7 @@ impl Ended {
 pub(crate) struct WeakHandle {
     orders: mpsc::WeakSender<Order>,
     changed: watch::Receiver<u64>,
+    leaving: watch::Sender<bool>,
     layout: Layout,
 }
 
@@ -89,6 +109,7 @@ impl WeakHandle {
         Some(Handle {
             orders,
             changed: self.changed.clone(),
+            leaving: self.leaving.clone(),
             layout: self.layout.clone(),
         })
     }
@@ -128,15 +149,19 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
     let (orders, received) = mpsc::channel(ORDERS);
     let (changed, watched) = watch::channel(0);
     let (ending, ended) = watch::channel(false);
+    let leaving = watch::Sender::new(false);
+    let leave = leaving.subscribe();
     let handle = Handle {
         orders,
         changed: watched,
+        leaving,
         layout,
     };
     // The control socket must not keep the stack alive: it holds no handle while nobody is connected.
     let weak = WeakHandle {
         orders: handle.orders.downgrade(),
         changed: handle.changed.clone(),
+        leaving: handle.leaving.clone(),
         layout: handle.layout.clone(),
     };
     std::thread::Builder::new()
@@ -144,7 +169,7 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
         .spawn(move || {
             runtime.block_on(async {
                 let accepting = tokio::spawn(control::accept(listener, weak));
-                Stack::run(config, root, received, changed).await;
+                Stack::run(config, root, received, leave, changed).await;
                 accepting.abort();
             });
             // Everything of the stack is gone now, its lock too.
@@ -170,12 +195,6 @@ impl Handle {
         &self.layout
     }
 
-    /// Has the stack ended, or is nobody there who takes orders any more?
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.orders.is_closed()
-    }
-
     async fn order(&self, order: Order) -> Result<(), Error> {
         self.orders.send(order).await.map_err(gone)
     }
@@ -192,15 +211,12 @@ impl Handle {
     ///
     /// # Errors
     /// A stack that has been closed.
-    pub async fn client_up(&self, identity: Identity) -> Result<Token, Error> {
+    pub async fn client_up(&self, identity: Identity) -> Result<Client, Error> {
         let (reply, answer) = oneshot::channel();
-        self.order(Order::ClientUp(identity, reply)).await?;
-        answer.await.map_err(gone)
-    }
-
-    /// Voids a client's token.
-    pub async fn client_down(&self, token: Token) {
-        let _ = self.order(Order::ClientDown(token)).await;
+        let (here, life) = oneshot::channel();
+        self.order(Order::ClientUp(identity, life, reply)).await?;
+        let token = answer.await.map_err(gone)?;
+        Ok(Client { token, _here: here })
     }
 
     /// A channel to a driver, as soon as it serves; the inner error is the reason why it is out of service.
@@ -247,11 +263,20 @@ impl Handle {
         self.order(Order::Release(driver)).await
     }
 
-    /// Ends the drivers in order and returns when they are gone. Guests live on.
+    /// Has the drivers ended in order, whoever else has a handle; returns at once, and needs no runtime.
+    pub fn leave(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    /// Is the stack about to end, or has it?
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        *self.leaving.borrow()
+    }
+
+    /// Ends the drivers in order and returns when they are gone and the root is free. Guests live on.
     pub async fn stop(&self) {
-        let (reply, answer) = oneshot::channel();
-        if self.order(Order::Stop(reply)).await.is_ok() {
-            let _ = answer.await;
-        }
+        self.leave();
+        self.orders.closed().await;
     }
 }

@@ -52,7 +52,7 @@ pub enum RootError {
         pid: i32,
     },
     /// A folder or the lock can't be made.
-    #[error("Root {}: {what}", .path.display())]
+    #[error("Root {}: {what}: {source}; choose a folder that user {} may write to", .path.display(), nix::unistd::geteuid())]
     Io {
         /// The path.
         path: PathBuf,
@@ -66,8 +66,8 @@ pub enum RootError {
 
 /// Longest path of a unix socket, with the zero at its end.
 const SOCKET_PATH_MAX_BYTES: usize = 108;
-/// The longest socket name below a root: a guest's folder, with a uuid, and a socket in it.
-const DEEPEST_SOCKET: &str = "run/guests/01234567-89ab-cdef-0123-456789abcdef/";
+/// Longest name of a root: a path of the system's ends at 4,096 bytes, and guests' names may be long.
+const ROOT_MAX_BYTES: usize = 2048;
 
 /// An open root. The lock lives as long as this.
 #[derive(Debug)]
@@ -135,6 +135,14 @@ pub fn check(path: &Path) -> Result<(), RootError> {
             "its name holds control characters, which files below it would carry into configuration texts",
         );
     }
+    if bytes.len() > ROOT_MAX_BYTES {
+        return unfit(&format!(
+            "its name is longer than {ROOT_MAX_BYTES} bytes; files below it could not be named"
+        ));
+    }
+    if path.parent().is_none() {
+        return unfit("it is the host's own root; choose a folder of its own");
+    }
     if std::str::from_utf8(bytes).is_err() {
         return unfit("its name is not UTF-8, so XML can't name files below it");
     }
@@ -149,16 +157,22 @@ pub fn check(path: &Path) -> Result<(), RootError> {
 
 impl Root {
     /// Makes the folders and takes the lock.
-    pub(crate) fn open(path: &Path, layout: Layout) -> Result<Self, RootError> {
+    pub(crate) fn open(path: &Path, mut layout: Layout) -> Result<Self, RootError> {
         let failed = |what: &str| {
             let (path, what) = (path.to_owned(), what.to_owned());
             move |source| RootError::Io { path, what, source }
         };
-        for folder in [&layout.etc, &layout.lib, &layout.run, &layout.log, &layout.cache] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
+        for folder in [
+            &mut layout.etc,
+            &mut layout.lib,
+            &mut layout.run,
+            &mut layout.log,
+            &mut layout.cache,
+        ] {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&*folder);
+            // Without symbolic links: what a helper may be given is decided by files' real names.
+            *folder = made
+                .and_then(|()| fs::canonicalize(&*folder))
                 .map_err(failed(&format!("can't make the folder {}", folder.display())))?;
         }
         let file = OpenOptions::new()
@@ -191,7 +205,13 @@ impl Root {
             layout,
             _lock: file,
         };
-        for folder in ["guests", "broker", "broker/helpers", "broker/aside"] {
+        for folder in [
+            "guests",
+            "broker",
+            "broker/helpers",
+            "broker/drivers",
+            "broker/aside",
+        ] {
             let folder = root.layout.run.join(folder);
             DirBuilder::new()
                 .recursive(true)
@@ -237,12 +257,6 @@ pub fn short_socket_path(folder: &Path, name: &str) -> io::Result<(PathBuf, Opti
     Ok((short, Some(handle)))
 }
 
-/// Would sockets below this root have names that other programs can use?
-#[must_use]
-pub fn sockets_fit(root: &Path) -> bool {
-    root.as_os_str().len() + DEEPEST_SOCKET.len() + 32 < SOCKET_PATH_MAX_BYTES
-}
-
 /// Writes a small file of the broker's own: sibling, then rename.
 pub(crate) fn write_file(path: &Path, text: &[u8]) -> io::Result<()> {
     let sibling = path.with_extension("new");
@@ -268,6 +282,8 @@ mod tests {
             ("relative", "absolute"),
             ("/tmp/a\nb", "control"),
             ("/tmp/../etc", "'..'"),
+            ("/", "own root"),
+            (&format!("/tmp{}", "/x".repeat(1024)), "longer"),
         ] {
             assert!(
                 check(Path::new(bad)).unwrap_err().to_string().contains(reason),

@@ -22,12 +22,13 @@ use bulkhead_wire::table::{Driver, REVISION};
 use bulkhead_wire::types::{Busy, DriverStatus, HelperStatus, StackStatus};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// How a stack is opened.
@@ -54,9 +55,7 @@ pub(crate) enum Order {
     /// Start these drivers unless they run.
     Want(Vec<Driver>),
     /// A client has come: make it a token.
-    ClientUp(Identity, oneshot::Sender<Token>),
-    /// A client has gone.
-    ClientDown(Token),
+    ClientUp(Identity, oneshot::Receiver<Infallible>, oneshot::Sender<Token>),
     /// A channel to a driver, as soon as it serves.
     Channel(Token, Driver, ChannelReply),
     /// The whole state.
@@ -65,8 +64,6 @@ pub(crate) enum Order {
     Hold(Driver),
     /// Bring it back.
     Release(Driver),
-    /// End all drivers; answered when they are gone.
-    Stop(oneshot::Sender<()>),
 }
 
 /// What reaches the stack's task from its own small tasks.
@@ -76,6 +73,7 @@ enum Happening {
     LinkEnded(Driver, u64, LinkError),
     DriverEnded(Driver, u64, Option<i32>),
     HelperEnded(String, u32, Option<i32>),
+    ClientGone(Token),
 }
 
 /// A driver's process, while there is one.
@@ -95,6 +93,12 @@ struct Alive {
 const OUTBOX: usize = 512;
 /// Happenings that wait for the stack's task; the tasks that report them wait in turn.
 const HAPPENINGS: usize = 256;
+/// Time in which the last words of a driver that has ended are read. Nobody else should hold its end of the link.
+const DRAIN_WITHIN: Duration = Duration::from_millis(200);
+/// Time that drivers of an earlier broker have to leave by themselves.
+const PREDECESSORS_WITHIN: Duration = Duration::from_secs(1);
+/// Time that a guest has to quit when it is to end with its application, and, killed, to be gone.
+const AUTODESTROY_WITHIN: Duration = Duration::from_secs(1);
 /// Descriptors that the shelf and clients' waiting requests may hold.
 const WAITING_MAX: usize = 4096;
 
@@ -110,7 +114,6 @@ pub(crate) struct Stack {
     helpers: BTreeMap<String, Running>,
     happenings: mpsc::Sender<Happening>,
     changed: watch::Sender<u64>,
-    stopped: Vec<oneshot::Sender<()>>,
 }
 
 impl Stack {
@@ -119,6 +122,7 @@ impl Stack {
         config: Config,
         root: Root,
         mut orders: mpsc::Receiver<Order>,
+        mut leave: watch::Receiver<bool>,
         changed: watch::Sender<u64>,
     ) {
         let (happenings, mut received) = mpsc::channel(HAPPENINGS);
@@ -135,44 +139,91 @@ impl Stack {
             helpers: BTreeMap::new(),
             happenings,
             changed,
-            stopped: Vec::new(),
         };
+        stack.outlive_predecessors().await;
         stack.adopt_helpers();
+        stack.wait_for_autodestroyed(&mut received).await;
+        let mut stopping = false;
         loop {
             let wakeup = stack
                 .supervisor
                 .next_wakeup()
                 .map(|at| tokio::time::Instant::from_std(stack.began + at));
-            // All three may be dropped half-way: receiving and sleeping lose nothing.
-            tokio::select! {
-                order = orders.recv() => match order {
-                    Some(order) => stack.obey(order),
+            // All may be dropped half-way: receiving and sleeping lose nothing.
+            let leaves = tokio::select! {
+                order = orders.recv(), if !stopping => match order {
+                    Some(order) => { stack.obey(order); false }
                     // The last handle has gone: the stack has no owner any more.
-                    None if stack.stopped.is_empty() => stack.stop(None),
-                    None => {}
+                    None => true,
                 },
-                Some(happening) = received.recv() => stack.happened(happening),
-                () = sleep_until(wakeup) => stack.step(Event::Tick),
+                left = leave.wait_for(|leave| *leave), if !stopping => { drop(left); true }
+                Some(happening) = received.recv() => { stack.happened(happening); false }
+                () = sleep_until(wakeup) => { stack.step(Event::Tick); false }
+            };
+            if leaves {
+                stopping = true;
+                stack.step(Event::Stop);
             }
-            if !stack.stopped.is_empty() && stack.alive.is_empty() {
+            if stopping && stack.alive.is_empty() {
                 break;
             }
         }
-        // Whoever hears that the stack has stopped must find it closed.
-        orders.close();
-        for stopped in stack.stopped.drain(..) {
-            let _ = stopped.send(());
+        stack.end_autodestroyed(&mut received).await;
+    }
+
+    /// Drivers of an application that was killed leave by themselves within a moment; until then they may still be writing.
+    /// One that hangs never would.
+    async fn outlive_predecessors(&self) {
+        let left = helpers::drivers(&self.root.layout);
+        for kill in [false, true] {
+            let deadline = tokio::time::Instant::now() + PREDECESSORS_WITHIN;
+            for pidfd in &left {
+                if kill {
+                    process::signal(pidfd, libc::SIGKILL);
+                }
+                if let Ok(pidfd) = pidfd.try_clone() {
+                    let _ = tokio::time::timeout_at(deadline, process::ended(pidfd)).await;
+                }
+            }
+        }
+    }
+
+    /// Guests that were to end with their application have been asked to by their driver; one that hangs is not asked twice.
+    async fn end_autodestroyed(&mut self, received: &mut mpsc::Receiver<Happening>) {
+        for kill in [false, true] {
+            for helper in self
+                .helpers
+                .values()
+                .filter(|helper| kill && helper.record.autodestroy)
+            {
+                process::signal(&helper.pidfd, libc::SIGKILL);
+            }
+            self.wait_for_autodestroyed(received).await;
+        }
+    }
+
+    async fn wait_for_autodestroyed(&mut self, received: &mut mpsc::Receiver<Happening>) {
+        let deadline = tokio::time::Instant::now() + AUTODESTROY_WITHIN;
+        while self.helpers.values().any(|helper| helper.record.autodestroy) {
+            match tokio::time::timeout_at(deadline, received.recv()).await {
+                Ok(Some(happening)) => self.happened(happening),
+                _ => break,
+            }
         }
     }
 
     fn adopt_helpers(&mut self) {
         for helper in helpers::adopt(&self.root.layout) {
+            // Its application has gone, and its driver could not make it quit: it hangs.
+            if helper.record.autodestroy {
+                process::signal(&helper.pidfd, libc::SIGKILL);
+            }
             self.watch_helper(&helper);
             self.helpers.insert(helper.record.key.clone(), helper);
         }
     }
 
-    fn now(&self) -> std::time::Duration {
+    fn now(&self) -> Duration {
         self.began.elapsed()
     }
 
@@ -183,35 +234,26 @@ impl Stack {
                     self.step(Event::Want(driver));
                 }
             }
-            Order::ClientUp(identity, reply) => match self.token() {
+            Order::ClientUp(identity, life, reply) => match self.token() {
                 Ok(token) => {
                     self.clients.insert(token, identity);
-                    if reply.send(token).is_err() {
-                        self.clients.remove(&token);
-                    }
+                    let _ = reply.send(token);
+                    let happenings = self.happenings.clone();
+                    tokio::spawn(async move {
+                        // Nothing is ever sent: it ends when the client does.
+                        let _ = life.await;
+                        let _ = happenings.send(Happening::ClientGone(token)).await;
+                    });
                 }
                 Err(error) => tracing::error!(%error, "no random bytes for a client's token"),
             },
-            Order::ClientDown(token) => {
-                self.clients.remove(&token);
-                self.waiting.retain(|(waiting, _, _)| *waiting != token);
-                for driver in self.alive.keys().copied().collect::<Vec<_>>() {
-                    self.tell(driver, &ToDriver::ClientDown { token });
-                }
-            }
             Order::Channel(token, driver, reply) => self.client_channel(token, driver, reply),
             Order::Status(reply) => {
                 let _ = reply.send(self.status());
             }
             Order::Hold(driver) => self.step(Event::Hold(driver)),
             Order::Release(driver) => self.step(Event::Release(driver)),
-            Order::Stop(reply) => self.stop(Some(reply)),
         }
-    }
-
-    fn stop(&mut self, reply: Option<oneshot::Sender<()>>) {
-        self.stopped.push(reply.unwrap_or_else(|| oneshot::channel().0));
-        self.step(Event::Stop);
     }
 
     fn token(&self) -> io::Result<Token> {
@@ -241,7 +283,11 @@ impl Stack {
             }
             Action::AskStop(driver) => self.tell(driver, &ToDriver::Stop),
             Action::Heartbeat(driver) => self.tell(driver, &ToDriver::Heartbeat { number: 0 }),
-            Action::Serve(driver) => self.connect_peers(driver),
+            Action::Serve(driver) => {
+                self.connect_peers(driver);
+                // Who was told that it is out of service asks again.
+                self.changed.send_modify(|generation| *generation += 1);
+            }
             Action::Held(driver, reason) => {
                 tracing::error!(%driver, %reason, "driver is out of service");
                 let callers = MANIFESTS
@@ -297,11 +343,7 @@ impl Stack {
         let profile = profiles::of_driver(driver.name(), &folders)
             .ok_or_else(|| io::Error::other("it has no profile"))?;
         let (ours, theirs) = pair()?;
-        let log = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(self.root.layout.log.join(format!("{driver}.driver.log")))?;
+        let log = open_log(&self.root.layout.log.join(format!("{driver}.driver.log")))?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         let program = self.config.libexec.join(manifest.program);
         let process = launcher::launch(&Command {
@@ -317,11 +359,14 @@ impl Stack {
             ],
         })
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
+        helpers::record_driver(&self.root.layout, driver.name(), process.pid)?;
         let (outbox, queue) = mpsc::channel(OUTBOX);
-        tokio::spawn(talk(driver, incarnation, ours, queue, self.happenings.clone()));
+        let talking = tokio::spawn(talk(driver, incarnation, ours, queue, self.happenings.clone()));
         let (watched, happenings) = (process.pidfd.try_clone()?, self.happenings.clone());
         tokio::spawn(async move {
             let status = process::ended(watched).await.ok().flatten();
+            // What it said last is heard before its end is judged: it may name the object that is to blame.
+            let _ = tokio::time::timeout(DRAIN_WITHIN, talking).await;
             let _ = happenings
                 .send(Happening::DriverEnded(driver, incarnation, status))
                 .await;
@@ -338,6 +383,13 @@ impl Stack {
         };
         self.alive.insert(driver, alive);
         Ok(())
+    }
+
+    /// Tells a driver news. One that has not been welcomed yet learns from its welcome, which must be the first message.
+    fn tell_welcomed(&mut self, driver: Driver, message: &ToDriver) {
+        if self.alive.get(&driver).is_some_and(|alive| alive.welcomed) {
+            self.tell(driver, message);
+        }
     }
 
     /// Sends a message to a driver. One that does not read its link is treated as hung.
@@ -382,8 +434,16 @@ impl Stack {
                     .is_some_and(|alive| alive.incarnation == incarnation)
                 {
                     self.alive.remove(&driver);
+                    helpers::forget_driver(&self.root.layout, driver.name());
                     self.step(Event::Ended(driver, process::describe_end(status)));
                     self.changed.send_modify(|generation| *generation += 1);
+                }
+            }
+            Happening::ClientGone(token) => {
+                self.clients.remove(&token);
+                self.waiting.retain(|(waiting, _, _)| *waiting != token);
+                for driver in self.alive.keys().copied().collect::<Vec<_>>() {
+                    self.tell_welcomed(driver, &ToDriver::ClientDown { token });
                 }
             }
             Happening::HelperEnded(key, pid, status) => {
@@ -400,7 +460,7 @@ impl Stack {
                     .iter()
                     .find(|manifest| Some(manifest.driver.name()) == owner.as_deref())
                 {
-                    self.tell(owner.driver, &ToDriver::HelperEnded { key, status });
+                    self.tell_welcomed(owner.driver, &ToDriver::HelperEnded { key, pid, status });
                 }
             }
         }
@@ -456,6 +516,10 @@ impl Stack {
             .filter(|helper| helper.record.owner == driver.name())
             .map(describe)
             .collect::<io::Result<_>>()?;
+        let first = self
+            .supervisor
+            .life(driver)
+            .is_none_or(|life| life.incarnation == 1);
         let welcome = Welcome {
             incarnation: self.supervisor.life(driver).map_or(1, |life| life.incarnation),
             layout: self.root.layout.clone(),
@@ -465,17 +529,15 @@ impl Stack {
             helpers,
             set_aside: self.set_aside(driver),
             programs: helpers::programs(manifest::of(driver).map_or(&[], |manifest| manifest.helpers)),
-            // Only the first incarnation fails: what is tested is how the next one finds things.
-            faults: match self.supervisor.life(driver) {
-                Some(life) if life.incarnation == 1 => self
-                    .config
-                    .faults
-                    .iter()
-                    .filter(|rule| rule.driver == driver)
-                    .cloned()
-                    .collect(),
-                _ => Vec::new(),
-            },
+            // Only the first incarnation fails, but for rules that say always: what is tested is how the next one finds
+            // things.
+            faults: self
+                .config
+                .faults
+                .iter()
+                .filter(|rule| rule.driver == driver && (rule.nth == 0 || first))
+                .cloned()
+                .collect(),
         };
         self.tell(driver, &ToDriver::Welcome(Box::new(welcome)));
         Ok(())
@@ -499,7 +561,9 @@ impl Stack {
                         request.class
                     )));
                 }
-                if self.helpers.contains_key(&request.key) {
+                // Its driver may have seen the end of the one before earlier than this task has.
+                let runs = |helper: &Running| !process::has_ended(&helper.pidfd);
+                if self.helpers.get(&request.key).is_some_and(runs) {
                     return Err(denied(format!("has a helper '{}' already", request.key)));
                 }
                 let running =
@@ -518,16 +582,8 @@ impl Stack {
             }
             Request::Connect { key, socket } => {
                 self.own_helper(driver, &key)?;
-                if socket.contains('/') {
-                    return Err(denied("named a socket outside of its guest's folder".to_owned()));
-                }
-                let connected = crate::root::short_socket_path(&self.root.layout.guest(&key), &socket)
-                    .and_then(|(path, _handle)| std::os::unix::net::UnixStream::connect(path));
-                connected
-                    .map(|stream| Response::File(Descriptor::new(stream.into())))
-                    .map_err(|error| {
-                        Error::system(Origin::BROKER, format!("Socket {socket} of guest {key}"), &error)
-                    })
+                helpers::connect(&self.root.layout, &key, &socket)
+                    .map(|socket| Response::File(Descriptor::new(socket)))
             }
             Request::Terminal { key, path } => {
                 helpers::terminal(&self.own_helper(driver, &key)?.record, &path)
@@ -719,6 +775,32 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// Opens a driver's log. The folder is the log driver's too, which may have put something else under this name.
+fn open_log(path: &Path) -> io::Result<fs::File> {
+    let open = || {
+        let mut options = OpenOptions::new();
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = options
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(flags)
+            .open(path)?;
+        let metadata = file.metadata()?;
+        if metadata.is_file() && metadata.nlink() == 1 {
+            Ok(file)
+        } else {
+            Err(io::Error::other("something else than a log stands in its place"))
+        }
+    };
+    open().or_else(|error| {
+        tracing::error!(path = %path.display(), %error, "driver's log");
+        let _ = fs::remove_file(path);
+        // Whatever happens to logs, drivers are started.
+        open().or_else(|_| OpenOptions::new().write(true).open("/dev/null"))
+    })
 }
 
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {

@@ -20,6 +20,8 @@ pub type Instant = Duration;
 const ADOPTION_DEATHS: u32 = 2;
 /// First pause before a driver that did not live long is started again; doubled each time.
 const PAUSE: Duration = Duration::from_millis(100);
+/// A deadline that is seen to have passed so long ago was missed by the broker, not by the driver.
+const LATE: Duration = Duration::from_millis(500);
 /// Longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -206,6 +208,8 @@ impl Supervisor {
                 if matches!(life.phase, Phase::Starting { .. }) {
                     life.phase = Phase::Ready { since: now };
                     life.adopting = None;
+                    // Whatever ended earlier incarnations, it was none of the objects.
+                    life.blame.clear();
                     life.beat_due = None;
                     life.next_beat = now + life.manifest.heartbeat_every;
                     actions.push(Action::Serve(driver));
@@ -386,8 +390,12 @@ impl Life {
             }
             Phase::Backoff { until } if now >= *until => actions.extend(self.launch(now)),
             Phase::Ready { .. } => {
-                if self.beat_due.is_some_and(|due| now >= due) {
-                    let within = self.manifest.heartbeat_within.as_millis();
+                let within = self.manifest.heartbeat_within;
+                if self.beat_due.is_some_and(|due| now >= due + LATE) {
+                    // It was the broker that did not run (its process was stopped): the answer may be there, unread.
+                    self.beat_due = Some(now + within);
+                } else if self.beat_due.is_some_and(|due| now >= due) {
+                    let within = within.as_millis();
                     self.last_end = Some(format!("did not answer a heartbeat within {within} ms"));
                     self.phase = Phase::Dying;
                     actions.push(Action::Kill(driver));
@@ -498,6 +506,28 @@ mod tests {
                 .unwrap()
                 .contains("heartbeat")
         );
+    }
+
+    #[test]
+    fn a_broker_that_was_stopped_itself_blames_no_driver() {
+        let mut supervisor = running();
+        assert_eq!(supervisor.step(at(1010), Event::Tick), [Action::Heartbeat(QEMU)]);
+        assert_eq!(supervisor.step(at(60_000), Event::Tick), []);
+        assert_eq!(
+            supervisor.step(at(60_001), Event::Beat(QEMU)),
+            [Action::Heartbeat(QEMU)]
+        );
+        assert_eq!(supervisor.step(at(63_001), Event::Tick), [Action::Kill(QEMU)]);
+    }
+
+    #[test]
+    fn deaths_during_adoption_far_apart_blame_no_object() {
+        let mut supervisor = running();
+        for _ in 0..4 {
+            supervisor.step(at(2000), Event::Adopting(QEMU, Some("domain web".to_owned())));
+            assert_eq!(supervisor.step(at(2000), killed()), [Action::Launch(QEMU)]);
+            supervisor.step(at(2000), Event::Ready(QEMU));
+        }
     }
 
     #[test]

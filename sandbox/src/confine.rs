@@ -55,6 +55,11 @@ pub fn confine(profile: &Profile, keep: &[RawFd]) -> Result<Report, ConfineError
         }
     };
     let mut report = Report::default();
+    // Most of what follows binds the calling thread alone.
+    if fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
+        let cause = "there are other threads already, which would stay as they are".to_owned();
+        return Err(failed("looking for threads")(cause));
+    }
     // Before anything can leak into what follows.
     #[expect(clippy::disallowed_methods, reason = "this process is ours alone")]
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
@@ -237,19 +242,19 @@ fn landlock(profile: &Profile, report: &mut Report) -> Result<(), String> {
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(LANDLOCK))
         .map_err(text)?
-        .handle_access(AccessNet::BindTcp)
-        .map_err(text)?
         .scope(Scope::AbstractUnixSocket)
         .map_err(text)?
         .scope(Scope::Signal)
         .map_err(text)?;
-    // A helper with a network may connect; nothing else may.
-    let may_connect = matches!(
+    // A helper with a network may connect and listen: which ports, its user and the guest's users decide.
+    let networked = matches!(
         &profile.system_calls,
         SystemCalls::Helper { sockets: Some(_), .. }
     );
-    if !may_connect {
-        ruleset = ruleset.handle_access(AccessNet::ConnectTcp).map_err(text)?;
+    if !networked {
+        ruleset = ruleset
+            .handle_access(AccessNet::BindTcp | AccessNet::ConnectTcp)
+            .map_err(text)?;
     }
     let mut ruleset = ruleset.create().map_err(text)?;
     for FileRule { place, access, .. } in &profile.files {
@@ -273,7 +278,7 @@ fn landlock(profile: &Profile, report: &mut Report) -> Result<(), String> {
             }
         };
     }
-    for (port, _reason) in &profile.bind_ports {
+    for (port, _reason) in profile.bind_ports.iter().filter(|_| !networked) {
         ruleset = ruleset
             .add_rule(NetPort::new(*port, AccessNet::BindTcp))
             .map_err(text)?;

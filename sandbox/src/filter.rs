@@ -19,7 +19,7 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 const DRIVER: &[c_long] = &[
     // Descriptors in hand.
     libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_pread64, libc::SYS_pwrite64,
-    libc::SYS_close, libc::SYS_lseek, libc::SYS_dup, libc::SYS_dup3, libc::SYS_fcntl, libc::SYS_fstat,
+    libc::SYS_close, libc::SYS_lseek, libc::SYS_dup, libc::SYS_dup3, libc::SYS_fstat,
     libc::SYS_fsync, libc::SYS_fdatasync, libc::SYS_ftruncate, libc::SYS_pipe2, libc::SYS_splice, libc::SYS_memfd_create,
     // Files, within Landlock.
     libc::SYS_openat, libc::SYS_newfstatat, libc::SYS_statx, libc::SYS_getdents64, libc::SYS_mkdirat,
@@ -53,24 +53,63 @@ const DRIVER_LEGACY: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const DRIVER_LEGACY: &[c_long] = &[];
 
-/// What no helper needs: other processes, other namespaces, the kernel itself.
+/// What no helper needs: other processes, other namespaces, the attributes of files, the kernel itself.
 #[rustfmt::skip]
 const HELPER_NEVER: &[c_long] = &[
-    libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev, libc::SYS_pidfd_getfd,
-    libc::SYS_pidfd_open, libc::SYS_kcmp, libc::SYS_mount, libc::SYS_umount2, libc::SYS_pivot_root, libc::SYS_chroot,
-    libc::SYS_move_mount, libc::SYS_open_tree, libc::SYS_fsopen, libc::SYS_fsmount, libc::SYS_mount_setattr,
-    libc::SYS_unshare, libc::SYS_setns, libc::SYS_bpf, libc::SYS_perf_event_open, libc::SYS_keyctl, libc::SYS_add_key,
-    libc::SYS_request_key, libc::SYS_userfaultfd, libc::SYS_init_module, libc::SYS_finit_module,
-    libc::SYS_delete_module, libc::SYS_kexec_load, libc::SYS_reboot, libc::SYS_swapon, libc::SYS_swapoff,
-    libc::SYS_settimeofday, libc::SYS_clock_settime, libc::SYS_adjtimex, libc::SYS_sethostname,
-    libc::SYS_setdomainname, libc::SYS_acct, libc::SYS_quotactl, libc::SYS_syslog, libc::SYS_fanotify_init,
-    libc::SYS_open_by_handle_at, libc::SYS_name_to_handle_at, libc::SYS_personality, libc::SYS_setuid,
-    libc::SYS_setgid, libc::SYS_setreuid, libc::SYS_setregid, libc::SYS_setresuid, libc::SYS_setresgid,
-    libc::SYS_setgroups, libc::SYS_fchmodat, libc::SYS_fchownat, libc::SYS_mknodat, libc::SYS_io_uring_setup,
+    // Other processes.
+    libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev, libc::SYS_process_madvise,
+    libc::SYS_process_mrelease, libc::SYS_pidfd_getfd, libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal, libc::SYS_kcmp,
+    libc::SYS_tkill, libc::SYS_migrate_pages, libc::SYS_move_pages, libc::SYS_setpriority, libc::SYS_ioprio_set,
+    libc::SYS_sched_setaffinity, libc::SYS_sched_setattr, libc::SYS_sched_setparam, libc::SYS_sched_setscheduler,
+    // Other namespaces, other roots.
+    libc::SYS_mount, libc::SYS_umount2, libc::SYS_pivot_root, libc::SYS_chroot, libc::SYS_move_mount, libc::SYS_open_tree,
+    libc::SYS_fsopen, libc::SYS_fsconfig, libc::SYS_fsmount, libc::SYS_fspick, libc::SYS_mount_setattr, libc::SYS_unshare,
+    libc::SYS_setns, libc::SYS_open_by_handle_at, libc::SYS_name_to_handle_at,
+    // Attributes of files: neither Landlock nor a descriptor that is open for reading keeps an owner from them.
+    libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_fchmodat2, libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_mknodat,
+    libc::SYS_utimensat, libc::SYS_setxattr, libc::SYS_lsetxattr, libc::SYS_fsetxattr, libc::SYS_removexattr,
+    libc::SYS_lremovexattr, libc::SYS_fremovexattr, SYS_SETXATTRAT, SYS_REMOVEXATTRAT, SYS_FILE_SETATTR,
+    // The kernel.
+    libc::SYS_bpf, libc::SYS_perf_event_open, libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key,
+    libc::SYS_userfaultfd, libc::SYS_init_module, libc::SYS_finit_module, libc::SYS_delete_module, libc::SYS_kexec_load,
+    libc::SYS_reboot, libc::SYS_swapon, libc::SYS_swapoff, libc::SYS_settimeofday, libc::SYS_clock_settime,
+    libc::SYS_adjtimex, libc::SYS_clock_adjtime, libc::SYS_sethostname, libc::SYS_setdomainname, libc::SYS_acct,
+    libc::SYS_quotactl, libc::SYS_quotactl_fd, libc::SYS_syslog, libc::SYS_fanotify_init, libc::SYS_personality,
+    libc::SYS_vhangup, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register,
+    // Other identities.
+    libc::SYS_setuid, libc::SYS_setgid, libc::SYS_setreuid, libc::SYS_setregid, libc::SYS_setresuid, libc::SYS_setresgid,
+    libc::SYS_setfsuid, libc::SYS_setfsgid, libc::SYS_setgroups, libc::SYS_capset,
 ];
+
+/// Calls that are too new for the C library's table; from here on all machines have the same numbers.
+const SYS_SETXATTRAT: c_long = 463;
+const SYS_REMOVEXATTRAT: c_long = 466;
+const SYS_FILE_SETATTR: c_long = 469;
+
+/// The older names of some of the above, and what reaches hardware, which exist on x86 only.
+#[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
+const HELPER_NEVER_LEGACY: &[c_long] = &[
+    libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown, libc::SYS_mknod, libc::SYS_utime, libc::SYS_utimes,
+    libc::SYS_futimesat, libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt, libc::SYS_kexec_file_load,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const HELPER_NEVER_LEGACY: &[c_long] = &[];
+
+/// `FS_IOC_SETFLAGS`, `FS_IOC_FSSETXATTR`: attributes again. `TIOCSTI`, `TIOCLINUX`, `TIOCSCTTY`: typing into a terminal that
+/// somebody else reads from. `FIOSETOWN`, `SIOCSPGRP`: signals to others.
+const HELPER_NEVER_IOCTLS: &[u64] = &[0x4008_6602, 0x401c_5820, 0x5412, 0x541c, 0x540e, 0x8901, 0x8902];
+
+/// `F_SETOWN`, `F_SETSIG`, `F_SETOWN_EX`: have the kernel send signals to others.
+const SIGNALLING_FCNTLS: &[u64] = &[8, 10, 15];
 
 fn condition(argument: u8, operator: SeccompCmpOp, value: u64) -> Option<SeccompCondition> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value).ok()
+}
+
+/// Of an argument that the kernel reads as 32 bits: what stands above them is nobody's business.
+fn condition32(argument: u8, operator: SeccompCmpOp, value: u64) -> Option<SeccompCondition> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value).ok()
 }
 
 fn when(conditions: impl IntoIterator<Item = Option<SeccompCondition>>) -> Vec<SeccompRule> {
@@ -88,11 +127,24 @@ fn equals(argument: u8, values: &[u64]) -> Vec<SeccompRule> {
         .collect()
 }
 
+fn equals32(argument: u8, values: &[u64]) -> Vec<SeccompRule> {
+    values
+        .iter()
+        .flat_map(|value| when([condition32(argument, SeccompCmpOp::Eq, *value)]))
+        .collect()
+}
+
+/// The bits of a socket's type that are no flags.
+const SOCKET_TYPE: u64 = 0xf;
+const SOCK_STREAM: u64 = 1;
+const SOCK_DGRAM: u64 = 2;
 /// `PROT_EXEC`.
 const EXECUTABLE: u64 = 4;
 /// `CLONE_THREAD`: a clone with it is a thread, without it a process.
 const THREAD: u64 = 0x1_0000;
 const AF_UNIX: u64 = 1;
+const AF_INET: u64 = 2;
+const AF_INET6: u64 = 10;
 const AF_NETLINK: u64 = 16;
 
 /// `FIONBIO`, `FIONREAD`, `FIOCLEX`, `TCGETS`: what the runtime and the standard library ask of descriptors.
@@ -115,32 +167,103 @@ pub(crate) fn programs(calls: &SystemCalls) -> Result<Vec<BpfProgram>, seccompil
             program(driver_rules(extras), errno(libc::EPERM), SeccompAction::Allow)?,
         ]),
         SystemCalls::Helper { sockets, programs } => {
-            let mut rules: Rules = HELPER_NEVER.iter().map(|call| (*call, Vec::new())).collect();
-            if sockets.is_none() {
-                for call in [libc::SYS_socket, libc::SYS_connect, libc::SYS_bind] {
-                    rules.insert(call, Vec::new());
-                }
-            }
-            if programs.is_none() {
-                // The trampoline's own exec is still to come, so exec itself is left to Landlock, which lets nothing but
-                // the program and its loader be executed; new processes are refused here.
-                #[cfg(target_arch = "x86_64")]
-                for call in [libc::SYS_fork, libc::SYS_vfork] {
-                    rules.insert(call, Vec::new());
-                }
-                rules.insert(
-                    libc::SYS_clone,
-                    when([condition(0, SeccompCmpOp::MaskedEq(THREAD), 0)]),
-                );
-            }
-            let mut filters = vec![program(rules, SeccompAction::Allow, errno(libc::EPERM))?];
+            let mut filters = vec![program(
+                helper_rules(sockets.is_some(), programs.is_some()),
+                SeccompAction::Allow,
+                errno(libc::EPERM),
+            )?];
             if programs.is_none() {
                 let rules = Rules::from([(libc::SYS_clone3, Vec::new())]);
                 filters.insert(0, program(rules, SeccompAction::Allow, errno(libc::ENOSYS))?);
             }
+            filters.extend(other_interface());
             Ok(filters)
         }
     }
+}
+
+/// x86 has a second set of numbers for the same calls (x32), which a list of what is refused would miss.
+#[cfg(target_arch = "x86_64")]
+fn other_interface() -> Option<BpfProgram> {
+    /// `__X32_SYSCALL_BIT`.
+    const OTHER: u32 = 0x4000_0000;
+    // BPF_LD | BPF_W | BPF_ABS: the call's number, at the beginning of what a filter sees.
+    const LOAD: u16 = 0x20;
+    // BPF_JMP | BPF_JGE | BPF_K.
+    const JUMP_IF_AT_LEAST: u16 = 0x35;
+    // BPF_RET | BPF_K.
+    const RETURN: u16 = 0x06;
+    const ALLOW: u32 = 0x7fff_0000;
+    const ERRNO: u32 = 0x0005_0000;
+    let instruction = |code, jt, k| seccompiler::sock_filter { code, jt, jf: 0, k };
+    Some(vec![
+        instruction(LOAD, 0, 0),
+        instruction(JUMP_IF_AT_LEAST, 1, OTHER),
+        instruction(RETURN, 0, ALLOW),
+        instruction(RETURN, 0, ERRNO | libc::EPERM.unsigned_abs()),
+    ])
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn other_interface() -> Option<BpfProgram> {
+    None
+}
+
+/// What is refused to a helper.
+fn helper_rules(sockets: bool, programs: bool) -> Rules {
+    let mut rules: Rules = HELPER_NEVER
+        .iter()
+        .chain(HELPER_NEVER_LEGACY)
+        .map(|call| (*call, Vec::new()))
+        .collect();
+    if sockets {
+        // Unix sockets reach whoever listens on this host, whatever the network namespace is.
+        let families = [AF_INET, AF_INET6, AF_NETLINK];
+        let mut refused = when(families.map(|family| condition32(0, SeccompCmpOp::Ne, family)));
+        refused.extend(when([
+            condition32(0, SeccompCmpOp::Eq, AF_NETLINK),
+            condition32(2, SeccompCmpOp::Ne, NETLINK_ROUTE),
+        ]));
+        rules.insert(libc::SYS_socket, refused);
+    } else {
+        for call in [libc::SYS_socket, libc::SYS_connect, libc::SYS_bind] {
+            rules.insert(call, Vec::new());
+        }
+    }
+    // A pair of datagram sockets needs no `connect` to reach a third one by its path.
+    rules.insert(
+        libc::SYS_socketpair,
+        when([condition32(1, SeccompCmpOp::MaskedEq(SOCKET_TYPE), SOCK_DGRAM)]),
+    );
+    // Signals and limits of its own only. The trampoline's process is the program's.
+    let own = u64::from(std::process::id());
+    for call in [
+        libc::SYS_kill,
+        libc::SYS_tgkill,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_rt_tgsigqueueinfo,
+    ] {
+        rules.insert(call, when([condition32(0, SeccompCmpOp::Ne, own)]));
+    }
+    rules.insert(
+        libc::SYS_prlimit64,
+        when([0, own].map(|process| condition32(0, SeccompCmpOp::Ne, process))),
+    );
+    rules.insert(libc::SYS_fcntl, equals32(1, SIGNALLING_FCNTLS));
+    rules.insert(libc::SYS_ioctl, equals32(1, HELPER_NEVER_IOCTLS));
+    if !programs {
+        // The trampoline's own exec is still to come, so exec itself is left to Landlock, which lets nothing but the program
+        // and its loader be executed; new processes are refused here.
+        #[cfg(target_arch = "x86_64")]
+        for call in [libc::SYS_fork, libc::SYS_vfork] {
+            rules.insert(call, Vec::new());
+        }
+        rules.insert(
+            libc::SYS_clone,
+            when([condition(0, SeccompCmpOp::MaskedEq(THREAD), 0)]),
+        );
+    }
+    rules
 }
 
 fn errno(number: i32) -> SeccompAction {
@@ -169,7 +292,18 @@ fn driver_rules(extras: &[(Extra, String)]) -> Rules {
         libc::SYS_clone,
         when([condition(0, SeccompCmpOp::MaskedEq(THREAD), THREAD)]),
     );
-    rules.insert(libc::SYS_socketpair, equals(0, &[AF_UNIX]));
+    // Streams alone: a pair of datagram sockets needs no `connect` to reach a third one by its path.
+    rules.insert(
+        libc::SYS_socketpair,
+        when([
+            condition32(0, SeccompCmpOp::Eq, AF_UNIX),
+            condition32(1, SeccompCmpOp::MaskedEq(SOCKET_TYPE), SOCK_STREAM),
+        ]),
+    );
+    let not_signalling = SIGNALLING_FCNTLS
+        .iter()
+        .map(|number| condition32(1, SeccompCmpOp::Ne, *number));
+    rules.insert(libc::SYS_fcntl, when(not_signalling));
     rules.insert(libc::SYS_tgkill, equals(0, &[u64::from(std::process::id())]));
     // PR_SET_NAME, PR_GET_NAME, PR_SET_VMA.
     rules.insert(libc::SYS_prctl, equals(0, &[15, 16, 0x5356_4d41]));
@@ -187,11 +321,6 @@ fn driver_rules(extras: &[(Extra, String)]) -> Rules {
             }
         }
     }
-    // An ioctl's number is 32 bits wide; libraries differ in what they leave above.
-    let by_number = ioctls.iter().flat_map(|number| {
-        let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *number).ok();
-        when([condition])
-    });
-    rules.insert(libc::SYS_ioctl, by_number.collect());
+    rules.insert(libc::SYS_ioctl, equals32(1, &ioctls));
     rules
 }

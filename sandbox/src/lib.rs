@@ -6,6 +6,7 @@
 
 pub mod confine;
 mod filter;
+pub mod matrix;
 pub mod profile;
 pub mod profiles;
 mod view;

@@ -134,18 +134,62 @@ pub fn of_driver(name: &str, folders: &Folders) -> Option<Profile> {
     }
 }
 
-/// A helper, before the files of the instance are added: libraries and the program itself.
+/// The loaders of dynamically linked programs. The kernel executes them in front of the program; those of other machines
+/// do not exist and grant nothing.
+const LOADERS: &[&str] = &[
+    "/lib64/ld-linux-x86-64.so.2",
+    "/lib/ld-linux-aarch64.so.1",
+    "/lib/ld-linux-armhf.so.3",
+    "/lib/ld-linux-riscv64-lp64d.so.1",
+    "/lib64/ld64.so.2",
+    "/lib/ld64.so.1",
+    "/lib64/ld-linux-loongarch-lp64d.so.1",
+];
+
+/// Data that every instance of a class may read, each with the reason; `None` for a class that does not exist.
+fn data(class: &str) -> Option<&'static [(&'static str, &'static str)]> {
+    match class {
+        "qemu" => Some(&[
+            ("/usr/share/qemu", "firmware and key maps"),
+            ("/usr/share/seabios", "firmware"),
+            ("/usr/share/ipxe", "network boot firmware"),
+            ("/usr/lib/ipxe", "network boot firmware"),
+            ("/usr/share/vgabios", "firmware"),
+            ("/usr/share/OVMF", "firmware"),
+            ("/usr/share/AAVMF", "firmware"),
+            ("/usr/share/ovmf", "firmware"),
+            ("/sys/devices/system", "the host's CPU topology"),
+            ("/proc/self", "its own threads and memory"),
+            ("/etc/nsswitch.conf", "user networking looks names up"),
+            ("/etc/resolv.conf", "user networking passes the name server on"),
+            ("/etc/hosts", "user networking looks names up"),
+        ]),
+        "qemu-probe" => Some(&[
+            ("/usr/share/qemu", "firmware and key maps"),
+            ("/usr/share/seabios", "firmware"),
+        ]),
+        "qemu-img" | "swtpm" => Some(&[]),
+        _ => None,
+    }
+}
+
+/// Why a helper of this class has terminals, if it has.
+fn terminals(class: &str) -> Option<String> {
+    (class == "qemu").then(|| "its consoles are terminals".to_owned())
+}
+
+/// A helper, before the files of the instance are added: libraries, the program itself, and what its class reads. `None` for
+/// a class that does not exist.
 #[must_use]
-pub fn helper(
-    class: &str,
-    program: &Path,
-    network: Option<String>,
-    terminals: Option<String>,
-    data: &[(&str, &str)],
-) -> Profile {
+pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Profile> {
+    let (data, terminals) = (data(class)?, terminals(class));
     let mut files = vec![rule(program, Access::Execute, "the program itself")];
     for folder in ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"] {
-        files.push(rule(folder, Access::Execute, "shared libraries and their loader"));
+        // Mapping a library takes the right to read it alone.
+        files.push(rule(folder, Access::Read, "shared libraries"));
+    }
+    for loader in LOADERS {
+        files.push(rule(*loader, Access::Execute, "the loader of shared libraries"));
     }
     files.push(rule(
         "/etc/ld.so.cache",
@@ -166,7 +210,7 @@ pub fn helper(
         data.iter()
             .map(|(path, reason)| rule(*path, Access::Read, reason)),
     );
-    Profile {
+    Some(Profile {
         name: class.to_owned(),
         files,
         bind_ports: Vec::new(),
@@ -183,5 +227,5 @@ pub fn helper(
         },
         hide: false,
         terminals,
-    }
+    })
 }

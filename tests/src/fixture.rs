@@ -182,3 +182,18 @@ pub async fn driver(stack: &Connection, name: &str) -> Result<(u32, u64), String
         _ => Err(format!("{name} is {}", driver.state)),
     }
 }
+
+/// Sends a signal to a process of a test's own stack.
+///
+/// # Panics
+/// When there is no such process.
+pub fn kill(pid: u32, signal: nix::sys::signal::Signal) {
+    let pid = i32::try_from(pid).expect("process ids are small");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("the process is there");
+}
+
+/// Prints a measured figure where the runner finds it.
+#[expect(clippy::print_stdout, reason = "the runner reads these lines")]
+pub fn figure(text: &str) {
+    println!("figure: {text}");
+}

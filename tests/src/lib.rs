@@ -1,3 +1,4 @@
 //! What the tests that cross crates share: a stack below a root of its own, guests, processes, skipping.
 
+pub mod app;
 pub mod fixture;

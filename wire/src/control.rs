@@ -219,6 +219,8 @@ pub enum ToDriver {
     HelperEnded {
         /// Its key.
         key: String,
+        /// Its process id: a later helper of the same key is another one.
+        pid: u32,
         /// Exit code, or minus the signal; `None` if somebody else reaped it.
         status: Option<i32>,
     },
@@ -256,7 +258,7 @@ pub struct FaultRule {
     pub driver: Driver,
     /// The point (`definition.before_rename`, `domain_create_with_flags.before`).
     pub point: String,
-    /// Which time, from 1.
+    /// Which time, from 1, in the driver's first incarnation; 0 is every time in every incarnation.
     pub nth: u32,
     /// Hangs instead of ending at once.
     pub hang: bool,

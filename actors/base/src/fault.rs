@@ -20,7 +20,7 @@ pub enum Effect {
 pub struct Rule {
     /// The point's name (`definition.before_rename`).
     pub point: String,
-    /// Which time, from 1.
+    /// Which time, from 1; 0 is every time.
     pub nth: u32,
     /// What happens.
     pub effect: Effect,
@@ -48,7 +48,7 @@ fn reached(subject: &str, moment: &str) {
     let fires = rules.iter_mut().find_map(|(rule, hits)| {
         let named = rule.point.split_once('.') == Some((subject, moment));
         *hits += u32::from(named);
-        (named && *hits == rule.nth).then_some(rule.effect)
+        (named && (rule.nth == 0 || *hits == rule.nth)).then_some(rule.effect)
     });
     drop(rules);
     match fires {

@@ -70,8 +70,9 @@ pub(crate) fn launch(command: &Command<'_>) -> io::Result<Process> {
         }
         targets.push((*number, file.as_raw_fd()));
     }
-    // End of file on this pipe means that exec has happened; otherwise it carries the errno.
-    let (mut failure, report) = io::pipe()?;
+    // Empty once exec has happened; otherwise it carries the errno. Not read to its end: a thread of the application may fork
+    // at this very moment, and its child would keep the other side.
+    let (failure, report) = io::pipe()?;
     let report_target = targets
         .iter()
         .map(|(number, _)| number + 1)
@@ -83,7 +84,8 @@ pub(crate) fn launch(command: &Command<'_>) -> io::Result<Process> {
 
     let mut pidfd: RawFd = -1;
     let mut clone = CloneArgs {
-        flags: u64::from(libc::CLONE_PIDFD.unsigned_abs()),
+        // This thread waits until the child has executed its program or ended.
+        flags: u64::from((libc::CLONE_PIDFD | libc::CLONE_VFORK).unsigned_abs()),
         pidfd: (&raw mut pidfd) as u64,
         ..CloneArgs::default()
     };
@@ -110,14 +112,31 @@ pub(crate) fn launch(command: &Command<'_>) -> io::Result<Process> {
     drop(report);
     // SAFETY: the kernel has just put the descriptor there for us.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    let mut errno = Vec::new();
-    failure.read_to_end(&mut errno)?;
-    if let Ok(errno) = <[u8; 4]>::try_from(errno) {
+    if let Some(errno) = reported(failure.into())? {
         let _ = process::reap(&pidfd);
-        return Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)));
+        return Err(io::Error::from_raw_os_error(errno));
     }
     let pid = u32::try_from(pid).map_err(io::Error::other)?;
     Ok(Process { pid, pidfd })
+}
+
+/// What the child has said about its failure, without waiting for anybody.
+fn reported(failure: OwnedFd) -> io::Result<Option<i32>> {
+    let flags = nix::fcntl::OFlag::O_NONBLOCK;
+    nix::fcntl::fcntl(&failure, nix::fcntl::FcntlArg::F_SETFL(flags))?;
+    let mut errno = [0; 4];
+    match std::fs::File::from(failure).read_exact(&mut errno) {
+        Ok(()) => Ok(Some(i32::from_ne_bytes(errno))),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn c_string(text: &OsStr) -> io::Result<CString> {

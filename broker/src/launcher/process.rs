@@ -32,6 +32,15 @@ pub(crate) async fn ended(pidfd: OwnedFd) -> io::Result<Option<i32>> {
     Ok(reap(watched.get_ref()))
 }
 
+/// Has it ended, reaped or not?
+pub(crate) fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut watched = [nix::poll::PollFd::new(
+        pidfd.as_fd(),
+        nix::poll::PollFlags::POLLIN,
+    )];
+    nix::poll::poll(&mut watched, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 /// Sends a signal to exactly this process.
 pub(crate) fn signal(pidfd: &OwnedFd, signal: i32) {
     // SAFETY: takes numbers and a null pointer.

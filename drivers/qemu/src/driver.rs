@@ -27,6 +27,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
+/// Time that a helper which was killed gets to be gone before this driver serves without waiting for it.
+const KILLED_WITHIN: Duration = Duration::from_secs(1);
+
 /// What all domains share.
 pub(crate) struct Environment {
     pub(crate) stack: Stack,
@@ -289,7 +292,7 @@ impl DriverLogic for Qemu {
             environment: Arc::new(environment),
         });
         driver.recall(&welcome.set_aside).await?;
-        driver.adopt(welcome.helpers).await?;
+        driver.adopt(welcome.helpers, &welcome.set_aside).await?;
         tokio::spawn(watch_ends(Arc::clone(&driver.environment), helper_ends));
         if welcome.incarnation == 1 {
             tokio::spawn(autostart(Arc::clone(&driver)));
@@ -374,7 +377,7 @@ impl Qemu {
     }
 
     /// Finds the guests that run, and undoes starts that were cut short.
-    async fn adopt(&self, helpers: Vec<Helper>) -> Result<(), Error> {
+    async fn adopt(&self, helpers: Vec<Helper>, set_aside: &[String]) -> Result<(), Error> {
         let environment = &self.environment;
         let folder = environment.live.clone();
         let records = environment
@@ -385,6 +388,11 @@ impl Qemu {
             .map(|helper| (helper.key.clone(), helper))
             .collect();
         for record in records {
+            if set_aside.contains(&record.name) {
+                // Its guest goes on: only this driver can't bear to look at it.
+                helpers.remove(&record.uuid);
+                continue;
+            }
             let name = record.uuid.clone();
             environment.last_id.fetch_max(record.id, Ordering::Relaxed);
             let runs = match record.phase {
@@ -392,7 +400,11 @@ impl Qemu {
                 Phase::Starting => None,
             };
             let adopted = match runs {
-                Some(helper) => self.adopt_one(record, helper).await,
+                Some(helper) => {
+                    environment.stack.adopting(Some(&record.name)).await?;
+                    fault::point("adopt_running", &record.name);
+                    self.adopt_one(record, helper).await
+                }
                 None => {
                     let folder = environment.live.clone();
                     environment
@@ -405,9 +417,16 @@ impl Qemu {
             }
         }
         // What has no record of a finished start is nobody's guest.
-        for key in helpers.into_keys() {
+        environment.stack.adopting(None).await?;
+        for (key, helper) in helpers {
             tracing::warn!(key, "helper without a record is ended");
             let _ = environment.stack.kill_helper(&key).await;
+            // Gone before anybody is served: its name and its files are free again.
+            if let Some(process) = helper.process.into_owned()
+                && let Ok(process) = bulkhead_wire::link::watch(process)
+            {
+                let _ = tokio::time::timeout(KILLED_WITHIN, process.readable()).await;
+            }
         }
         Ok(())
     }
@@ -433,12 +452,12 @@ impl Qemu {
 
 /// Tells guests when their QEMU has ended.
 async fn watch_ends(environment: Arc<Environment>, mut ends: mpsc::Receiver<HelperEnd>) {
-    while let Some((key, status)) = ends.recv().await {
+    while let Some((key, pid, status)) = ends.recv().await {
         let guest = Uuid::parse(&key).and_then(|uuid| environment.by_uuid(uuid));
         let Some(guest) = guest else { continue };
-        let told = guest
-            .object
-            .post("ended", move |guest: &mut Guest| Box::pin(guest.ended(status)));
+        let told = guest.object.post("ended", move |guest: &mut Guest| {
+            Box::pin(guest.process_ended(pid, status))
+        });
         if let Err(error) = told {
             tracing::error!(key, %error, "end of a guest");
         }

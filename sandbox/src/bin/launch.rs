@@ -1,6 +1,8 @@
 //! The trampoline in front of a helper: confines itself by the profile that the broker passes, then becomes the program.
 //!
-//! `bulkhead-launch PROFILE_FD PROGRAM [ARGUMENT ...]`; the environment is the program's already.
+//! `bulkhead-launch PROFILE_FD COUNT [NAME=VALUE ...] PROGRAM [ARGUMENT ...]`, with COUNT variables, the program's whole
+//! environment. The trampoline's own is empty: a variable that steers the loader must not take effect in front of the
+//! confinement.
 
 use bulkhead_sandbox::{Place, Profile, confine};
 use std::ffi::CString;
@@ -38,13 +40,19 @@ fn launch() -> Result<std::convert::Infallible, String> {
         .map_err(|error| format!("profile: {error}"))?;
     drop(file);
     let profile = Profile::from_json(&text).map_err(|error| format!("profile: {error}"))?;
-    let arguments: Vec<CString> = arguments
+    let count: usize = arguments
+        .next()
+        .and_then(|count| count.to_str().and_then(|count| count.parse().ok()))
+        .ok_or("the second argument is no number of variables")?;
+    let mut words: Vec<CString> = arguments
         .map(|argument| CString::new(argument.into_vec()).map_err(|error| error.to_string()))
         .collect::<Result<_, _>>()?;
+    if words.len() <= count {
+        return Err("no program named".to_owned());
+    }
+    let arguments = words.split_off(count);
+    let environment = words;
     let program = arguments.first().cloned().ok_or("no program named")?;
-    let environment: Vec<CString> = std::env::vars_os()
-        .filter_map(|(name, value)| CString::new([name.into_vec(), value.into_vec()].join(&b'=')).ok())
-        .collect();
     // Descriptors that are not close-on-exec are the program's; rules name some more that must last until they are used.
     let keep: Vec<RawFd> = open_descriptors().map_err(|error| format!("descriptors: {error}"))?;
     confine(&profile, &keep).map_err(|error| error.to_string())?;

@@ -1,4 +1,13 @@
 //! The same, for programs without a runtime of their own.
+//!
+//! ```no_run
+//! # fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let stack = bulkhead::blocking::Connection::open("qemu:///embed?root=/srv/guests")?;
+//! let version = stack.wait(|stack| async move { stack.domains().connect_get_version().await })?;
+//! println!("QEMU {}.{}", version / 1_000_000, version / 1_000 % 1_000);
+//! # Ok(())
+//! # }
+//! ```
 
 use crate::{Builder, Error, OpenError};
 use bulkhead_wire::types::StackStatus;
@@ -7,7 +16,8 @@ use std::future::Future;
 /// An open stack whose calls wait.
 #[derive(Debug)]
 pub struct Connection {
-    connection: Option<crate::Connection>,
+    // Dropped before the runtime that its channels run in.
+    connection: crate::Connection,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -33,17 +43,13 @@ impl Connection {
             .build()
             .map_err(bulkhead_broker::OpenError::Thread)?;
         let connection = runtime.block_on(builder.open())?;
-        Ok(Self {
-            connection: Some(connection),
-            runtime,
-        })
+        Ok(Self { connection, runtime })
     }
 
     /// Has something done with the connection and waits for it:
     /// `stack.wait(|stack| async move { stack.domains().connect_get_version().await })`.
-    pub fn wait<F: Future>(&self, work: impl FnOnce(crate::Connection) -> F) -> Option<F::Output> {
-        let connection = self.connection.clone()?;
-        Some(self.runtime.block_on(work(connection)))
+    pub fn wait<F: Future>(&self, work: impl FnOnce(crate::Connection) -> F) -> F::Output {
+        self.runtime.block_on(work(self.connection.clone()))
     }
 
     /// The whole stack's state.
@@ -51,16 +57,11 @@ impl Connection {
     /// # Errors
     /// A stack that has been closed.
     pub fn status(&self) -> Result<StackStatus, Error> {
-        match &self.connection {
-            Some(connection) => self.runtime.block_on(connection.status()),
-            None => unreachable!("only drop takes the connection"),
-        }
+        self.runtime.block_on(self.connection.status())
     }
-}
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        let _inside = self.runtime.enter();
-        self.connection.take();
+    /// Drops the connection; see [`crate::Connection::close`].
+    pub fn close(self) {
+        self.runtime.block_on(self.connection.close());
     }
 }

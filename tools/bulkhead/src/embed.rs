@@ -12,6 +12,14 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 #[derive(Debug)]
 pub(crate) struct Hold {
     pub(crate) handle: Handle,
+    pub(crate) ended: bulkhead_broker::Ended,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // Others, clients of the control socket say, may have handles of their own: the stack is the application's.
+        self.handle.leave();
+    }
 }
 
 /// The one global of this library: two brokers of one process on one root would take each other's lock for their own.
@@ -53,7 +61,7 @@ pub(crate) async fn open(
             open.retain(|(process, _, _), _| *process == key.0);
             match open.get(&key) {
                 Some(entry) => match entry.hold.upgrade() {
-                    Some(hold) if !hold.handle.is_closed() && !entry.ended.is_ended() => return Ok(hold),
+                    Some(hold) if !hold.handle.is_leaving() && !entry.ended.is_ended() => return Ok(hold),
                     _ => entry.ended.clone(),
                 },
                 None => {
@@ -65,7 +73,10 @@ pub(crate) async fn open(
                         faults,
                     };
                     let (handle, ended) = bulkhead_broker::open(config, root::embed_layout(root))?;
-                    let hold = Arc::new(Hold { handle });
+                    let hold = Arc::new(Hold {
+                        handle,
+                        ended: ended.clone(),
+                    });
                     open.insert(
                         key,
                         Entry {

@@ -10,12 +10,35 @@
 //! # }
 //! ```
 //!
-//! An embedded stack's drivers are children of this process and leave with it; its guests live on and are found again when
-//! the root is opened again. No signal handler, logger, environment variable, working directory or umask of the
-//! application is touched.
+//! An embedded stack's drivers are children of this process and leave with it, however it ends; its guests live on and are
+//! found again when the root is opened again, but for those that were started to be destroyed with their application. No
+//! signal handler, logger, environment variable, working directory or umask of the application is touched, and nothing is
+//! written outside the root.
+//!
+//! Several connections of a process to one root share one stack, which ends, in order, with the last of them; connections
+//! to different roots have nothing in common. Another process is refused, and told who has the root open.
+//!
+//! More than a URI is said with a [`Builder`]:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let stack = bulkhead::Connection::builder("qemu:///embed?root=/srv/guests")
+//!     .libexec("/opt/app/libexec")
+//!     .open()
+//!     .await?;
+//! let xml = std::fs::read_to_string("guest.xml")?;
+//! let guest = stack.domains().domain_create_xml(xml, 0).await?;
+//! println!("{} runs with id {}", guest.name, guest.id);
+//! stack.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Programs without a runtime of their own use [`blocking`].
 
 pub mod blocking;
 mod embed;
+mod events;
 mod uri;
 
 pub use bulkhead_broker::manifest::Intensity;
@@ -27,7 +50,7 @@ pub use bulkhead_wire::error::Error;
 pub use uri::{Uri, UriError, Which};
 
 use bulkhead_broker::control::SOCKET;
-use bulkhead_broker::{Handle, root};
+use bulkhead_broker::{Handle, manifest, root};
 use bulkhead_wire::channel::Caller;
 use bulkhead_wire::control::{Identity, Layout};
 use bulkhead_wire::error::{Code, Origin};
@@ -40,7 +63,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 /// Why a stack can't be opened.
@@ -52,6 +75,11 @@ pub enum OpenError {
     /// The embedded stack can't be opened.
     #[error(transparent)]
     Stack(#[from] bulkhead_broker::OpenError),
+    /// An embedded stack does not have this driver.
+    #[error(
+        "The {0} driver can't be embedded; open qemu:///embed or network:///embed, or reach the host's with {0}:///system"
+    )]
+    NotEmbeddable(Driver),
     /// Nobody serves the stack that was named.
     #[error("No stack answers at {}: {source}", .path.display())]
     NotRunning {
@@ -86,14 +114,15 @@ impl Builder {
         self
     }
 
-    /// How often a driver may die before it is taken out of service.
+    /// How often a driver may die before it is taken out of service. Counts for the connection that opens the stack; later
+    /// ones of this process share what it has.
     #[must_use]
     pub fn restart_intensity(mut self, intensity: Intensity) -> Self {
         self.intensity = intensity;
         self
     }
 
-    /// Faults to make; for tests.
+    /// Faults to make, to see how an application takes them. As with [`Builder::restart_intensity`], the first counts.
     #[must_use]
     pub fn faults(mut self, faults: Vec<FaultRule>) -> Self {
         self.faults = faults;
@@ -107,7 +136,7 @@ impl Builder {
         self
     }
 
-    /// Opens the stack.
+    /// Opens the stack. The drivers start in the background: the first call waits for its driver.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -115,17 +144,21 @@ impl Builder {
         let uri = Uri::parse(&self.uri)?;
         match uri.stack {
             Which::Embed(root) => {
+                if manifest::of(uri.driver).is_none() {
+                    return Err(OpenError::NotEmbeddable(uri.driver));
+                }
                 let libexec = self.libexec.unwrap_or_else(default_libexec);
                 let hold = embed::open(&root, libexec, self.intensity, self.faults).await?;
                 // The one that the caller waits for comes first.
                 hold.handle
                     .want(&[uri.driver, Driver::Network, Driver::Log])
                     .await?;
-                let token = hold.handle.client_up(identity(self.read_only)).await?;
+                let client = hold.handle.client_up(identity(self.read_only)).await?;
                 Ok(Connection::new(
-                    Backend::Embedded { hold, token },
+                    Backend::Embedded { client, hold },
                     uri.driver,
                     self.read_only,
+                    Arc::default(),
                 ))
             }
             Which::System => Connection::attach_at(&root::system_layout(), uri.driver, self.read_only).await,
@@ -180,9 +213,20 @@ fn identity(read_only: bool) -> Identity {
 #[derive(Debug)]
 enum Backend {
     /// The broker lives in this process.
-    Embedded { hold: Arc<embed::Hold>, token: Token },
+    Embedded {
+        // The client first: its token is void before the stack may end.
+        client: bulkhead_broker::Client,
+        hold: Arc<embed::Hold>,
+    },
     /// It lives elsewhere and is reached over its control socket.
     Attached { control: stack::Client, _link: Task },
+}
+
+/// Where channels come from. Keeps no stack open.
+#[derive(Debug, Clone)]
+enum Source {
+    Embedded(Handle, Token),
+    Attached(stack::Client),
 }
 
 /// A task that ends with its owner.
@@ -201,9 +245,15 @@ pub struct Connection(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    backend: Arc<Backend>,
-    read_only: bool,
+    // Dropped before the backend: nobody asks for channels of a stack that is left.
     callers: Mutex<HashMap<Driver, (Caller, Task)>>,
+    backend: Backend,
+    read_only: bool,
+    events: Arc<events::Listeners>,
+    /// Becomes true, or goes away, when nothing more will come.
+    closed: Arc<watch::Sender<bool>>,
+    /// Where the channels' tasks run, for calls of threads that are in no runtime.
+    runtime: tokio::runtime::Handle,
 }
 
 impl Connection {
@@ -255,46 +305,67 @@ impl Connection {
             .map_err(not_running)?;
         let socket = OwnedFd::from(stream.into_std().map_err(not_running)?);
         let caller = Caller::new(Driver::Broker);
-        let (task_caller, ended) = (caller.clone(), caller.clone());
+        let closed = Arc::new(watch::Sender::new(false));
+        let (task_caller, task_closed) = (caller.clone(), Arc::clone(&closed));
         let link = tokio::spawn(async move {
             let error = task_caller.run(socket, Token::default()).await;
-            ended.hold(error.to_string());
+            task_caller.hold(error.to_string());
+            task_closed.send_replace(true);
         });
         let backend = Backend::Attached {
             control: stack::Client(caller),
             _link: Task(link.abort_handle()),
         };
-        let connection = Self::new(backend, driver, read_only);
+        let connection = Self::new(backend, driver, read_only, closed);
         // Speaks of the revision, if that is what is wrong.
         connection.status().await?;
         Ok(connection)
     }
 
-    fn new(backend: Backend, driver: Driver, read_only: bool) -> Self {
+    fn new(backend: Backend, driver: Driver, read_only: bool, closed: Arc<watch::Sender<bool>>) -> Self {
         let inner = Inner {
-            backend: Arc::new(backend),
-            read_only,
             callers: Mutex::default(),
+            backend,
+            read_only,
+            events: Arc::default(),
+            closed,
+            runtime: tokio::runtime::Handle::current(),
         };
         let connection = Self(Arc::new(inner));
         let _first = connection.caller(driver);
         connection
     }
 
-    /// The channel to a driver, kept up over the driver's deaths for as long as the connection lives.
+    fn source(&self) -> Source {
+        match &self.0.backend {
+            Backend::Embedded { client, hold } => Source::Embedded(hold.handle.clone(), client.token()),
+            Backend::Attached { control, .. } => Source::Attached(control.clone()),
+        }
+    }
+
+    /// The channel to a driver, kept up over the driver's deaths for as long as the connection lives, by the runtime that
+    /// this was first called in. When that runtime has gone, the next call of this moves the channel to the current one.
     #[must_use]
     pub fn caller(&self, driver: Driver) -> Caller {
-        let mut callers = self.0.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        let (caller, _) = callers.entry(driver).or_insert_with(|| {
-            let caller = Caller::new(driver);
-            let task = tokio::spawn(keep_up(
-                Arc::clone(&self.0.backend),
+        let start = |caller: Caller| {
+            let work = keep_up(
+                self.source(),
                 driver,
-                caller.clone(),
+                caller,
                 self.0.read_only,
-            ));
-            (caller, Task(task.abort_handle()))
+                Arc::clone(&self.0.closed),
+            );
+            let runtime = tokio::runtime::Handle::try_current().unwrap_or_else(|_| self.0.runtime.clone());
+            Task(runtime.spawn(work).abort_handle())
+        };
+        let mut callers = self.0.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let (caller, task) = callers.entry(driver).or_insert_with(|| {
+            let caller = Caller::new(driver);
+            (caller.clone(), start(caller))
         });
+        if task.0.is_finished() {
+            *task = start(caller.clone());
+        }
         caller.clone()
     }
 
@@ -304,44 +375,18 @@ impl Connection {
         domain::Client(self.caller(Driver::Qemu))
     }
 
-    /// Events of domains, from now on. After the qemu driver died the subscription is made again; `Lagged` tells that some
-    /// events may be missing.
+    /// Events of domains, from now on and until the connection ends. `Lagged` tells that some may be missing: a slow reader
+    /// holds nobody up, and after the qemu driver died the subscription is made again.
     ///
     /// # Errors
     /// A driver that can't be had.
     pub async fn domain_events(&self) -> Result<mpsc::Receiver<DomainEvent>, Error> {
-        let (sender, receiver) = mpsc::channel(256);
-        let (bodies, mut queue) = mpsc::channel(256);
-        let domains = self.domains();
-        domains.0.deliver_events(bodies);
-        domains.events_subscribe().await?;
-        tokio::spawn(async move {
-            let mut links = domains.0.links();
-            links.mark_unchanged();
-            loop {
-                // Both wait for what stays there until it is taken.
-                tokio::select! {
-                    body = queue.recv() => {
-                        let Some(body) = body else { break };
-                        let Ok(event) = bulkhead_wire::codec::decode::<DomainEvent>(&body, Vec::new()) else { continue };
-                        if sender.send(event).await.is_err() {
-                            break;
-                        }
-                    }
-                    renewed = links.changed() => {
-                        if renewed.is_err() || sender.is_closed() {
-                            break;
-                        }
-                        let _ = domains.events_subscribe().await;
-                        if sender.send(DomainEvent::Lagged { missed: 0 }).await.is_err() {
-                            break;
-                        }
-                    }
-                    () = sender.closed() => break,
-                }
-            }
-        });
-        Ok(receiver)
+        let runtime = tokio::runtime::Handle::try_current().unwrap_or_else(|_| self.0.runtime.clone());
+        let closed = self.0.closed.subscribe();
+        self.0
+            .events
+            .listen(self.caller(Driver::Qemu), closed, &runtime)
+            .await
     }
 
     /// The whole stack's state.
@@ -349,7 +394,7 @@ impl Connection {
     /// # Errors
     /// A stack that has been closed.
     pub async fn status(&self) -> Result<StackStatus, Error> {
-        match &*self.0.backend {
+        match &self.0.backend {
             Backend::Embedded { hold, .. } => hold.handle.status().await,
             Backend::Attached { control, .. } => control.stack_status().await,
         }
@@ -360,7 +405,7 @@ impl Connection {
     /// # Errors
     /// A stack that has been closed.
     pub async fn hold(&self, driver: Driver) -> Result<(), Error> {
-        match &*self.0.backend {
+        match &self.0.backend {
             Backend::Embedded { hold, .. } => hold.handle.hold(driver).await,
             Backend::Attached { control, .. } => control.driver_hold(driver).await,
         }
@@ -371,7 +416,7 @@ impl Connection {
     /// # Errors
     /// A stack that has been closed.
     pub async fn release(&self, driver: Driver) -> Result<(), Error> {
-        match &*self.0.backend {
+        match &self.0.backend {
             Backend::Embedded { hold, .. } => hold.handle.release(driver).await,
             Backend::Attached { control, .. } => control.driver_release(driver).await,
         }
@@ -383,25 +428,51 @@ impl Connection {
     /// # Errors
     /// A stack that has been closed.
     pub async fn stop(&self) -> Result<(), Error> {
-        match &*self.0.backend {
+        match &self.0.backend {
             Backend::Embedded { hold, .. } => {
-                hold.handle.stop().await;
+                hold.handle.leave();
+                hold.ended.clone().wait().await;
                 Ok(())
             }
             Backend::Attached { control, .. } => control.stack_stop().await,
         }
     }
+    /// Drops the connection. If it was the last of this process to an embedded stack, returns when the drivers have gone and
+    /// the root is free.
+    pub async fn close(self) {
+        let ending = match &self.0.backend {
+            Backend::Embedded { hold, .. } => Some((Arc::downgrade(hold), hold.ended.clone())),
+            Backend::Attached { .. } => None,
+        };
+        drop(self);
+        if let Some((hold, ended)) = ending
+            && hold.strong_count() == 0
+        {
+            ended.wait().await;
+        }
+    }
 }
 
-/// Gives a caller its link, again and again.
-async fn keep_up(backend: Arc<Backend>, driver: Driver, caller: Caller, read_only: bool) {
-    loop {
-        let channel = match &*backend {
-            Backend::Embedded { hold, token } => {
-                let channel = hold.handle.channel(*token, driver).await;
+/// Gives a caller its link, again and again, until the stack is closed.
+async fn keep_up(
+    source: Source,
+    driver: Driver,
+    caller: Caller,
+    read_only: bool,
+    closed: Arc<watch::Sender<bool>>,
+) {
+    // One receiver for all rounds: it remembers which change it has seen.
+    let mut changes = match &source {
+        Source::Embedded(handle, _) => Some(handle.clone()),
+        Source::Attached(_) => None,
+    };
+    while !*closed.borrow() {
+        let channel = match &source {
+            Source::Embedded(handle, token) => {
+                let channel = handle.channel(*token, driver).await;
                 channel.map(|channel| channel.map(|socket| (socket, *token)))
             }
-            Backend::Attached { control, .. } => match control.channel_open(driver, read_only).await {
+            Source::Attached(control) => match control.channel_open(driver, read_only).await {
                 Ok((socket, token)) => match socket.into_owned() {
                     Some(socket) => Ok(Ok((socket, token))),
                     None => Err(Error::new(
@@ -417,31 +488,21 @@ async fn keep_up(backend: Arc<Backend>, driver: Driver, caller: Caller, read_onl
             Ok(Ok((socket, token))) => drop(caller.run(socket, token).await),
             Ok(Err(reason)) => {
                 caller.hold(reason);
-                match &*backend {
-                    Backend::Embedded { hold, .. } => {
-                        if hold.handle.clone().driver_changed().await.is_err() {
-                            return;
+                match &mut changes {
+                    Some(stack) => {
+                        if stack.driver_changed().await.is_err() {
+                            break;
                         }
                     }
                     // Another process's stack tells nobody when a driver is back: it is asked.
-                    Backend::Attached { .. } => tokio::time::sleep(Duration::from_secs(1)).await,
+                    None => tokio::time::sleep(Duration::from_secs(1)).await,
                 }
             }
-            Err(closed) => {
-                caller.hold(closed.message);
-                return;
+            Err(error) => {
+                caller.hold(error.message);
+                break;
             }
         }
     }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if let Backend::Embedded { hold, token } = &*self.backend
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let (handle, token): (Handle, Token) = (hold.handle.clone(), *token);
-            runtime.spawn(async move { handle.client_down(token).await });
-        }
-    }
+    closed.send_replace(true);
 }

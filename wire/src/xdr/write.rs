@@ -50,7 +50,7 @@ impl Writer {
     }
 }
 
-impl<'a> Serializer for &'a mut Writer {
+impl Serializer for &mut Writer {
     type Ok = ();
     type Error = XdrError;
     type SerializeSeq = Self;

@@ -146,7 +146,16 @@ impl Guest {
                 return;
             }
         };
-        if status.status == "shutdown" {
+        if status.status == "prelaunch" && self.state == State::Running {
+            // A start that was cut short just before its last step.
+            match monitor.within(COMMAND_WITHIN).cont().await {
+                Ok(()) => {
+                    self.emit(lifecycle::STARTED);
+                    self.emit(lifecycle::RESUMED);
+                }
+                Err(error) => tracing::error!(domain = self.name, %error, "start can't be completed"),
+            }
+        } else if status.status == "shutdown" {
             self.shut_down().await;
         } else if status.running && self.state == State::Paused {
             self.become_state(State::Running, reason::RUNNING_UNPAUSED).await;

@@ -83,19 +83,23 @@ impl Guest {
     async fn begin(&mut self, flags: u32) -> Result<(), Error> {
         let monitor = self.monitor()?;
         self.set_display_password(&monitor).await?;
+        (self.state, self.reason) = if flags & FLAG_PAUSED == 0 {
+            (State::Running, reason::RUNNING_BOOTED)
+        } else {
+            (State::Paused, reason::PAUSED_USER)
+        };
+        // Before the CPUs run: up to here a crash undoes the start, from here on the next incarnation completes it.
+        fault::point("start", "before_running");
+        self.record(Phase::Running).await?;
+        fault::point("start", "after_running");
         if flags & FLAG_PAUSED == 0 {
             monitor
                 .within(COMMAND_WITHIN)
                 .cont()
                 .await
                 .map_err(|error| self.monitor_error(&error))?;
-            (self.state, self.reason) = (State::Running, reason::RUNNING_BOOTED);
-        } else {
-            (self.state, self.reason) = (State::Paused, reason::PAUSED_USER);
         }
-        fault::point("start", "before_running");
-        self.record(Phase::Running).await?;
-        fault::point("start", "after_running");
+        fault::point("start", "after_resume");
         self.publish();
         self.emit(lifecycle::STARTED);
         self.emit(if flags & FLAG_PAUSED == 0 {
@@ -206,8 +210,6 @@ impl Guest {
         self.name_terminals(&attached, pid, &mut live).await?;
         seen.send_replace(Some(attached));
         self.follow(received, seen);
-        fault::point("start", "before_record");
-        write(record(Phase::Running, &live, &taken.taps)).await?;
         let memory_kib = live
             .child_text("currentMemory")
             .and_then(|text| text.trim().parse().ok())

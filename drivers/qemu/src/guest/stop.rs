@@ -113,6 +113,13 @@ impl Guest {
         Ok(())
     }
 
+    /// The broker says that a process of this guest has ended. It may speak of an earlier run, which is over and done with.
+    pub(crate) async fn process_ended(&mut self, pid: u32, status: Option<i32>) {
+        if self.running.as_ref().is_some_and(|running| running.pid == pid) {
+            self.ended(status).await;
+        }
+    }
+
     /// QEMU's process has ended: everything that was its is given back.
     pub(crate) async fn ended(&mut self, status: Option<i32>) {
         let Some(running) = self.running.take() else {

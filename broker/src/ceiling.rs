@@ -1,0 +1,292 @@
+//! Which files a helper may be given at most, whoever asks. The request comes from a driver, which may be captured: it is
+//! judged by what was really opened.
+
+use crate::helpers::refused;
+use bulkhead_wire::control::{Access, Layout};
+use bulkhead_wire::error::{Error, Origin};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Never given to any helper.
+const NEVER: &[&str] = &[
+    "/etc",
+    "/proc",
+    "/sys",
+    "/boot",
+    "/run/systemd",
+    "/run/dbus",
+    "/run/docker.sock",
+    "/run/libvirt",
+    "/run/bulkhead",
+    "/var/lib/bulkhead",
+    "/var/log/bulkhead",
+    "/var/cache/bulkhead",
+    "/var/lib/libvirt/secrets",
+    "/var/lib/private",
+    "/dev/pts",
+];
+
+/// What lies in the former and may be read.
+const BUT_READ: &[&str] = &["/etc/qemu", "/etc/pki/qemu", "/etc/ssl/certs"];
+
+/// Files of which no other name is given either.
+const NEVER_BY_ANY_NAME: &[&str] = &["/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/passwd"];
+
+/// Never given where they stand in anybody's home.
+const SECRETS_OF_USERS: &[&str] = &[
+    ".ssh",
+    ".gnupg",
+    ".aws",
+    ".azure",
+    ".kube",
+    ".docker",
+    ".config",
+    ".pki",
+    ".mozilla",
+    ".password-store",
+    ".netrc",
+    ".git-credentials",
+];
+
+/// Never given for writing: who changes these commands the host.
+const NEVER_WRITTEN: &[&str] = &[
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/run",
+    "/var/spool",
+    "/var/lib/dpkg",
+    "/var/lib/apt",
+    "/var/lib/systemd",
+    "/var/lib/dbus",
+    "/var/lib/polkit-1",
+    "/var/lib/sudo",
+];
+
+/// What lies in the former and may be written: users' own folders.
+const BUT_WRITTEN: &[&str] = &["/run/user", "/run/media"];
+
+/// Device nodes that may be given, besides disks.
+const DEVICES: &[&str] = &[
+    "/dev/kvm",
+    "/dev/hwrng",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/vhost-net",
+];
+
+fn below(real: &Path, folders: &[&str]) -> bool {
+    folders.iter().any(|folder| real.starts_with(folder))
+}
+
+/// Why this file is never given, if it is not.
+fn forbidden(layout: &Layout, key: &str, real: &Path, writes: bool) -> Option<&'static str> {
+    if real.starts_with(layout.guest(key)) {
+        return None;
+    }
+    let ours = [&layout.etc, &layout.run, &layout.log, &layout.cache, &layout.lib];
+    // Firmware variables of guests, which the qemu driver makes, are the one thing of the stack that is given.
+    if ours.into_iter().any(|folder| real.starts_with(folder)) {
+        let variables = real.starts_with(layout.lib.join("qemu")) && real.is_file();
+        return (!variables).then_some("it belongs to the stack or to another guest");
+    }
+    if below(real, NEVER) && (writes || !below(real, BUT_READ)) {
+        return Some("it is never given to a guest");
+    }
+    if real
+        .components()
+        .any(|part| SECRETS_OF_USERS.iter().any(|secret| part.as_os_str() == *secret))
+    {
+        return Some("it is a user's secret");
+    }
+    if !writes {
+        return None;
+    }
+    if below(real, NEVER_WRITTEN) && !below(real, BUT_WRITTEN) {
+        return Some("it is part of the system, which no guest writes to; put it elsewhere");
+    }
+    // What shells and programs read at their start.
+    let hidden = real
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    hidden.then_some("no guest writes to a hidden file; give it another name")
+}
+
+/// Is it a further name of a file that is never given?
+fn is_other_name(metadata: &fs::Metadata) -> bool {
+    NEVER_BY_ANY_NAME
+        .iter()
+        .filter_map(|path| fs::metadata(path).ok())
+        .any(|never| (never.dev(), never.ino()) == (metadata.dev(), metadata.ino()))
+}
+
+fn real_path(file: &OwnedFd) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Opens a file that a helper asks for, and decides by what was really opened.
+pub(crate) fn open_checked(
+    key: &str,
+    layout: &Layout,
+    path: &Path,
+    access: Access,
+) -> Result<OwnedFd, Error> {
+    let system = |what: &'static str| {
+        move |error: io::Error| {
+            Error::system(Origin::BROKER, format!("Can't {what} {}", path.display()), &error)
+        }
+    };
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let file = openat2(nix::fcntl::AT_FDCWD, path, how).map_err(|errno| system("open")(errno.into()))?;
+    let real = real_path(&file).map_err(system("look at"))?;
+    let through = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let metadata = fs::metadata(&through).map_err(system("look at"))?;
+    let refuse = |why: &str| Err(refused(key, format!("{}: {why}", real.display())));
+    let kind = metadata.file_type();
+    // A device is judged as one, below.
+    let writes = access != Access::Read && !kind.is_char_device();
+    if let Some(why) = forbidden(layout, key, &real, writes) {
+        return refuse(why);
+    }
+    if is_other_name(&metadata) {
+        return refuse("it is another name of a file that is never given to a guest");
+    }
+    if kind.is_char_device() && !DEVICES.iter().any(|device| real == Path::new(device)) {
+        return refuse("it is a device that no guest gets");
+    }
+    if kind.is_block_device() && access != Access::Read {
+        // The kernel refuses this for what is mounted, swapped to, or part of something else.
+        let tried = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_EXCL | libc::O_NONBLOCK)
+            .open(&through);
+        if tried.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
+            return refuse("this host uses the disk itself; unmount it first");
+        }
+    }
+    if kind.is_socket() {
+        return refuse("it is a socket; those are opened by the broker");
+    }
+    let own = real.starts_with(layout.guest(key));
+    if kind.is_dir() && access != Access::Folder || access == Access::Folder && !own {
+        return refuse("a whole folder is given only of the guest's own");
+    }
+    Ok(file)
+}
+
+/// Opens a file that a helper writes to, made if it is not there, in a folder that may be given.
+pub(crate) fn open_output(key: &str, layout: &Layout, path: &Path, append: bool) -> Result<OwnedFd, Error> {
+    let system =
+        |error: io::Error| Error::system(Origin::BROKER, format!("Can't open {}", path.display()), &error);
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(refused(key, format!("{} is no file", path.display())));
+    };
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let folder = openat2(nix::fcntl::AT_FDCWD, parent, how).map_err(|errno| system(errno.into()))?;
+    let real = real_path(&folder).map_err(system)?.join(name);
+    let refuse = |why: &str| Err(refused(key, format!("{}: {why}", real.display())));
+    if let Some(why) = forbidden(layout, key, &real, true) {
+        return refuse(why);
+    }
+    // Devices act when they are opened already, and what is open can't be emptied before it is known what it is.
+    if real.starts_with("/dev") {
+        return refuse("a device is no file");
+    }
+    let flags = OFlag::O_WRONLY
+        | OFlag::O_CREAT
+        | OFlag::O_CLOEXEC
+        | OFlag::O_NOFOLLOW
+        | OFlag::O_NONBLOCK
+        | if append { OFlag::O_APPEND } else { OFlag::empty() };
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+    let file =
+        File::from(nix::fcntl::openat(&folder, name, flags, mode).map_err(|errno| system(errno.into()))?);
+    let metadata = file.metadata().map_err(system)?;
+    if !metadata.is_file() {
+        return refuse("it is no plain file");
+    }
+    if is_other_name(&metadata) {
+        return refuse("it is another name of a file that is never given to a guest");
+    }
+    if !append {
+        file.set_len(0).map_err(system)?;
+    }
+    Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_a_captured_driver_asks_for_is_refused() {
+        let root = std::env::temp_dir().join(format!("bh-ceiling-{}", std::process::id()));
+        let layout = crate::root::embed_layout(&root);
+        let (own, other) = (layout.guest("own"), layout.guest("other"));
+        let network = layout.etc.join("network");
+        for folder in [&own, &other, &network] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        for file in [
+            own.join("mine"),
+            other.join("theirs"),
+            network.join("state"),
+            root.join("disk"),
+        ] {
+            fs::write(file, "x").unwrap();
+        }
+        symlink("/etc/shadow", own.join("link")).unwrap();
+        symlink(other.join("theirs"), root.join("link")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(own.join("socket")).unwrap();
+        let open = |path: &Path, access| open_checked("own", &layout, path, access).is_ok();
+        assert!(open(&own.join("mine"), Access::ReadWrite) && open(&own, Access::Folder));
+        assert!(open(&root.join("disk"), Access::ReadWrite));
+        for path in [
+            "/etc/shadow".into(),
+            "/etc/../etc/passwd".into(),
+            "/proc/self/mem".into(),
+            "/proc/self/root/etc/shadow".into(),
+            "/dev/mem".into(),
+            "/dev/kmsg".into(),
+            "/dev/pts/0".into(),
+            "/dev/ptmx".into(),
+            own.join("link"),
+            own.join("socket"),
+            own.join("../other/theirs"),
+            root.join("link"),
+            network.join("state"),
+        ] {
+            let path: PathBuf = path;
+            assert!(!open(&path, Access::Read), "{}", path.display());
+        }
+        assert!(!open(&other, Access::Folder) && !open(&root, Access::Folder));
+        let write = |path: &Path| open_output("own", &layout, path, true).is_ok();
+        assert!(write(&own.join("log")) && write(&root.join("new")));
+        for path in [
+            "/etc/bh-test".into(),
+            "/usr/bin/bh-test".into(),
+            "/dev/bh-test".into(),
+            own.join("link"),
+            network.join("state"),
+            root.join(".bashrc"),
+        ] {
+            let path: PathBuf = path;
+            assert!(!write(&path), "{}", path.display());
+        }
+        fs::remove_dir_all(&root).unwrap();
+    }
+}

@@ -1,0 +1,259 @@
+//! What is forbidden to whom, as data: the deny tests are generated from it. What is allowed has a reason, and the list of
+//! that may only shrink.
+
+/// A process with a profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process {
+    /// The qemu driver.
+    QemuDriver,
+    /// The network driver.
+    NetworkDriver,
+    /// The log driver.
+    LogDriver,
+    /// A guest's QEMU without a network of the host's.
+    Qemu,
+    /// A guest's QEMU with user networking or a display on the network.
+    QemuNetworked,
+    /// The QEMU that is asked what it can do.
+    QemuProbe,
+}
+
+/// A thing that must not be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forbidden {
+    /// Open `/etc/shadow`.
+    OpenShadow,
+    /// Open a file outside that any user may read.
+    ReadOutside,
+    /// Read another driver's state.
+    ReadOtherState,
+    /// Read another guest's folder.
+    ReadOtherGuest,
+    /// Make a file outside.
+    MakeOutside,
+    /// Write to a file outside.
+    WriteOutside,
+    /// Change the mode of a file outside, by any of the calls.
+    ChmodOutside,
+    /// Change a file's times or extended attributes outside.
+    AttributesOutside,
+    /// Have a hard link to a file outside.
+    LinkOutside,
+    /// Open a file outside through a link in a folder of its own or `/proc`.
+    ThroughLink,
+    /// Learn that a file outside exists.
+    SeeOutside,
+    /// Connect over TCP.
+    TcpOut,
+    /// Send over UDP.
+    UdpOut,
+    /// Connect to a unix socket by its path.
+    UnixConnect,
+    /// Send a datagram to a unix socket by its path.
+    UnixDatagram,
+    /// Bind a TCP port.
+    BindTcp,
+    /// Make a unix socket with a name.
+    BindUnix,
+    /// Execute a program of the host.
+    Exec,
+    /// Execute a file of its own making.
+    ExecOwn,
+    /// Have a second process.
+    Fork,
+    /// Trace a neighbour, or read its memory.
+    Trace,
+    /// Take a descriptor from a neighbour: another driver's channel.
+    OtherChannel,
+    /// Use a descriptor that its parent forgot to close.
+    Inherited,
+    /// Send the broker a signal.
+    SignalBroker,
+    /// Change limits or priority of the broker.
+    LimitBroker,
+    /// Mount.
+    Mount,
+    /// Have new namespaces.
+    Unshare,
+    /// Load a program into the kernel.
+    Bpf,
+    /// `io_uring`, `userfaultfd`, performance counters, keys.
+    Kernel,
+    /// Have memory that can be executed.
+    ExecutableMemory,
+    /// Open somebody else's terminal.
+    OtherTerminal,
+    /// Make a device node.
+    MakeDevice,
+    /// Become another user.
+    OtherUser,
+}
+
+/// What the matrix says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It fails, whatever the machine lacks.
+    Denied,
+    /// It fails where there are namespaces; without, it is possible for this reason.
+    AllowedBare(&'static str),
+    /// It is possible, for this reason.
+    Allowed(&'static str),
+    /// The trampoline can't decide it; what does, and is tested there.
+    Elsewhere(&'static str),
+}
+
+/// All processes.
+pub const PROCESSES: &[Process] = &[
+    Process::QemuDriver,
+    Process::NetworkDriver,
+    Process::LogDriver,
+    Process::Qemu,
+    Process::QemuNetworked,
+    Process::QemuProbe,
+];
+
+/// All forbidden things.
+pub const THINGS: &[Forbidden] = &[
+    Forbidden::OpenShadow,
+    Forbidden::ReadOutside,
+    Forbidden::ReadOtherState,
+    Forbidden::ReadOtherGuest,
+    Forbidden::MakeOutside,
+    Forbidden::WriteOutside,
+    Forbidden::ChmodOutside,
+    Forbidden::AttributesOutside,
+    Forbidden::LinkOutside,
+    Forbidden::ThroughLink,
+    Forbidden::SeeOutside,
+    Forbidden::TcpOut,
+    Forbidden::UdpOut,
+    Forbidden::UnixConnect,
+    Forbidden::UnixDatagram,
+    Forbidden::BindTcp,
+    Forbidden::BindUnix,
+    Forbidden::Exec,
+    Forbidden::ExecOwn,
+    Forbidden::Fork,
+    Forbidden::Trace,
+    Forbidden::OtherChannel,
+    Forbidden::Inherited,
+    Forbidden::SignalBroker,
+    Forbidden::LimitBroker,
+    Forbidden::Mount,
+    Forbidden::Unshare,
+    Forbidden::Bpf,
+    Forbidden::Kernel,
+    Forbidden::ExecutableMemory,
+    Forbidden::OtherTerminal,
+    Forbidden::MakeDevice,
+    Forbidden::OtherUser,
+];
+
+/// Everything that is not simply denied.
+pub const EXCEPTIONS: &[(Process, Forbidden, Verdict)] = &[
+    (
+        Process::QemuDriver,
+        Forbidden::SeeOutside,
+        Verdict::AllowedBare(NAMES),
+    ),
+    (
+        Process::NetworkDriver,
+        Forbidden::SeeOutside,
+        Verdict::AllowedBare(NAMES),
+    ),
+    (
+        Process::LogDriver,
+        Forbidden::SeeOutside,
+        Verdict::AllowedBare(NAMES),
+    ),
+    (Process::Qemu, Forbidden::SeeOutside, Verdict::Allowed(OPENED)),
+    (
+        Process::QemuNetworked,
+        Forbidden::SeeOutside,
+        Verdict::Allowed(OPENED),
+    ),
+    (
+        Process::QemuProbe,
+        Forbidden::SeeOutside,
+        Verdict::Allowed(OPENED),
+    ),
+    (Process::Qemu, Forbidden::ExecutableMemory, Verdict::Allowed(TCG)),
+    (
+        Process::QemuNetworked,
+        Forbidden::ExecutableMemory,
+        Verdict::Allowed(TCG),
+    ),
+    (
+        Process::QemuProbe,
+        Forbidden::ExecutableMemory,
+        Verdict::Allowed(TCG),
+    ),
+    (
+        Process::QemuNetworked,
+        Forbidden::TcpOut,
+        Verdict::Allowed(NETWORK),
+    ),
+    (
+        Process::QemuNetworked,
+        Forbidden::UdpOut,
+        Verdict::Allowed(NETWORK),
+    ),
+    (
+        Process::QemuNetworked,
+        Forbidden::BindTcp,
+        Verdict::Allowed(LISTENS),
+    ),
+    (
+        Process::Qemu,
+        Forbidden::OtherTerminal,
+        Verdict::AllowedBare(TERMINALS),
+    ),
+    (
+        Process::QemuNetworked,
+        Forbidden::OtherTerminal,
+        Verdict::AllowedBare(TERMINALS),
+    ),
+    (Process::Qemu, Forbidden::Inherited, Verdict::Elsewhere(LAUNCHER)),
+    (
+        Process::QemuNetworked,
+        Forbidden::Inherited,
+        Verdict::Elsewhere(LAUNCHER),
+    ),
+    (
+        Process::QemuProbe,
+        Forbidden::Inherited,
+        Verdict::Elsewhere(LAUNCHER),
+    ),
+];
+
+const NAMES: &str = "Landlock does not hide names; a view of its own takes a mount namespace";
+const OPENED: &str =
+    "its files are named by descriptors, which a view of its own can't show at their paths yet";
+const TCG: &str = "TCG translates the guest's code into memory that it then executes";
+const NETWORK: &str = "user networking opens the guest's connections";
+const LISTENS: &str = "displays and forwarded ports are listened on";
+const TERMINALS: &str = "terminals of its own take a mount namespace; without, it may open its user's";
+const LAUNCHER: &str = "the trampoline keeps what the broker passes; the broker's launcher closes the rest";
+
+/// What the matrix says about a process and a thing.
+#[must_use]
+pub fn verdict(process: Process, thing: Forbidden) -> Verdict {
+    EXCEPTIONS
+        .iter()
+        .find(|(whose, what, _)| *whose == process && *what == thing)
+        .map_or(Verdict::Denied, |(_, _, verdict)| *verdict)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exceptions_only_become_fewer_and_name_each_pair_once() {
+        assert!(EXCEPTIONS.len() <= 17, "an exception was added; take another way");
+        for (index, (process, thing, _)) in EXCEPTIONS.iter().enumerate() {
+            let mut later = EXCEPTIONS.iter().skip(index + 1);
+            assert!(later.all(|(whose, what, _)| (whose, what) != (process, thing)));
+        }
+    }
+}
