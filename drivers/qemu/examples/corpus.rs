@@ -71,9 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             if kind == "domain" || name.starts_with("domain-") {
                 let xml = std::fs::read(&path)?;
                 let mut case = answer(&xml, &host);
-                if kind == "domain" {
-                    case["steps"]["native"] = native(&xml, &host, &mut probes);
-                }
+                case["steps"]["native"] = native(&xml, &host, &mut probes);
                 cases.insert(format!("{kind}/{name}"), case);
             }
         }

@@ -3,7 +3,7 @@
 use super::builder::{Builder, invalid, number_attr, switch};
 use super::json::Object;
 use super::option::KeyValues;
-use super::{CommandLine, Paths, Purpose, alias};
+use super::{CommandLine, Paths, Purpose, Rendering, alias};
 use crate::capabilities::Capabilities;
 use crate::device;
 use bulkhead_wire::error::Error;
@@ -20,6 +20,9 @@ const NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 /// What the definition asks for and this QEMU, or we, can't do; text that no option may carry.
 pub fn build(root: &Element, capabilities: &Capabilities, paths: &Paths) -> Result<CommandLine, Error> {
     let mut root = root.clone();
+    if paths.rendering == Rendering::Native {
+        reduce_interfaces(&mut root);
+    }
     alias::assign(&mut root);
     let program = root
         .at("devices/emulator")
@@ -42,14 +45,15 @@ pub fn build(root: &Element, capabilities: &Capabilities, paths: &Paths) -> Resu
     })
 }
 
-/// Makes of every interface what `domainXMLToNative` makes of it: a tap of that model and MAC address, without a place.
+/// Makes of every interface what `domainXMLToNative` makes of it: a tap of that model and MAC address. Its address
+/// stays; a caller that wants what stock answers takes it away and has addresses assigned again.
 pub fn reduce_interfaces(root: &mut Element) {
     let Some(devices) = root.child_mut("devices") else {
         return;
     };
     for interface in devices.elements_mut().filter(|device| device.name == "interface") {
         let mut reduced = Element::new("interface").with("type", "ethernet");
-        for part in ["mac", "model"] {
+        for part in ["mac", "model", "address"] {
             if let Some(child) = interface.take(part) {
                 reduced.push(child);
             }

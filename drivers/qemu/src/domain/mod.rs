@@ -91,6 +91,15 @@ impl Definition {
     pub fn native(&self, host: &Host) -> Result<Element, Error> {
         let mut root = self.root.clone();
         crate::args::reduce_interfaces(&mut root);
+        for device in root
+            .child_mut("devices")
+            .into_iter()
+            .flat_map(Element::elements_mut)
+        {
+            if device.name == "interface" {
+                device.take("address");
+            }
+        }
         read::place_again(&mut root, host)?;
         Ok(root)
     }
