@@ -130,9 +130,19 @@ impl Caller {
         });
         self.shared.slot.send_replace(Slot::Up(Arc::clone(&connection)));
         self.shared.links.send_modify(|count| *count += 1);
-        let writing = tokio::spawn(write_all(writer, queue));
+        let mut writing = tokio::spawn(write_all(writer, queue));
         let error = loop {
-            match reader.read().await {
+            // Whichever half ends first ends the link; reading may be dropped half-way.
+            let frame = tokio::select! {
+                frame = reader.read() => frame,
+                ended = &mut writing => {
+                    break match ended {
+                        Ok(Err(error)) => error,
+                        _ => LinkError::Closed,
+                    };
+                }
+            };
+            match frame {
                 Ok(frame) => {
                     if let Err(error) = self.accept(&connection, frame) {
                         break error;
@@ -254,14 +264,17 @@ impl Caller {
         loop {
             let connection = self.connection(info).await?;
             let Ok(_credit) = connection.credit.acquire().await else {
+                self.replaced(&connection).await;
                 continue;
             };
             let (sender, receiver) = oneshot::channel();
             let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
-            {
-                let mut pending = lock(&connection.pending);
-                let Some(pending) = pending.as_mut() else { continue };
-                pending.insert(id, sender);
+            let listed = lock(&connection.pending)
+                .as_mut()
+                .map(|pending| pending.insert(id, sender));
+            if listed.is_none() {
+                self.replaced(&connection).await;
+                continue;
             }
             let mut guard = CancelGuard {
                 connection: &connection,
@@ -300,7 +313,15 @@ impl Caller {
                     ),
                 ));
             }
+            self.replaced(&connection).await;
         }
+    }
+
+    /// Waits until a connection that has failed is no longer the one in use.
+    async fn replaced(&self, failed: &Arc<Connection>) {
+        let mut slot = self.shared.slot.subscribe();
+        let same = |slot: &Slot| matches!(slot, Slot::Up(current) if Arc::ptr_eq(current, failed));
+        let _ = slot.wait_for(|slot| !same(slot)).await;
     }
 
     async fn connection(&self, info: &CallInfo) -> Result<Arc<Connection>, Error> {

@@ -335,8 +335,6 @@ async fn only_what_may_be_repeated_is_sent_again() {
     };
     writer.write(reply, &frame.body, &[]).await.unwrap();
     assert_eq!(look.await.unwrap().unwrap(), 2);
-    drop(writer);
-    assert!(matches!(reader.read().await, Ok(_) | Err(_)));
 }
 
 #[tokio::test]
