@@ -83,22 +83,15 @@ pub fn driver_main<D: DriverLogic>() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .init();
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(16)
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "no runtime");
-            return ExitCode::FAILURE;
-        }
-    };
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).with_target(false).init();
+    let runtime =
+        match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "no runtime");
+                return ExitCode::FAILURE;
+            }
+        };
     let ended = runtime.block_on(run::<D>(socket, report));
     // What still runs in the background is not waited for.
     runtime.shutdown_background();
@@ -114,9 +107,7 @@ pub fn driver_main<D: DriverLogic>() -> ExitCode {
 fn begin() -> Result<(OwnedFd, Report), String> {
     let [link, profile] = inherited();
     let mut text = Vec::new();
-    std::fs::File::from(profile)
-        .read_to_end(&mut text)
-        .map_err(|error| format!("profile: {error}"))?;
+    std::fs::File::from(profile).read_to_end(&mut text).map_err(|error| format!("profile: {error}"))?;
     let profile = Profile::from_json(&text).map_err(|error| format!("profile: {error}"))?;
     let report = confine(&profile, &[3]).map_err(|error| error.to_string())?;
     Ok((link, report))
@@ -147,11 +138,7 @@ impl<D: DriverLogic> Serve for Served<D> {
 
     fn allow(&self, info: &CallInfo, token: Token) -> Result<(), Error> {
         let denied = |why: &str| {
-            Err(Error::new(
-                Code::OPERATION_DENIED,
-                Origin::RPC,
-                format!("{} is refused: {why}", info.name),
-            ))
+            Err(Error::new(Code::OPERATION_DENIED, Origin::RPC, format!("{} is refused: {why}", info.name)))
         };
         if !self.client && token == Token::default() {
             // Another driver in its own name.
@@ -160,11 +147,7 @@ impl<D: DriverLogic> Serve for Served<D> {
                 _ => denied("it is not for drivers"),
             };
         }
-        let clients = self
-            .serving
-            .clients
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let clients = self.serving.clients.read().unwrap_or_else(PoisonError::into_inner);
         let Some(identity) = clients.get(&token) else {
             return denied("the client's token is not, or no longer, valid");
         };
@@ -196,28 +179,17 @@ impl<D: DriverLogic> Serve for Served<D> {
 }
 
 async fn run<D: DriverLogic>(socket: OwnedFd, report: Report) -> Result<(), String> {
-    let (mut reader, mut writer) = link::open(socket, REVISION)
-        .await
-        .map_err(|error| error.to_string())?;
+    let (mut reader, mut writer) = link::open(socket, REVISION).await.map_err(|error| error.to_string())?;
     let (outbox, mut queue) = mpsc::channel::<(Vec<u8>, Vec<OwnedFd>)>(256);
     tokio::spawn(async move {
         while let Some((body, files)) = queue.recv().await {
-            if writer
-                .write(Header::new(Kind::Control), &body, &files)
-                .await
-                .is_err()
-            {
+            if writer.write(Header::new(Kind::Control), &body, &files).await.is_err() {
                 break;
             }
         }
     });
     let stack = Stack::new(outbox);
-    stack
-        .say(&FromDriver::Confined {
-            in_force: report.in_force,
-            missing: report.missing,
-        })
-        .await;
+    stack.say(&FromDriver::Confined { in_force: report.in_force, missing: report.missing }).await;
     let mut welcome = match next(&mut reader).await.map_err(|error| error.to_string())? {
         ToDriver::Welcome(welcome) => *welcome,
         other => return Err(format!("expected a welcome, got {other:?}")),
@@ -225,30 +197,15 @@ async fn run<D: DriverLogic>(socket: OwnedFd, report: Report) -> Result<(), Stri
     let rules = welcome.faults.drain(..).map(|rule| fault::Rule {
         point: rule.point,
         nth: rule.nth,
-        effect: if rule.hang {
-            fault::Effect::Hang
-        } else {
-            fault::Effect::Crash
-        },
+        effect: if rule.hang { fault::Effect::Hang } else { fault::Effect::Crash },
     });
     fault::arm(rules.collect());
-    let owner = welcome
-        .owner
-        .take()
-        .and_then(Descriptor::into_owned)
-        .ok_or("the welcome names no owner")?;
+    let owner = welcome.owner.take().and_then(Descriptor::into_owned).ok_or("the welcome names no owner")?;
     let owner = link::watch(owner).map_err(|error| format!("the owner can't be watched: {error}"))?;
-    let serving = Arc::new(Serving {
-        driver: OnceLock::new(),
-        clients: RwLock::default(),
-    });
+    let serving = Arc::new(Serving { driver: OnceLock::new(), clients: RwLock::default() });
     let (ends, helper_ends) = mpsc::channel(ENDS);
     let mut recovering = tokio::spawn(recover::<D>(
-        Start {
-            welcome,
-            stack: stack.clone(),
-            helper_ends,
-        },
+        Start { welcome, stack: stack.clone(), helper_ends },
         Arc::clone(&serving),
     ));
     let mut recovered = false;
@@ -301,20 +258,11 @@ async fn heard<D: DriverLogic>(
 ) -> Option<Leave> {
     match message {
         ToDriver::Welcome(_) => tracing::warn!("welcomed twice"),
-        ToDriver::ChannelUp {
-            peer,
-            side,
-            client,
-            socket,
-        } => {
+        ToDriver::ChannelUp { peer, side, client, socket } => {
             let socket = socket.into_owned()?;
             match side {
                 Side::Serve => {
-                    let served = Served {
-                        serving: Arc::clone(serving),
-                        peer,
-                        client: client.is_some(),
-                    };
+                    let served = Served { serving: Arc::clone(serving), peer, client: client.is_some() };
                     tokio::spawn(async move {
                         let served = Arc::new(served);
                         match channel::serve(socket, Arc::clone(&served)).await {
@@ -342,24 +290,11 @@ async fn heard<D: DriverLogic>(
             }
         }
         ToDriver::ClientDown { token } => {
-            serving
-                .clients
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&token);
+            serving.clients.write().unwrap_or_else(PoisonError::into_inner).remove(&token);
         }
         ToDriver::Heartbeat { number } => {
-            let busy = serving
-                .driver
-                .get()
-                .map(|driver| driver.busy())
-                .unwrap_or_default();
-            stack
-                .say(&FromDriver::Beat {
-                    number,
-                    busy: busy.into_iter().take(64).collect(),
-                })
-                .await;
+            let busy = serving.driver.get().map(|driver| driver.busy()).unwrap_or_default();
+            stack.say(&FromDriver::Beat { number, busy: busy.into_iter().take(64).collect() }).await;
         }
         ToDriver::Answer { id, result } => stack.answered(id, result),
         ToDriver::HelperEnded { key, pid, status } => {

@@ -16,9 +16,6 @@ impl Fanout {
 
     /// Sends an event to all. `lagged` makes the event that tells a subscriber how many it missed.
     pub fn publish<E: serde::Serialize>(&self, event: &E, lagged: impl Fn(u64) -> E) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|sink| sink.send(event, &lagged));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|sink| sink.send(event, &lagged));
     }
 }

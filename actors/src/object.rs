@@ -32,11 +32,7 @@ pub struct Object<S> {
 
 impl<S> Clone for Object<S> {
     fn clone(&self) -> Self {
-        Self {
-            name: Arc::clone(&self.name),
-            mailbox: self.mailbox.clone(),
-            doing: Arc::clone(&self.doing),
-        }
+        Self { name: Arc::clone(&self.name), mailbox: self.mailbox.clone(), doing: Arc::clone(&self.doing) }
     }
 }
 
@@ -51,11 +47,7 @@ impl<S: Send + 'static> Object<S> {
     pub fn spawn(name: &str, make: impl FnOnce(WeakObject<S>) -> S) -> Self {
         let (mailbox, mut received) = mpsc::channel::<(&'static str, Operation<S>)>(MAILBOX);
         let doing = Arc::new(Doing::default());
-        let object = Self {
-            name: name.into(),
-            mailbox,
-            doing: Arc::clone(&doing),
-        };
+        let object = Self { name: name.into(), mailbox, doing: Arc::clone(&doing) };
         let mut state = make(object.downgrade());
         tokio::spawn(async move {
             while let Some((operation, work)) = received.recv().await {
@@ -113,19 +105,15 @@ impl<S: Send + 'static> Object<S> {
         F: for<'a> FnOnce(&'a mut S) -> Work<'a, ()> + Send + 'static,
     {
         self.doing.waiting.fetch_add(1, Ordering::Relaxed);
-        self.mailbox
-            .try_send((operation, Box::new(work)))
-            .map_err(|_full| {
-                self.doing.waiting.fetch_sub(1, Ordering::Relaxed);
-                let busy = self.busy().map_or_else(String::new, |busy| {
-                    format!(" with {} for {} ms", busy.operation, busy.since_ms)
-                });
-                let message = format!(
-                    "{} is busy{busy}, and {MAILBOX} operations wait for it already",
-                    self.name
-                );
-                Error::new(Code::OPERATION_TIMEOUT, Origin::NONE, message)
-            })
+        self.mailbox.try_send((operation, Box::new(work))).map_err(|_full| {
+            self.doing.waiting.fetch_sub(1, Ordering::Relaxed);
+            let busy = self.busy().map_or_else(String::new, |busy| {
+                format!(" with {} for {} ms", busy.operation, busy.since_ms)
+            });
+            let message =
+                format!("{} is busy{busy}, and {MAILBOX} operations wait for it already", self.name);
+            Error::new(Code::OPERATION_TIMEOUT, Origin::NONE, message)
+        })
     }
 
     /// What the object is doing; `None` while it rests.
@@ -150,11 +138,7 @@ pub struct WeakObject<S> {
 
 impl<S> Clone for WeakObject<S> {
     fn clone(&self) -> Self {
-        Self {
-            name: Arc::clone(&self.name),
-            mailbox: self.mailbox.clone(),
-            doing: Arc::clone(&self.doing),
-        }
+        Self { name: Arc::clone(&self.name), mailbox: self.mailbox.clone(), doing: Arc::clone(&self.doing) }
     }
 }
 
@@ -163,11 +147,7 @@ impl<S> WeakObject<S> {
     #[must_use]
     pub fn upgrade(&self) -> Option<Object<S>> {
         let mailbox = self.mailbox.upgrade()?;
-        Some(Object {
-            name: Arc::clone(&self.name),
-            mailbox,
-            doing: Arc::clone(&self.doing),
-        })
+        Some(Object { name: Arc::clone(&self.name), mailbox, doing: Arc::clone(&self.doing) })
     }
 }
 
@@ -193,21 +173,13 @@ mod tests {
             })
         };
         tokio::task::yield_now().await;
-        object
-            .post("fast", |list| Box::pin(async move { list.push(2) }))
-            .unwrap();
+        object.post("fast", |list| Box::pin(async move { list.push(2) })).unwrap();
         tokio::task::yield_now().await;
         let busy = object.busy().unwrap();
-        assert_eq!(
-            (busy.object.as_str(), busy.operation.as_str(), busy.waiting),
-            ("domain web", "slow", 1)
-        );
+        assert_eq!((busy.object.as_str(), busy.operation.as_str(), busy.waiting), ("domain web", "slow", 1));
         go.send(()).unwrap();
         slow.await.unwrap().unwrap();
-        let list = object
-            .run("look", |list| Box::pin(async move { list.clone() }))
-            .await
-            .unwrap();
+        let list = object.run("look", |list| Box::pin(async move { list.clone() })).await.unwrap();
         assert_eq!(list, [1, 2]);
     }
 
@@ -215,17 +187,12 @@ mod tests {
     async fn a_full_mailbox_refuses_and_says_what_the_object_does() {
         let object = Object::spawn("domain web", |_| ());
         let (_keep, gate) = oneshot::channel::<()>();
-        object
-            .post("stuck", |()| Box::pin(async move { drop(gate.await) }))
-            .unwrap();
+        object.post("stuck", |()| Box::pin(async move { drop(gate.await) })).unwrap();
         tokio::task::yield_now().await;
         for _ in 0..MAILBOX {
             object.post("more", |()| Box::pin(async {})).unwrap();
         }
         let refusal = object.post("one too many", |()| Box::pin(async {})).unwrap_err();
-        assert!(
-            refusal.message.contains("domain web is busy with stuck"),
-            "{refusal}"
-        );
+        assert!(refusal.message.contains("domain web is busy with stuck"), "{refusal}");
     }
 }

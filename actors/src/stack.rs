@@ -33,12 +33,8 @@ struct Shared {
 
 impl Stack {
     pub(crate) fn new(outbox: mpsc::Sender<(Vec<u8>, Vec<OwnedFd>)>) -> Self {
-        let shared = Shared {
-            outbox,
-            waiting: Mutex::default(),
-            next: AtomicU64::new(1),
-            peers: Mutex::default(),
-        };
+        let shared =
+            Shared { outbox, waiting: Mutex::default(), next: AtomicU64::new(1), peers: Mutex::default() };
         Self(Arc::new(shared))
     }
 
@@ -61,13 +57,7 @@ impl Stack {
     }
 
     pub(crate) fn answered(&self, id: u64, result: Result<Response, Error>) {
-        if let Some(waiting) = self
-            .0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id)
-        {
+        if let Some(waiting) = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id) {
             let _ = waiting.send(result);
         }
     }
@@ -75,26 +65,14 @@ impl Stack {
     async fn ask(&self, request: Request) -> Result<Response, Error> {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
-        self.0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, reply);
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, reply);
         let said = self.say(&FromDriver::Ask { id, request });
         said.await;
         let answer = tokio::time::timeout(ANSWER_WITHIN, answer).await;
-        self.0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id);
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         match answer {
             Ok(Ok(result)) => result,
-            _ => Err(Error::new(
-                Code::OPERATION_TIMEOUT,
-                Origin::BROKER,
-                "The broker did not answer",
-            )),
+            _ => Err(Error::new(Code::OPERATION_TIMEOUT, Origin::BROKER, "The broker did not answer")),
         }
     }
 
@@ -129,9 +107,7 @@ impl Stack {
     /// # Errors
     /// A helper that is not this driver's or has ended.
     pub async fn kill_helper(&self, key: &str) -> Result<(), Error> {
-        self.ask(Request::HelperKill { key: key.to_owned() })
-            .await
-            .map(drop)
+        self.ask(Request::HelperKill { key: key.to_owned() }).await.map(drop)
     }
 
     /// Connects to a helper's unix socket.
@@ -139,11 +115,7 @@ impl Stack {
     /// # Errors
     /// A socket that is not there or refuses.
     pub async fn connect_helper(&self, key: &str, socket: &str) -> Result<OwnedFd, Error> {
-        self.ask_file(Request::Connect {
-            key: key.to_owned(),
-            socket: socket.to_owned(),
-        })
-        .await
+        self.ask_file(Request::Connect { key: key.to_owned(), socket: socket.to_owned() }).await
     }
 
     /// Opens a terminal that a helper made.
@@ -151,11 +123,7 @@ impl Stack {
     /// # Errors
     /// A path that is no terminal of that helper.
     pub async fn open_terminal(&self, key: &str, path: &Path) -> Result<OwnedFd, Error> {
-        self.ask_file(Request::Terminal {
-            key: key.to_owned(),
-            path: path.to_owned(),
-        })
-        .await
+        self.ask_file(Request::Terminal { key: key.to_owned(), path: path.to_owned() }).await
     }
 
     /// Has the broker keep a descriptor for the next incarnation.
@@ -163,12 +131,7 @@ impl Stack {
     /// # Errors
     /// More descriptors than the manifest allows.
     pub async fn deposit(&self, name: &str, file: OwnedFd) -> Result<(), Error> {
-        self.ask(Request::Deposit {
-            name: name.to_owned(),
-            file: Descriptor::new(file),
-        })
-        .await
-        .map(drop)
+        self.ask(Request::Deposit { name: name.to_owned(), file: Descriptor::new(file) }).await.map(drop)
     }
 
     /// Has the broker drop a deposited descriptor.
@@ -176,11 +139,7 @@ impl Stack {
     /// # Errors
     /// A broker that does not answer.
     pub async fn withdraw(&self, name: &str) -> Result<(), Error> {
-        self.ask(Request::Withdraw {
-            name: name.to_owned(),
-        })
-        .await
-        .map(drop)
+        self.ask(Request::Withdraw { name: name.to_owned() }).await.map(drop)
     }
 
     /// Tells the broker which object is being adopted: should that end this driver twice, the object is set aside.
@@ -188,18 +147,10 @@ impl Stack {
     /// # Errors
     /// A broker that does not answer.
     pub async fn adopting(&self, object: Option<&str>) -> Result<(), Error> {
-        self.ask(Request::Adopting {
-            object: object.unwrap_or_default().to_owned(),
-        })
-        .await
-        .map(drop)
+        self.ask(Request::Adopting { object: object.unwrap_or_default().to_owned() }).await.map(drop)
     }
 }
 
 fn unexpected() -> Error {
-    Error::new(
-        Code::INTERNAL,
-        Origin::BROKER,
-        "The broker answered something else than was asked",
-    )
+    Error::new(Code::INTERNAL, Origin::BROKER, "The broker answered something else than was asked")
 }

@@ -74,15 +74,8 @@ const NEVER_WRITTEN: &[&str] = &[
 const BUT_WRITTEN: &[&str] = &["/run/user", "/run/media"];
 
 /// Device nodes that may be given, besides disks.
-const DEVICES: &[&str] = &[
-    "/dev/kvm",
-    "/dev/hwrng",
-    "/dev/random",
-    "/dev/urandom",
-    "/dev/null",
-    "/dev/zero",
-    "/dev/vhost-net",
-];
+const DEVICES: &[&str] =
+    &["/dev/kvm", "/dev/hwrng", "/dev/random", "/dev/urandom", "/dev/null", "/dev/zero", "/dev/vhost-net"];
 
 fn below(real: &Path, folders: &[&str]) -> bool {
     folders.iter().any(|folder| real.starts_with(folder))
@@ -102,10 +95,7 @@ fn forbidden(layout: &Layout, key: &str, real: &Path, writes: bool) -> Option<&'
     if below(real, NEVER) && (writes || !below(real, BUT_READ)) {
         return Some("it is never given to a guest");
     }
-    if real
-        .components()
-        .any(|part| SECRETS_OF_USERS.iter().any(|secret| part.as_os_str() == *secret))
-    {
+    if real.components().any(|part| SECRETS_OF_USERS.iter().any(|secret| part.as_os_str() == *secret)) {
         return Some("it is a user's secret");
     }
     if !writes {
@@ -115,9 +105,7 @@ fn forbidden(layout: &Layout, key: &str, real: &Path, writes: bool) -> Option<&'
         return Some("it is part of the system, which no guest writes to; put it elsewhere");
     }
     // What shells and programs read at their start.
-    let hidden = real
-        .file_name()
-        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let hidden = real.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     hidden.then_some("no guest writes to a hidden file; give it another name")
 }
 
@@ -145,9 +133,8 @@ pub(crate) fn open_checked(
             Error::system(Origin::BROKER, format!("Can't {what} {}", path.display()), &error)
         }
     };
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let how =
+        OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let file = openat2(nix::fcntl::AT_FDCWD, path, how).map_err(|errno| system("open")(errno.into()))?;
     let real = real_path(&file).map_err(system("look at"))?;
     let through = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
@@ -167,10 +154,8 @@ pub(crate) fn open_checked(
     }
     if kind.is_block_device() && access != Access::Read {
         // The kernel refuses this for what is mounted, swapped to, or part of something else.
-        let tried = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_EXCL | libc::O_NONBLOCK)
-            .open(&through);
+        let tried =
+            OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_NONBLOCK).open(&through);
         if tried.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
             return refuse("this host uses the disk itself; unmount it first");
         }
@@ -241,12 +226,7 @@ mod tests {
         for folder in [&own, &other, &network] {
             fs::create_dir_all(folder).unwrap();
         }
-        for file in [
-            own.join("mine"),
-            other.join("theirs"),
-            network.join("state"),
-            root.join("disk"),
-        ] {
+        for file in [own.join("mine"), other.join("theirs"), network.join("state"), root.join("disk")] {
             fs::write(file, "x").unwrap();
         }
         symlink("/etc/shadow", own.join("link")).unwrap();

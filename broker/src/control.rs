@@ -27,10 +27,7 @@ struct Session {
 
 /// Makes the socket.
 pub(crate) fn bind(run: &Path) -> Result<UnixListener, OpenError> {
-    let failed = |source| OpenError::Control {
-        path: PathBuf::from(run).join(SOCKET),
-        source,
-    };
+    let failed = |source| OpenError::Control { path: PathBuf::from(run).join(SOCKET), source };
     let (path, _handle) = crate::root::short_socket_path(run, SOCKET).map_err(failed)?;
     // Ours to remove: the root's lock is held.
     let _ = std::fs::remove_file(&path);
@@ -62,20 +59,12 @@ pub(crate) async fn accept(listener: UnixListener, stack: WeakHandle) {
             read_only: false,
         };
         let Some(stack) = stack.upgrade() else { return };
-        let session = Arc::new(Session {
-            stack,
-            identity,
-            clients: Mutex::default(),
-        });
+        let session = Arc::new(Session { stack, identity, clients: Mutex::default() });
         tokio::spawn(async move {
             if let Ok(stream) = stream.into_std() {
                 let _ = channel::serve(OwnedFd::from(stream), Arc::clone(&session)).await;
             }
-            session
-                .clients
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clear();
+            session.clients.lock().unwrap_or_else(PoisonError::into_inner).clear();
         });
     }
 }
@@ -117,26 +106,14 @@ impl stack::Server for Calls {
         _call: CallContext,
         arguments: stack::channel_open::Arguments,
     ) -> Result<(Descriptor, Token), Error> {
-        let identity = Identity {
-            read_only: arguments.read_only,
-            ..self.0.identity.clone()
-        };
+        let identity = Identity { read_only: arguments.read_only, ..self.0.identity.clone() };
         let client = self.0.stack.client_up(identity).await?;
         let token = client.token();
-        self.0
-            .clients
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(client);
-        let socket = self
-            .0
-            .stack
-            .channel(token, arguments.driver)
-            .await?
-            .map_err(|reason| {
-                let message = format!("The {} driver is out of service: {reason}", arguments.driver);
-                Error::new(Code::OPERATION_FAILED, Origin::RPC, message)
-            })?;
+        self.0.clients.lock().unwrap_or_else(PoisonError::into_inner).push(client);
+        let socket = self.0.stack.channel(token, arguments.driver).await?.map_err(|reason| {
+            let message = format!("The {} driver is out of service: {reason}", arguments.driver);
+            Error::new(Code::OPERATION_FAILED, Origin::RPC, message)
+        })?;
         Ok((Descriptor::new(socket), token))
     }
 

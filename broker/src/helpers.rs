@@ -37,26 +37,10 @@ pub(crate) struct Ceiling {
 const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/usr/local/bin", "/usr/libexec"];
 
 pub(crate) static CEILINGS: &[Ceiling] = &[
-    Ceiling {
-        class: "qemu",
-        programs: &["qemu-system-"],
-        network: true,
-    },
-    Ceiling {
-        class: "qemu-probe",
-        programs: &["qemu-system-"],
-        network: false,
-    },
-    Ceiling {
-        class: "qemu-img",
-        programs: &["qemu-img"],
-        network: false,
-    },
-    Ceiling {
-        class: "swtpm",
-        programs: &["swtpm"],
-        network: false,
-    },
+    Ceiling { class: "qemu", programs: &["qemu-system-"], network: true },
+    Ceiling { class: "qemu-probe", programs: &["qemu-system-"], network: false },
+    Ceiling { class: "qemu-img", programs: &["qemu-img"], network: false },
+    Ceiling { class: "swtpm", programs: &["swtpm"], network: false },
 ];
 
 /// Ports below are the host's own.
@@ -82,25 +66,15 @@ pub(crate) struct Running {
 }
 
 pub(crate) fn refused(key: &str, why: impl std::fmt::Display) -> Error {
-    Error::new(
-        Code::OPERATION_DENIED,
-        Origin::BROKER,
-        format!("Helper '{key}' is refused: {why}"),
-    )
+    Error::new(Code::OPERATION_DENIED, Origin::BROKER, format!("Helper '{key}' is refused: {why}"))
 }
 
 /// A key becomes a file name.
 fn check_key(key: &str) -> Result<(), Error> {
     let fits = !key.is_empty()
         && key.len() <= 64
-        && key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-    if fits {
-        Ok(())
-    } else {
-        Err(refused("?", "its key is no plain name"))
-    }
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if fits { Ok(()) } else { Err(refused("?", "its key is no plain name")) }
 }
 
 /// Whether a class lists programs of that name.
@@ -111,27 +85,17 @@ fn is_listed(ceiling: &Ceiling, name: &str) -> bool {
 }
 
 fn check_program(key: &str, ceiling: &Ceiling, program: &Path) -> Result<(), Error> {
-    let named = program
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
+    let named = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let listed = is_listed(ceiling, named);
     let folder = program.parent().and_then(Path::to_str).unwrap_or_default();
     if !listed || !PROGRAM_FOLDERS.contains(&folder) {
-        let why = format!(
-            "{} is not among the programs of class '{}'",
-            program.display(),
-            ceiling.class
-        );
+        let why = format!("{} is not among the programs of class '{}'", program.display(), ceiling.class);
         return Err(refused(key, why));
     }
     let metadata = fs::metadata(program)
         .map_err(|error| Error::system(Origin::BROKER, format!("Program {}", program.display()), &error))?;
     if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
-        return Err(refused(
-            key,
-            format!("{} can be changed by others than root", program.display()),
-        ));
+        return Err(refused(key, format!("{} can be changed by others than root", program.display())));
     }
     Ok(())
 }
@@ -143,10 +107,9 @@ fn check_environment(key: &str, environment: &[(String, String)]) -> Result<(), 
     };
     let unfit = |name: &str| name.is_empty() || name.contains('=') || steers(name);
     match environment.iter().find(|(name, _)| unfit(name)) {
-        Some((name, _)) => Err(refused(
-            key,
-            format!("the environment variable '{name}' is never given to a helper"),
-        )),
+        Some((name, _)) => {
+            Err(refused(key, format!("the environment variable '{name}' is never given to a helper")))
+        }
         None => Ok(()),
     }
 }
@@ -169,13 +132,9 @@ pub(crate) fn connect(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd,
     if !file.metadata().map_err(system)?.file_type().is_socket() {
         return Err(refused(key, format!("{name} in its folder is no socket")));
     }
-    let socket = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        None,
-    )
-    .map_err(|errno| system(errno.into()))?;
+    let socket =
+        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
+            .map_err(|errno| system(errno.into()))?;
     let address = UnixAddr::new(format!("/proc/self/fd/{}", file.as_raw_fd()).as_str());
     address
         .and_then(|address| nix::sys::socket::connect(socket.as_raw_fd(), &address))
@@ -232,18 +191,15 @@ pub(crate) fn start(
         .create(&guest)
         .map_err(|error| Error::system(Origin::BROKER, format!("Folder {}", guest.display()), &error))?;
 
-    let network = request
-        .network
-        .then(|| "the guest has user networking or a display on the network".to_owned());
+    let network =
+        request.network.then(|| "the guest has user networking or a display on the network".to_owned());
     let mut profile = profiles::helper(ceiling.class, &request.program, network)
         .ok_or_else(|| refused(&key, "its class has no profile"))?;
     for port in &request.ports {
         if *port < PORT_MIN || !request.network {
             return Err(refused(&key, format!("port {port} is not for guests")));
         }
-        profile
-            .bind_ports
-            .push((*port, "a display of the guest".to_owned()));
+        profile.bind_ports.push((*port, "a display of the guest".to_owned()));
     }
     let mut descriptors: Vec<(RawFd, OwnedFd)> = Vec::new();
     for (number, (path, access)) in (RULE_NUMBERS..).zip(&request.files) {
@@ -267,10 +223,7 @@ pub(crate) fn start(
         if free {
             Ok(())
         } else {
-            Err(refused(
-                &key,
-                format!("descriptor number {number} is taken or out of range"),
-            ))
+            Err(refused(&key, format!("descriptor number {number} is taken or out of range")))
         }
     };
     for (name, number) in &request.listeners {
@@ -283,35 +236,21 @@ pub(crate) fn start(
     }
     for (number, file) in request.descriptors {
         claim(number)?;
-        let file = file
-            .into_owned()
-            .ok_or_else(|| refused(&key, "a descriptor did not come"))?;
+        let file = file.into_owned().ok_or_else(|| refused(&key, "a descriptor did not come"))?;
         descriptors.push((number, file));
     }
 
     let system = |what: &'static str| move |error: io::Error| Error::system(Origin::BROKER, what, &error);
-    let text = profile
-        .to_json()
-        .map_err(|error| Error::new(Code::INTERNAL, Origin::BROKER, error.to_string()))?;
-    descriptors.push((
-        PROFILE_NUMBER,
-        memory_file("profile", &text).map_err(system("Can't make a memory file"))?,
-    ));
-    let null = || {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .map(OwnedFd::from)
-    };
+    let text =
+        profile.to_json().map_err(|error| Error::new(Code::INTERNAL, Origin::BROKER, error.to_string()))?;
+    descriptors
+        .push((PROFILE_NUMBER, memory_file("profile", &text).map_err(system("Can't make a memory file"))?));
+    let null = || OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
     descriptors.push((0, null().map_err(system("Can't open /dev/null"))?));
     if !descriptors.iter().any(|(number, _)| *number == 1) {
         descriptors.push((1, null().map_err(system("Can't open /dev/null"))?));
     }
-    let errors = match request
-        .errors
-        .and_then(bulkhead_wire::descriptor::Descriptor::into_owned)
-    {
+    let errors = match request.errors.and_then(bulkhead_wire::descriptor::Descriptor::into_owned) {
         Some(file) => file,
         None => null().map_err(system("Can't open /dev/null"))?,
     };
@@ -334,19 +273,11 @@ pub(crate) fn start(
         arguments.push(text_of(argument.as_ref())?);
     }
     let launcher = libexec.join("bulkhead-launch");
-    let process = launcher::launch(&Command {
-        program: &launcher,
-        arguments,
-        environment: Vec::new(),
-        descriptors,
-    })
-    .map_err(|error| {
-        Error::system(
-            Origin::BROKER,
-            format!("Can't start {}", launcher.display()),
-            &error,
-        )
-    })?;
+    let process =
+        launcher::launch(&Command { program: &launcher, arguments, environment: Vec::new(), descriptors })
+            .map_err(|error| {
+                Error::system(Origin::BROKER, format!("Can't start {}", launcher.display()), &error)
+            })?;
     let record = Record {
         start_ticks: process::start_ticks(process.pid).unwrap_or(0),
         pid: process.pid,
@@ -356,10 +287,7 @@ pub(crate) fn start(
         confinement: profile.summary(),
         key,
     };
-    let running = Running {
-        record,
-        pidfd: process.pidfd,
-    };
+    let running = Running { record, pidfd: process.pidfd };
     if let Err(error) = write_record(layout, &running.record) {
         // A helper that could not be found again must not live.
         process::signal(&running.pidfd, libc::SIGKILL);
@@ -436,9 +364,8 @@ pub(crate) fn adopt(layout: &Layout) -> Vec<Running> {
     };
     let mut running = Vec::new();
     for entry in entries.flatten() {
-        let record: Option<Record> = fs::read(entry.path())
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok());
+        let record: Option<Record> =
+            fs::read(entry.path()).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let alive = record.and_then(|record| {
             // The descriptor first, the comparison second: so they speak of the same process.
             let pidfd = process::open(record.pid).ok()?;
@@ -475,23 +402,11 @@ pub(crate) fn ports_free(ports: &[u16]) -> Result<(), Error> {
 /// # Errors
 /// A path that is no terminal of this helper.
 pub(crate) fn terminal(helper: &Record, path: &Path) -> Result<OwnedFd, Error> {
-    let denied = || {
-        refused(
-            &helper.key,
-            format!("{} is no terminal of this guest", path.display()),
-        )
-    };
-    let number: u32 = path
-        .strip_prefix("/dev/pts")
-        .ok()
-        .and_then(|rest| rest.to_str()?.parse().ok())
-        .ok_or_else(denied)?;
+    let denied = || refused(&helper.key, format!("{} is no terminal of this guest", path.display()));
+    let number: u32 =
+        path.strip_prefix("/dev/pts").ok().and_then(|rest| rest.to_str()?.parse().ok()).ok_or_else(denied)?;
     let entries = fs::read_dir(format!("/proc/{}/fdinfo", helper.pid)).map_err(|error| {
-        Error::system(
-            Origin::BROKER,
-            format!("Can't look at guest {}", helper.key),
-            &error,
-        )
+        Error::system(Origin::BROKER, format!("Can't look at guest {}", helper.key), &error)
     })?;
     let line = format!("tty-index:\t{number}");
     let owns = entries

@@ -126,11 +126,7 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
     if config.mode == Mode::Embed {
         root::check(&config.root)?;
     }
-    for program in manifest::MANIFESTS
-        .iter()
-        .map(|manifest| manifest.program)
-        .chain(["bulkhead-launch"])
-    {
+    for program in manifest::MANIFESTS.iter().map(|manifest| manifest.program).chain(["bulkhead-launch"]) {
         let program = config.libexec.join(program);
         if !program.is_file() {
             return Err(OpenError::Libexec(program));
@@ -138,10 +134,8 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
     }
     let root = Root::open(&config.root, layout)?;
     let layout = root.layout.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(OpenError::Thread)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Thread)?;
     let listener = {
         let _inside = runtime.enter();
         control::bind(&layout.run)?
@@ -151,12 +145,7 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
     let (ending, ended) = watch::channel(false);
     let leaving = watch::Sender::new(false);
     let leave = leaving.subscribe();
-    let handle = Handle {
-        orders,
-        changed: watched,
-        leaving,
-        layout,
-    };
+    let handle = Handle { orders, changed: watched, leaving, layout };
     // The control socket must not keep the stack alive: it holds no handle while nobody is connected.
     let weak = WeakHandle {
         orders: handle.orders.downgrade(),
@@ -181,11 +170,7 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
 }
 
 fn gone<E>(_error: E) -> Error {
-    Error::new(
-        Code::OPERATION_INVALID,
-        Origin::BROKER,
-        "The stack has been closed",
-    )
+    Error::new(Code::OPERATION_INVALID, Origin::BROKER, "The stack has been closed")
 }
 
 impl Handle {

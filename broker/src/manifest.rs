@@ -74,10 +74,7 @@ pub struct Intensity {
 
 impl Default for Intensity {
     fn default() -> Self {
-        Self {
-            deaths: 5,
-            within: Duration::from_secs(30),
-        }
+        Self { deaths: 5, within: Duration::from_secs(30) }
     }
 }
 

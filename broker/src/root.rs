@@ -120,12 +120,7 @@ pub fn system_layout() -> Layout {
 /// # Errors
 /// See [`RootError::Unfit`].
 pub fn check(path: &Path) -> Result<(), RootError> {
-    let unfit = |reason: &str| {
-        Err(RootError::Unfit {
-            path: path.to_owned(),
-            reason: reason.to_owned(),
-        })
-    };
+    let unfit = |reason: &str| Err(RootError::Unfit { path: path.to_owned(), reason: reason.to_owned() });
     if !path.is_absolute() {
         return unfit("it must be an absolute path");
     }
@@ -146,10 +141,7 @@ pub fn check(path: &Path) -> Result<(), RootError> {
     if std::str::from_utf8(bytes).is_err() {
         return unfit("its name is not UTF-8, so XML can't name files below it");
     }
-    if path
-        .components()
-        .any(|part| part == std::path::Component::ParentDir)
-    {
+    if path.components().any(|part| part == std::path::Component::ParentDir) {
         return unfit("it must not contain '..'");
     }
     Ok(())
@@ -162,13 +154,8 @@ impl Root {
             let (path, what) = (path.to_owned(), what.to_owned());
             move |source| RootError::Io { path, what, source }
         };
-        for folder in [
-            &mut layout.etc,
-            &mut layout.lib,
-            &mut layout.run,
-            &mut layout.log,
-            &mut layout.cache,
-        ] {
+        for folder in [&mut layout.etc, &mut layout.lib, &mut layout.run, &mut layout.log, &mut layout.cache]
+        {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&*folder);
             // Without symbolic links: what a helper may be given is decided by files' real names.
             *folder = made
@@ -195,23 +182,10 @@ impl Root {
             fcntl(&file, FcntlArg::F_GETLK(&mut wanted))
                 .map_err(io::Error::from)
                 .map_err(failed("can't ask for its lock"))?;
-            return Err(RootError::Busy {
-                path: path.to_owned(),
-                pid: wanted.l_pid,
-            });
+            return Err(RootError::Busy { path: path.to_owned(), pid: wanted.l_pid });
         }
-        let root = Self {
-            path: path.to_owned(),
-            layout,
-            _lock: file,
-        };
-        for folder in [
-            "guests",
-            "broker",
-            "broker/helpers",
-            "broker/drivers",
-            "broker/aside",
-        ] {
+        let root = Self { path: path.to_owned(), layout, _lock: file };
+        for folder in ["guests", "broker", "broker/helpers", "broker/drivers", "broker/aside"] {
             let folder = root.layout.run.join(folder);
             DirBuilder::new()
                 .recursive(true)
@@ -249,11 +223,8 @@ pub fn short_socket_path(folder: &Path, name: &str) -> io::Result<(PathBuf, Opti
         return Ok((whole, None));
     }
     let handle = File::open(folder)?;
-    let short = PathBuf::from(format!(
-        "/proc/self/fd/{}",
-        std::os::fd::AsRawFd::as_raw_fd(&handle)
-    ))
-    .join(name);
+    let short =
+        PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle))).join(name);
     Ok((short, Some(handle)))
 }
 
@@ -270,12 +241,7 @@ mod tests {
 
     #[test]
     fn odd_roots_work_or_are_refused_with_the_reason() {
-        for good in [
-            "/tmp/a b",
-            "/tmp/a,b",
-            "/tmp/a%20b",
-            &format!("/tmp/{}", "x".repeat(200)),
-        ] {
+        for good in ["/tmp/a b", "/tmp/a,b", "/tmp/a%20b", &format!("/tmp/{}", "x".repeat(200))] {
             assert!(check(Path::new(good)).is_ok(), "{good}");
         }
         for (bad, reason) in [
@@ -285,10 +251,7 @@ mod tests {
             ("/", "own root"),
             (&format!("/tmp{}", "/x".repeat(1024)), "longer"),
         ] {
-            assert!(
-                check(Path::new(bad)).unwrap_err().to_string().contains(reason),
-                "{bad}"
-            );
+            assert!(check(Path::new(bad)).unwrap_err().to_string().contains(reason), "{bad}");
         }
     }
 }

@@ -145,10 +145,8 @@ impl Stack {
         stack.wait_for_autodestroyed(&mut received).await;
         let mut stopping = false;
         loop {
-            let wakeup = stack
-                .supervisor
-                .next_wakeup()
-                .map(|at| tokio::time::Instant::from_std(stack.began + at));
+            let wakeup =
+                stack.supervisor.next_wakeup().map(|at| tokio::time::Instant::from_std(stack.began + at));
             // All may be dropped half-way: receiving and sleeping lose nothing.
             let leaves = tokio::select! {
                 order = orders.recv(), if !stopping => match order {
@@ -191,11 +189,7 @@ impl Stack {
     /// Guests that were to end with their application have been asked to by their driver; one that hangs is not asked twice.
     async fn end_autodestroyed(&mut self, received: &mut mpsc::Receiver<Happening>) {
         for kill in [false, true] {
-            for helper in self
-                .helpers
-                .values()
-                .filter(|helper| kill && helper.record.autodestroy)
-            {
+            for helper in self.helpers.values().filter(|helper| kill && helper.record.autodestroy) {
                 process::signal(&helper.pidfd, libc::SIGKILL);
             }
             self.wait_for_autodestroyed(received).await;
@@ -290,22 +284,14 @@ impl Stack {
             }
             Action::Held(driver, reason) => {
                 tracing::error!(%driver, %reason, "driver is out of service");
-                let callers = MANIFESTS
-                    .iter()
-                    .filter(|manifest| manifest.calls.contains(&driver));
+                let callers = MANIFESTS.iter().filter(|manifest| manifest.calls.contains(&driver));
                 // Who does not serve yet is told when it does.
                 for caller in callers
                     .map(|manifest| manifest.driver)
                     .filter(|caller| self.serves(*caller))
                     .collect::<Vec<_>>()
                 {
-                    self.tell(
-                        caller,
-                        &ToDriver::ChannelHeld {
-                            peer: driver,
-                            reason: reason.clone(),
-                        },
-                    );
+                    self.tell(caller, &ToDriver::ChannelHeld { peer: driver, reason: reason.clone() });
                 }
                 for (_, _, reply) in self.waiting.extract_if(.., |(_, wanted, _)| *wanted == driver) {
                     let _ = reply.send(Err(reason.clone()));
@@ -329,10 +315,7 @@ impl Stack {
         let Ok(entries) = fs::read_dir(self.root.layout.run.join("broker/aside").join(driver.name())) else {
             return Vec::new();
         };
-        entries
-            .flatten()
-            .filter_map(|entry| fs::read_to_string(entry.path()).ok())
-            .collect()
+        entries.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect()
     }
 
     fn launch(&mut self, driver: Driver) -> io::Result<()> {
@@ -367,9 +350,7 @@ impl Stack {
             let status = process::ended(watched).await.ok().flatten();
             // What it said last is heard before its end is judged: it may name the object that is to blame.
             let _ = tokio::time::timeout(DRAIN_WITHIN, talking).await;
-            let _ = happenings
-                .send(Happening::DriverEnded(driver, incarnation, status))
-                .await;
+            let _ = happenings.send(Happening::DriverEnded(driver, incarnation, status)).await;
         });
         let alive = Alive {
             incarnation,
@@ -399,40 +380,26 @@ impl Stack {
         };
         let sent = codec::encode(message).is_ok_and(|encoded| alive.outbox.try_send(encoded).is_ok());
         if !sent && !alive.outbox.is_closed() {
-            self.step(Event::Violation(
-                driver,
-                "does not read its control link".to_owned(),
-            ));
+            self.step(Event::Violation(driver, "does not read its control link".to_owned()));
         }
     }
 
     fn happened(&mut self, happening: Happening) {
         match happening {
             Happening::Said(driver, incarnation, message) => {
-                if self
-                    .alive
-                    .get(&driver)
-                    .is_some_and(|alive| alive.incarnation == incarnation)
-                {
+                if self.alive.get(&driver).is_some_and(|alive| alive.incarnation == incarnation) {
                     self.said(driver, *message);
                 }
             }
             Happening::LinkEnded(driver, incarnation, error) => {
-                let current = self
-                    .alive
-                    .get(&driver)
-                    .is_some_and(|alive| alive.incarnation == incarnation);
+                let current = self.alive.get(&driver).is_some_and(|alive| alive.incarnation == incarnation);
                 if current && !matches!(error, LinkError::Closed | LinkError::Io(_)) {
                     tracing::error!(%driver, %error, "driver broke the protocol");
                     self.step(Event::Violation(driver, format!("broke the protocol: {error}")));
                 }
             }
             Happening::DriverEnded(driver, incarnation, status) => {
-                if self
-                    .alive
-                    .get(&driver)
-                    .is_some_and(|alive| alive.incarnation == incarnation)
-                {
+                if self.alive.get(&driver).is_some_and(|alive| alive.incarnation == incarnation) {
                     self.alive.remove(&driver);
                     helpers::forget_driver(&self.root.layout, driver.name());
                     self.step(Event::Ended(driver, process::describe_end(status)));
@@ -447,18 +414,13 @@ impl Stack {
                 }
             }
             Happening::HelperEnded(key, pid, status) => {
-                if self
-                    .helpers
-                    .get(&key)
-                    .is_none_or(|helper| helper.record.pid != pid)
-                {
+                if self.helpers.get(&key).is_none_or(|helper| helper.record.pid != pid) {
                     return;
                 }
                 helpers::forget(&self.root.layout, &key);
                 let owner = self.helpers.remove(&key).map(|helper| helper.record.owner);
-                if let Some(owner) = MANIFESTS
-                    .iter()
-                    .find(|manifest| Some(manifest.driver.name()) == owner.as_deref())
+                if let Some(owner) =
+                    MANIFESTS.iter().find(|manifest| Some(manifest.driver.name()) == owner.as_deref())
                 {
                     self.tell_welcomed(owner.driver, &ToDriver::HelperEnded { key, pid, status });
                 }
@@ -473,10 +435,7 @@ impl Stack {
                     alive.in_force = in_force;
                     alive.missing = missing;
                     if std::mem::replace(&mut alive.welcomed, true) {
-                        self.step(Event::Violation(
-                            driver,
-                            "said twice that it is confined".to_owned(),
-                        ));
+                        self.step(Event::Violation(driver, "said twice that it is confined".to_owned()));
                         return;
                     }
                 }
@@ -516,10 +475,7 @@ impl Stack {
             .filter(|helper| helper.record.owner == driver.name())
             .map(describe)
             .collect::<io::Result<_>>()?;
-        let first = self
-            .supervisor
-            .life(driver)
-            .is_none_or(|life| life.incarnation == 1);
+        let first = self.supervisor.life(driver).is_none_or(|life| life.incarnation == 1);
         let welcome = Welcome {
             incarnation: self.supervisor.life(driver).map_or(1, |life| life.incarnation),
             layout: self.root.layout.clone(),
@@ -547,19 +503,12 @@ impl Stack {
         let manifest = manifest::of(driver)
             .ok_or_else(|| Error::new(Code::INTERNAL, Origin::BROKER, "A driver without a manifest asks"))?;
         let denied = |what: String| {
-            Error::new(
-                Code::OPERATION_DENIED,
-                Origin::BROKER,
-                format!("The {driver} driver {what}"),
-            )
+            Error::new(Code::OPERATION_DENIED, Origin::BROKER, format!("The {driver} driver {what}"))
         };
         match request {
             Request::HelperStart(request) => {
                 if !manifest.helpers.contains(&request.class.as_str()) {
-                    return Err(denied(format!(
-                        "may not ask for helpers of class '{}'",
-                        request.class
-                    )));
+                    return Err(denied(format!("may not ask for helpers of class '{}'", request.class)));
                 }
                 // Its driver may have seen the end of the one before earlier than this task has.
                 let runs = |helper: &Running| !process::has_ended(&helper.pidfd);
@@ -592,10 +541,7 @@ impl Stack {
             Request::Deposit { name, file } => {
                 let held = self.shelf.keys().filter(|(owner, _)| *owner == driver).count();
                 if held >= manifest.deposits_max || name.len() > 256 {
-                    return Err(denied(format!(
-                        "may deposit {} descriptors at most",
-                        manifest.deposits_max
-                    )));
+                    return Err(denied(format!("may deposit {} descriptors at most", manifest.deposits_max)));
                 }
                 if let Some(file) = file.into_owned() {
                     self.shelf.insert((driver, name), file);
@@ -614,24 +560,17 @@ impl Stack {
     }
 
     fn own_helper(&self, driver: Driver, key: &str) -> Result<&Running, Error> {
-        self.helpers
-            .get(key)
-            .filter(|helper| helper.record.owner == driver.name())
-            .ok_or_else(|| {
-                Error::new(
-                    Code::OPERATION_INVALID,
-                    Origin::BROKER,
-                    format!("The {driver} driver has no helper '{key}'"),
-                )
-            })
+        self.helpers.get(key).filter(|helper| helper.record.owner == driver.name()).ok_or_else(|| {
+            Error::new(
+                Code::OPERATION_INVALID,
+                Origin::BROKER,
+                format!("The {driver} driver has no helper '{key}'"),
+            )
+        })
     }
 
     fn watch_helper(&self, helper: &Running) {
-        let (key, pid, happenings) = (
-            helper.record.key.clone(),
-            helper.record.pid,
-            self.happenings.clone(),
-        );
+        let (key, pid, happenings) = (helper.record.key.clone(), helper.record.pid, self.happenings.clone());
         match helper.pidfd.try_clone() {
             Ok(pidfd) => {
                 tokio::spawn(async move {
@@ -644,9 +583,7 @@ impl Stack {
     }
 
     fn serves(&self, driver: Driver) -> bool {
-        self.supervisor
-            .life(driver)
-            .is_some_and(|life| matches!(life.phase, Phase::Ready { .. }))
+        self.supervisor.life(driver).is_some_and(|life| matches!(life.phase, Phase::Ready { .. }))
     }
 
     /// A driver serves now: pairs for it and each peer that serves too, and for the clients that wait.
@@ -671,10 +608,7 @@ impl Stack {
                 self.tell(caller, &ToDriver::ChannelHeld { peer: called, reason });
             }
         }
-        let waiting: Vec<_> = self
-            .waiting
-            .extract_if(.., |(_, wanted, _)| *wanted == driver)
-            .collect();
+        let waiting: Vec<_> = self.waiting.extract_if(.., |(_, wanted, _)| *wanted == driver).collect();
         for (token, driver, reply) in waiting {
             self.client_channel(token, driver, reply);
         }
@@ -694,17 +628,8 @@ impl Stack {
             }
             Some(Phase::Ready { .. }) => match pair() {
                 Ok((calling, served)) => {
-                    self.tell(
-                        driver,
-                        &ToDriver::ClientUp {
-                            token,
-                            identity: identity.clone(),
-                        },
-                    );
-                    self.tell(
-                        driver,
-                        &channel(Driver::Broker, Side::Serve, Some(identity), served),
-                    );
+                    self.tell(driver, &ToDriver::ClientUp { token, identity: identity.clone() });
+                    self.tell(driver, &channel(Driver::Broker, Side::Serve, Some(identity), served));
                     let _ = reply.send(Ok(calling));
                 }
                 Err(error) => {
@@ -782,12 +707,7 @@ fn open_log(path: &Path) -> io::Result<fs::File> {
     let open = || {
         let mut options = OpenOptions::new();
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let file = options
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(flags)
-            .open(path)?;
+        let file = options.append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
         let metadata = file.metadata()?;
         if metadata.is_file() && metadata.nlink() == 1 {
             Ok(file)
@@ -804,21 +724,11 @@ fn open_log(path: &Path) -> io::Result<fs::File> {
 }
 
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(
-        AddressFamily::Unix,
-        SockType::Stream,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )?)
+    Ok(socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
 fn channel(peer: Driver, side: Side, client: Option<Identity>, socket: OwnedFd) -> ToDriver {
-    ToDriver::ChannelUp {
-        peer,
-        side,
-        client,
-        socket: Descriptor::new(socket),
-    }
+    ToDriver::ChannelUp { peer, side, client, socket: Descriptor::new(socket) }
 }
 
 fn describe(helper: &Running) -> io::Result<Helper> {
@@ -833,13 +743,7 @@ fn describe(helper: &Running) -> io::Result<Helper> {
 fn file_name(object: &str) -> String {
     object
         .chars()
-        .map(|letter| {
-            if letter.is_ascii_alphanumeric() || letter == '-' {
-                letter
-            } else {
-                '_'
-            }
-        })
+        .map(|letter| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' })
         .take(200)
         .collect()
 }
@@ -856,19 +760,13 @@ async fn talk(
     let (mut reader, mut writer) = match opened {
         Ok(halves) => halves,
         Err(error) => {
-            let _ = happenings
-                .send(Happening::LinkEnded(driver, incarnation, error))
-                .await;
+            let _ = happenings.send(Happening::LinkEnded(driver, incarnation, error)).await;
             return;
         }
     };
     let writing = tokio::spawn(async move {
         while let Some((body, files)) = queue.recv().await {
-            if writer
-                .write(Header::new(Kind::Control), &body, &files)
-                .await
-                .is_err()
-            {
+            if writer.write(Header::new(Kind::Control), &body, &files).await.is_err() {
                 break;
             }
         }
@@ -883,11 +781,7 @@ async fn talk(
         }
         match codec::decode::<FromDriver>(&frame.body, frame.descriptors) {
             Ok(message) => {
-                if happenings
-                    .send(Happening::Said(driver, incarnation, Box::new(message)))
-                    .await
-                    .is_err()
-                {
+                if happenings.send(Happening::Said(driver, incarnation, Box::new(message))).await.is_err() {
                     break LinkError::Closed;
                 }
             }
@@ -895,7 +789,5 @@ async fn talk(
         }
     };
     writing.abort();
-    let _ = happenings
-        .send(Happening::LinkEnded(driver, incarnation, error))
-        .await;
+    let _ = happenings.send(Happening::LinkEnded(driver, incarnation, error)).await;
 }

@@ -166,15 +166,8 @@ impl Supervisor {
             blame: BTreeMap::new(),
             hold_after_end: None,
         };
-        let lives = manifests
-            .iter()
-            .map(|manifest| (manifest.driver, life(manifest)))
-            .collect();
-        Self {
-            intensity,
-            lives,
-            stopping: false,
-        }
+        let lives = manifests.iter().map(|manifest| (manifest.driver, life(manifest))).collect();
+        Self { intensity, lives, stopping: false }
     }
 
     /// One driver's life.
@@ -233,9 +226,7 @@ impl Supervisor {
                 let reason = "by command".to_owned();
                 if life.is_alive() {
                     life.hold_after_end = Some(reason);
-                    life.phase = Phase::Stopping {
-                        until: now + life.manifest.stop_within,
-                    };
+                    life.phase = Phase::Stopping { until: now + life.manifest.stop_within };
                     actions.push(Action::AskStop(driver));
                 } else if life.phase == Phase::Dying {
                     // Its process still is: held once that has ended.
@@ -256,9 +247,7 @@ impl Supervisor {
                 for (driver, life) in &mut self.lives {
                     match life.phase {
                         Phase::Starting { .. } | Phase::Ready { .. } => {
-                            life.phase = Phase::Stopping {
-                                until: now + life.manifest.stop_within,
-                            };
+                            life.phase = Phase::Stopping { until: now + life.manifest.stop_within };
                             actions.push(Action::AskStop(*driver));
                         }
                         Phase::Backoff { .. } => life.phase = Phase::Down,
@@ -283,19 +272,14 @@ impl Supervisor {
 
 impl Life {
     fn is_alive(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Starting { .. } | Phase::Ready { .. } | Phase::Stopping { .. }
-        )
+        matches!(self.phase, Phase::Starting { .. } | Phase::Ready { .. } | Phase::Stopping { .. })
     }
 
     fn launch(&mut self, now: Instant) -> Option<Action> {
         self.incarnation += 1;
         self.adopting = None;
         self.beat_due = None;
-        self.phase = Phase::Starting {
-            until: now + self.manifest.ready_within,
-        };
+        self.phase = Phase::Starting { until: now + self.manifest.ready_within };
         Some(Action::Launch(self.manifest.driver))
     }
 
@@ -318,11 +302,7 @@ impl Life {
             _ => Duration::ZERO,
         };
         // A violation or a missed deadline has said why already; the signal that followed says less.
-        let cause = if self.phase == Phase::Dying {
-            self.last_end.take().unwrap_or(cause)
-        } else {
-            cause
-        };
+        let cause = if self.phase == Phase::Dying { self.last_end.take().unwrap_or(cause) } else { cause };
         if let Some(reason) = self.hold_after_end.take() {
             self.hold(reason, actions);
             return;
@@ -345,11 +325,7 @@ impl Life {
             return;
         }
         self.recent.push_back(now);
-        while self
-            .recent
-            .front()
-            .is_some_and(|first| now.saturating_sub(*first) > intensity.within)
-        {
+        while self.recent.front().is_some_and(|first| now.saturating_sub(*first) > intensity.within) {
             self.recent.pop_front();
         }
         if self.recent.len() >= intensity.deaths {
@@ -365,9 +341,7 @@ impl Life {
             self.pause = PAUSE;
             actions.extend(self.launch(now));
         } else {
-            self.phase = Phase::Backoff {
-                until: now + self.pause,
-            };
+            self.phase = Phase::Backoff { until: now + self.pause };
             self.pause = (self.pause * 2).min(PAUSE_MAX);
         }
     }
@@ -376,10 +350,8 @@ impl Life {
         let driver = self.manifest.driver;
         match &self.phase {
             Phase::Starting { until } if now >= *until => {
-                self.last_end = Some(format!(
-                    "was not ready within {} s",
-                    self.manifest.ready_within.as_secs()
-                ));
+                self.last_end =
+                    Some(format!("was not ready within {} s", self.manifest.ready_within.as_secs()));
                 self.phase = Phase::Dying;
                 actions.push(Action::Kill(driver));
             }
@@ -470,10 +442,7 @@ mod tests {
             }
         }
         assert_eq!(supervisor.step(at(60_000), Event::Tick), []);
-        assert_eq!(
-            supervisor.step(at(60_000), Event::Release(QEMU)),
-            [Action::Launch(QEMU)]
-        );
+        assert_eq!(supervisor.step(at(60_000), Event::Release(QEMU)), [Action::Launch(QEMU)]);
     }
 
     #[test]
@@ -491,21 +460,10 @@ mod tests {
         let mut supervisor = running();
         assert_eq!(supervisor.step(at(1010), Event::Tick), [Action::Heartbeat(QEMU)]);
         assert_eq!(supervisor.step(at(4009), Event::Tick), []);
-        assert_eq!(
-            supervisor.step(at(4009), Event::Beat(QEMU)),
-            [Action::Heartbeat(QEMU)]
-        );
+        assert_eq!(supervisor.step(at(4009), Event::Beat(QEMU)), [Action::Heartbeat(QEMU)]);
         assert_eq!(supervisor.step(at(7009), Event::Tick), [Action::Kill(QEMU)]);
         assert_eq!(supervisor.step(at(7010), killed()).len(), 0);
-        assert!(
-            supervisor
-                .life(QEMU)
-                .unwrap()
-                .last_end
-                .as_ref()
-                .unwrap()
-                .contains("heartbeat")
-        );
+        assert!(supervisor.life(QEMU).unwrap().last_end.as_ref().unwrap().contains("heartbeat"));
     }
 
     #[test]
@@ -513,10 +471,7 @@ mod tests {
         let mut supervisor = running();
         assert_eq!(supervisor.step(at(1010), Event::Tick), [Action::Heartbeat(QEMU)]);
         assert_eq!(supervisor.step(at(60_000), Event::Tick), []);
-        assert_eq!(
-            supervisor.step(at(60_001), Event::Beat(QEMU)),
-            [Action::Heartbeat(QEMU)]
-        );
+        assert_eq!(supervisor.step(at(60_001), Event::Beat(QEMU)), [Action::Heartbeat(QEMU)]);
         assert_eq!(supervisor.step(at(63_001), Event::Tick), [Action::Kill(QEMU)]);
     }
 
@@ -537,10 +492,7 @@ mod tests {
             supervisor.step(at(2000), Event::Adopting(QEMU, Some("domain bad".to_owned())));
             let actions = supervisor.step(at(2000), killed());
             assert!(actions.contains(&Action::Launch(QEMU)));
-            assert_eq!(
-                actions.contains(&Action::SetAside(QEMU, "domain bad".to_owned())),
-                death == 1
-            );
+            assert_eq!(actions.contains(&Action::SetAside(QEMU, "domain bad".to_owned())), death == 1);
         }
     }
 

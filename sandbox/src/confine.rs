@@ -1,10 +1,7 @@
 //! Puts a profile in force, step by step. The order matters; each step says why it stands where it stands.
 //!
 //! The process must have one thread, and must not have read a byte from outside.
-#![expect(
-    unsafe_code,
-    reason = "closing inherited descriptors takes a call that no safe wrapper offers"
-)]
+#![expect(unsafe_code, reason = "closing inherited descriptors takes a call that no safe wrapper offers")]
 
 use crate::filter;
 use crate::profile::{Access, FileRule, Limits, Place, Profile, SystemCalls};
@@ -47,13 +44,8 @@ const LANDLOCK: ABI = ABI::V6;
 /// # Errors
 /// A step that failed although the machine has it. What the machine lacks is in the report instead.
 pub fn confine(profile: &Profile, keep: &[RawFd]) -> Result<Report, ConfineError> {
-    let failed = |step: &'static str| {
-        move |cause: String| ConfineError {
-            name: profile.name.clone(),
-            step,
-            cause,
-        }
-    };
+    let failed =
+        |step: &'static str| move |cause: String| ConfineError { name: profile.name.clone(), step, cause };
     let mut report = Report::default();
     // Most of what follows binds the calling thread alone.
     if fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
@@ -94,14 +86,8 @@ pub fn landlock_version() -> Option<i64> {
     // LANDLOCK_CREATE_RULESET_VERSION.
     const VERSION: u32 = 1;
     // SAFETY: with this flag the call takes no memory and makes no descriptor.
-    let version = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            std::ptr::null::<u8>(),
-            0_usize,
-            VERSION,
-        )
-    };
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, VERSION) };
     (version > 0).then_some(version)
 }
 
@@ -114,10 +100,7 @@ pub fn inherited<const N: usize>(numbers: [RawFd; N]) -> [OwnedFd; N] {
 }
 
 fn close_others(keep: &[RawFd]) -> io::Result<()> {
-    let mut keep: Vec<u32> = keep
-        .iter()
-        .filter_map(|number| u32::try_from(*number).ok())
-        .collect();
+    let mut keep: Vec<u32> = keep.iter().filter_map(|number| u32::try_from(*number).ok()).collect();
     keep.extend([0, 1, 2]);
     keep.sort_unstable();
     keep.dedup();
@@ -182,18 +165,18 @@ fn namespaces(profile: &Profile, report: &mut Report) -> io::Result<()> {
         match view::own_terminals() {
             Ok(()) => report.in_force.push("own terminals".to_owned()),
             Err(error) if uid.is_root() => return Err(error),
-            Err(error) => report.missing.push(format!(
-                "own terminals ({error}); this user's others can be opened"
-            )),
+            Err(error) => {
+                report.missing.push(format!("own terminals ({error}); this user's others can be opened"))
+            }
         }
     }
     if profile.hide {
         match view::enter(profile) {
             Ok(()) => report.in_force.push("mount namespace: own files only".to_owned()),
             Err(error) if uid.is_root() => return Err(error),
-            Err(error) => report.missing.push(format!(
-                "mount namespace ({error}); file names of others can be seen"
-            )),
+            Err(error) => {
+                report.missing.push(format!("mount namespace ({error}); file names of others can be seen"))
+            }
         }
     }
     Ok(())
@@ -209,9 +192,7 @@ fn capabilities(profile: &Profile, report: &mut Report) -> Result<(), String> {
     let held = caps::read(None, CapSet::Permitted).map_err(text)?;
     let kept: CapsHashSet = wanted.intersection(&held).copied().collect();
     for capability in wanted.difference(&held) {
-        report
-            .missing
-            .push(format!("{capability} (not root): what needs it is refused"));
+        report.missing.push(format!("{capability} (not root): what needs it is refused"));
     }
     if held.contains(&Capability::CAP_SETPCAP) {
         for capability in caps::all() {
@@ -247,14 +228,9 @@ fn landlock(profile: &Profile, report: &mut Report) -> Result<(), String> {
         .scope(Scope::Signal)
         .map_err(text)?;
     // A helper with a network may connect and listen: which ports, its user and the guest's users decide.
-    let networked = matches!(
-        &profile.system_calls,
-        SystemCalls::Helper { sockets: Some(_), .. }
-    );
+    let networked = matches!(&profile.system_calls, SystemCalls::Helper { sockets: Some(_), .. });
     if !networked {
-        ruleset = ruleset
-            .handle_access(AccessNet::BindTcp | AccessNet::ConnectTcp)
-            .map_err(text)?;
+        ruleset = ruleset.handle_access(AccessNet::BindTcp | AccessNet::ConnectTcp).map_err(text)?;
     }
     let mut ruleset = ruleset.create().map_err(text)?;
     for FileRule { place, access, .. } in &profile.files {
@@ -272,16 +248,12 @@ fn landlock(profile: &Profile, report: &mut Report) -> Result<(), String> {
                 let file = unsafe { BorrowedFd::borrow_raw(*number) };
                 let folder = nix::sys::stat::fstat(file)
                     .is_ok_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFDIR);
-                ruleset
-                    .add_rule(PathBeneath::new(file, rights(*access, folder)))
-                    .map_err(text)?
+                ruleset.add_rule(PathBeneath::new(file, rights(*access, folder))).map_err(text)?
             }
         };
     }
     for (port, _reason) in profile.bind_ports.iter().filter(|_| !networked) {
-        ruleset = ruleset
-            .add_rule(NetPort::new(*port, AccessNet::BindTcp))
-            .map_err(text)?;
+        ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp)).map_err(text)?;
     }
     let status = ruleset.restrict_self().map_err(text)?;
     match status.ruleset {
@@ -317,9 +289,5 @@ fn rights(access: Access, folder: bool) -> BitFlags<AccessFs> {
                 & !(AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeChar | AccessFs::IoctlDev)
         }
     };
-    if folder {
-        rights
-    } else {
-        rights & AccessFs::from_file(LANDLOCK)
-    }
+    if folder { rights } else { rights & AccessFs::from_file(LANDLOCK) }
 }

@@ -114,24 +114,15 @@ fn condition32(argument: u8, operator: SeccompCmpOp, value: u64) -> Option<Secco
 
 fn when(conditions: impl IntoIterator<Item = Option<SeccompCondition>>) -> Vec<SeccompRule> {
     let conditions: Option<Vec<_>> = conditions.into_iter().collect();
-    conditions
-        .and_then(|conditions| SeccompRule::new(conditions).ok())
-        .into_iter()
-        .collect()
+    conditions.and_then(|conditions| SeccompRule::new(conditions).ok()).into_iter().collect()
 }
 
 fn equals(argument: u8, values: &[u64]) -> Vec<SeccompRule> {
-    values
-        .iter()
-        .flat_map(|value| when([condition(argument, SeccompCmpOp::Eq, *value)]))
-        .collect()
+    values.iter().flat_map(|value| when([condition(argument, SeccompCmpOp::Eq, *value)])).collect()
 }
 
 fn equals32(argument: u8, values: &[u64]) -> Vec<SeccompRule> {
-    values
-        .iter()
-        .flat_map(|value| when([condition32(argument, SeccompCmpOp::Eq, *value)]))
-        .collect()
+    values.iter().flat_map(|value| when([condition32(argument, SeccompCmpOp::Eq, *value)])).collect()
 }
 
 /// The bits of a socket's type that are no flags.
@@ -211,11 +202,8 @@ fn other_interface() -> Option<BpfProgram> {
 
 /// What is refused to a helper.
 fn helper_rules(sockets: bool, programs: bool) -> Rules {
-    let mut rules: Rules = HELPER_NEVER
-        .iter()
-        .chain(HELPER_NEVER_LEGACY)
-        .map(|call| (*call, Vec::new()))
-        .collect();
+    let mut rules: Rules =
+        HELPER_NEVER.iter().chain(HELPER_NEVER_LEGACY).map(|call| (*call, Vec::new())).collect();
     if sockets {
         // Unix sockets reach whoever listens on this host, whatever the network namespace is.
         let families = [AF_INET, AF_INET6, AF_NETLINK];
@@ -237,18 +225,11 @@ fn helper_rules(sockets: bool, programs: bool) -> Rules {
     );
     // Signals and limits of its own only. The trampoline's process is the program's.
     let own = u64::from(std::process::id());
-    for call in [
-        libc::SYS_kill,
-        libc::SYS_tgkill,
-        libc::SYS_rt_sigqueueinfo,
-        libc::SYS_rt_tgsigqueueinfo,
-    ] {
+    for call in [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo] {
         rules.insert(call, when([condition32(0, SeccompCmpOp::Ne, own)]));
     }
-    rules.insert(
-        libc::SYS_prlimit64,
-        when([0, own].map(|process| condition32(0, SeccompCmpOp::Ne, process))),
-    );
+    rules
+        .insert(libc::SYS_prlimit64, when([0, own].map(|process| condition32(0, SeccompCmpOp::Ne, process))));
     rules.insert(libc::SYS_fcntl, equals32(1, SIGNALLING_FCNTLS));
     rules.insert(libc::SYS_ioctl, equals32(1, HELPER_NEVER_IOCTLS));
     if !programs {
@@ -258,10 +239,7 @@ fn helper_rules(sockets: bool, programs: bool) -> Rules {
         for call in [libc::SYS_fork, libc::SYS_vfork] {
             rules.insert(call, Vec::new());
         }
-        rules.insert(
-            libc::SYS_clone,
-            when([condition(0, SeccompCmpOp::MaskedEq(THREAD), 0)]),
-        );
+        rules.insert(libc::SYS_clone, when([condition(0, SeccompCmpOp::MaskedEq(THREAD), 0)]));
     }
     rules
 }
@@ -280,18 +258,11 @@ fn program(
 }
 
 fn driver_rules(extras: &[(Extra, String)]) -> Rules {
-    let mut rules: Rules = DRIVER
-        .iter()
-        .chain(DRIVER_LEGACY)
-        .map(|call| (*call, Vec::new()))
-        .collect();
+    let mut rules: Rules = DRIVER.iter().chain(DRIVER_LEGACY).map(|call| (*call, Vec::new())).collect();
     let not_executable = || when([condition(2, SeccompCmpOp::MaskedEq(EXECUTABLE), 0)]);
     rules.insert(libc::SYS_mmap, not_executable());
     rules.insert(libc::SYS_mprotect, not_executable());
-    rules.insert(
-        libc::SYS_clone,
-        when([condition(0, SeccompCmpOp::MaskedEq(THREAD), THREAD)]),
-    );
+    rules.insert(libc::SYS_clone, when([condition(0, SeccompCmpOp::MaskedEq(THREAD), THREAD)]));
     // Streams alone: a pair of datagram sockets needs no `connect` to reach a third one by its path.
     rules.insert(
         libc::SYS_socketpair,
@@ -300,9 +271,7 @@ fn driver_rules(extras: &[(Extra, String)]) -> Rules {
             condition32(1, SeccompCmpOp::MaskedEq(SOCKET_TYPE), SOCK_STREAM),
         ]),
     );
-    let not_signalling = SIGNALLING_FCNTLS
-        .iter()
-        .map(|number| condition32(1, SeccompCmpOp::Ne, *number));
+    let not_signalling = SIGNALLING_FCNTLS.iter().map(|number| condition32(1, SeccompCmpOp::Ne, *number));
     rules.insert(libc::SYS_fcntl, when(not_signalling));
     rules.insert(libc::SYS_tgkill, equals(0, &[u64::from(std::process::id())]));
     // PR_SET_NAME, PR_GET_NAME, PR_SET_VMA.

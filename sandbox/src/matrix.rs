@@ -151,79 +151,23 @@ pub const THINGS: &[Forbidden] = &[
 
 /// Everything that is not simply denied.
 pub const EXCEPTIONS: &[(Process, Forbidden, Verdict)] = &[
-    (
-        Process::QemuDriver,
-        Forbidden::SeeOutside,
-        Verdict::AllowedBare(NAMES),
-    ),
-    (
-        Process::NetworkDriver,
-        Forbidden::SeeOutside,
-        Verdict::AllowedBare(NAMES),
-    ),
-    (
-        Process::LogDriver,
-        Forbidden::SeeOutside,
-        Verdict::AllowedBare(NAMES),
-    ),
+    (Process::QemuDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
+    (Process::NetworkDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
+    (Process::LogDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
     (Process::Qemu, Forbidden::SeeOutside, Verdict::Allowed(OPENED)),
-    (
-        Process::QemuNetworked,
-        Forbidden::SeeOutside,
-        Verdict::Allowed(OPENED),
-    ),
-    (
-        Process::QemuProbe,
-        Forbidden::SeeOutside,
-        Verdict::Allowed(OPENED),
-    ),
+    (Process::QemuNetworked, Forbidden::SeeOutside, Verdict::Allowed(OPENED)),
+    (Process::QemuProbe, Forbidden::SeeOutside, Verdict::Allowed(OPENED)),
     (Process::Qemu, Forbidden::ExecutableMemory, Verdict::Allowed(TCG)),
-    (
-        Process::QemuNetworked,
-        Forbidden::ExecutableMemory,
-        Verdict::Allowed(TCG),
-    ),
-    (
-        Process::QemuProbe,
-        Forbidden::ExecutableMemory,
-        Verdict::Allowed(TCG),
-    ),
-    (
-        Process::QemuNetworked,
-        Forbidden::TcpOut,
-        Verdict::Allowed(NETWORK),
-    ),
-    (
-        Process::QemuNetworked,
-        Forbidden::UdpOut,
-        Verdict::Allowed(NETWORK),
-    ),
-    (
-        Process::QemuNetworked,
-        Forbidden::BindTcp,
-        Verdict::Allowed(LISTENS),
-    ),
-    (
-        Process::Qemu,
-        Forbidden::OtherTerminal,
-        Verdict::AllowedBare(TERMINALS),
-    ),
-    (
-        Process::QemuNetworked,
-        Forbidden::OtherTerminal,
-        Verdict::AllowedBare(TERMINALS),
-    ),
+    (Process::QemuNetworked, Forbidden::ExecutableMemory, Verdict::Allowed(TCG)),
+    (Process::QemuProbe, Forbidden::ExecutableMemory, Verdict::Allowed(TCG)),
+    (Process::QemuNetworked, Forbidden::TcpOut, Verdict::Allowed(NETWORK)),
+    (Process::QemuNetworked, Forbidden::UdpOut, Verdict::Allowed(NETWORK)),
+    (Process::QemuNetworked, Forbidden::BindTcp, Verdict::Allowed(LISTENS)),
+    (Process::Qemu, Forbidden::OtherTerminal, Verdict::AllowedBare(TERMINALS)),
+    (Process::QemuNetworked, Forbidden::OtherTerminal, Verdict::AllowedBare(TERMINALS)),
     (Process::Qemu, Forbidden::Inherited, Verdict::Elsewhere(LAUNCHER)),
-    (
-        Process::QemuNetworked,
-        Forbidden::Inherited,
-        Verdict::Elsewhere(LAUNCHER),
-    ),
-    (
-        Process::QemuProbe,
-        Forbidden::Inherited,
-        Verdict::Elsewhere(LAUNCHER),
-    ),
+    (Process::QemuNetworked, Forbidden::Inherited, Verdict::Elsewhere(LAUNCHER)),
+    (Process::QemuProbe, Forbidden::Inherited, Verdict::Elsewhere(LAUNCHER)),
 ];
 
 const NAMES: &str = "Landlock does not hide names; a view of its own takes a mount namespace";

@@ -113,14 +113,7 @@ impl Profile {
     #[must_use]
     pub fn summary(&self) -> Vec<String> {
         let mut words = vec![format!("files: {}", self.files.len())];
-        words.push(
-            if self.network.is_some() {
-                "network: stack"
-            } else {
-                "network: none"
-            }
-            .to_owned(),
-        );
+        words.push(if self.network.is_some() { "network: stack" } else { "network: none" }.to_owned());
         if !self.capabilities.is_empty() {
             let names: Vec<_> = self.capabilities.iter().map(|(name, _)| name.as_str()).collect();
             words.push(format!("capabilities: {}", names.join(" ")));

@@ -22,11 +22,7 @@ pub struct Folders {
 }
 
 fn rule(path: impl Into<PathBuf>, access: Access, reason: &str) -> FileRule {
-    FileRule {
-        place: Place::Path(path.into()),
-        access,
-        reason: reason.to_owned(),
-    }
+    FileRule { place: Place::Path(path.into()), access, reason: reason.to_owned() }
 }
 
 fn driver(name: &str, files: Vec<FileRule>) -> Profile {
@@ -37,11 +33,7 @@ fn driver(name: &str, files: Vec<FileRule>) -> Profile {
         network: None,
         capabilities: Vec::new(),
         system_calls: SystemCalls::Driver(Vec::new()),
-        limits: Limits {
-            open_files: Some(16_384),
-            core_bytes: Some(0),
-            address_space_bytes: Some(4 << 30),
-        },
+        limits: Limits { open_files: Some(16_384), core_bytes: Some(0), address_space_bytes: Some(4 << 30) },
         hide: true,
         terminals: None,
     }
@@ -54,39 +46,15 @@ pub fn qemu(folders: &Folders) -> Profile {
         "qemu",
         vec![
             rule(&folders.etc, Access::Manage, "definitions of domains"),
-            rule(
-                &folders.lib,
-                Access::Manage,
-                "firmware variables and other state that outlives a reboot",
-            ),
+            rule(&folders.lib, Access::Manage, "firmware variables and other state that outlives a reboot"),
             rule(&folders.run, Access::Manage, "live state of running guests"),
             rule(&folders.cache, Access::Manage, "what QEMU binaries can do"),
-            rule(
-                "/proc",
-                Access::Read,
-                "CPU time of guests, and the host's CPU, memory and NUMA nodes",
-            ),
-            rule(
-                "/sys/devices/system",
-                Access::Read,
-                "the host's CPU topology, caches and NUMA nodes",
-            ),
-            rule(
-                "/usr/share/qemu/firmware",
-                Access::Read,
-                "which firmware is installed and what it can do",
-            ),
+            rule("/proc", Access::Read, "CPU time of guests, and the host's CPU, memory and NUMA nodes"),
+            rule("/sys/devices/system", Access::Read, "the host's CPU topology, caches and NUMA nodes"),
+            rule("/usr/share/qemu/firmware", Access::Read, "which firmware is installed and what it can do"),
             rule("/usr/share/OVMF", Access::Read, "templates of firmware variables"),
-            rule(
-                "/usr/share/AAVMF",
-                Access::Read,
-                "templates of firmware variables",
-            ),
-            rule(
-                "/etc/qemu/firmware",
-                Access::Read,
-                "which firmware the host's owner configured",
-            ),
+            rule("/usr/share/AAVMF", Access::Read, "templates of firmware variables"),
+            rule("/etc/qemu/firmware", Access::Read, "which firmware the host's owner configured"),
         ],
     )
 }
@@ -96,10 +64,7 @@ pub fn qemu(folders: &Folders) -> Profile {
 pub fn network(folders: &Folders) -> Profile {
     Profile {
         network: Some("taps and bridges are made in the stack's network namespace".to_owned()),
-        capabilities: vec![(
-            "CAP_NET_ADMIN".to_owned(),
-            "makes taps and plugs them into bridges".to_owned(),
-        )],
+        capabilities: vec![("CAP_NET_ADMIN".to_owned(), "makes taps and plugs them into bridges".to_owned())],
         system_calls: SystemCalls::Driver(vec![(Extra::Interfaces, "taps and bridges".to_owned())]),
         ..driver(
             "network",
@@ -107,11 +72,7 @@ pub fn network(folders: &Folders) -> Profile {
                 rule(&folders.etc, Access::Manage, "definitions of networks"),
                 rule(&folders.lib, Access::Manage, "lease databases"),
                 rule(&folders.run, Access::Manage, "live state of networks"),
-                rule(
-                    "/dev/net/tun",
-                    Access::ReadWrite,
-                    "taps are attached to through it",
-                ),
+                rule("/dev/net/tun", Access::ReadWrite, "taps are attached to through it"),
             ],
         )
     }
@@ -164,10 +125,9 @@ fn data(class: &str) -> Option<&'static [(&'static str, &'static str)]> {
             ("/etc/resolv.conf", "user networking passes the name server on"),
             ("/etc/hosts", "user networking looks names up"),
         ]),
-        "qemu-probe" => Some(&[
-            ("/usr/share/qemu", "firmware and key maps"),
-            ("/usr/share/seabios", "firmware"),
-        ]),
+        "qemu-probe" => {
+            Some(&[("/usr/share/qemu", "firmware and key maps"), ("/usr/share/seabios", "firmware")])
+        }
         "qemu-img" | "swtpm" => Some(&[]),
         _ => None,
     }
@@ -191,11 +151,7 @@ pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Pr
     for loader in LOADERS {
         files.push(rule(*loader, Access::Execute, "the loader of shared libraries"));
     }
-    files.push(rule(
-        "/etc/ld.so.cache",
-        Access::Read,
-        "where shared libraries are",
-    ));
+    files.push(rule("/etc/ld.so.cache", Access::Read, "where shared libraries are"));
     for device in ["/dev/null", "/dev/zero", "/dev/full"] {
         files.push(rule(device, Access::ReadWrite, "harmless"));
     }
@@ -206,25 +162,15 @@ pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Pr
         files.push(rule("/dev/pts", Access::ReadWrite, reason));
         files.push(rule("/dev/ptmx", Access::ReadWrite, reason));
     }
-    files.extend(
-        data.iter()
-            .map(|(path, reason)| rule(*path, Access::Read, reason)),
-    );
+    files.extend(data.iter().map(|(path, reason)| rule(*path, Access::Read, reason)));
     Some(Profile {
         name: class.to_owned(),
         files,
         bind_ports: Vec::new(),
         network: network.clone(),
         capabilities: Vec::new(),
-        system_calls: SystemCalls::Helper {
-            sockets: network,
-            programs: None,
-        },
-        limits: Limits {
-            open_files: None,
-            core_bytes: Some(0),
-            address_space_bytes: None,
-        },
+        system_calls: SystemCalls::Helper { sockets: network, programs: None },
+        limits: Limits { open_files: None, core_bytes: Some(0), address_space_bytes: None },
         hide: false,
         terminals,
     })

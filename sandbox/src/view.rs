@@ -45,13 +45,7 @@ pub(crate) fn own_terminals() -> io::Result<()> {
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    mount(
-        Some("devpts"),
-        "/dev/pts",
-        Some("devpts"),
-        flags,
-        Some("newinstance,ptmxmode=0666,mode=0600"),
-    )?;
+    mount(Some("devpts"), "/dev/pts", Some("devpts"), flags, Some("newinstance,ptmxmode=0666,mode=0600"))?;
     mount(Some("/dev/pts/ptmx"), "/dev/ptmx", none, MsFlags::MS_BIND, none)?;
     Ok(())
 }
@@ -76,13 +70,7 @@ fn show(path: &Path, access: Access) -> io::Result<()> {
         }
     }
     let none: Option<&str> = None;
-    mount(
-        Some(old.as_path()),
-        path,
-        none,
-        MsFlags::MS_BIND | MsFlags::MS_REC,
-        none,
-    )?;
+    mount(Some(old.as_path()), path, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
     // In a user namespace the flags that the mount had are locked: they must be named again.
     let mut flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID;
     let present = statvfs(path)?.flags();

@@ -32,11 +32,7 @@ impl App {
         prepare(&mut command);
         let mut process = command.spawn().map_err(|error| error.to_string())?;
         let output = process.stdout.take().ok_or("no output")?;
-        let mut app = Self {
-            process,
-            lines: BufReader::new(output).lines(),
-            child: None,
-        };
+        let mut app = Self { process, lines: BufReader::new(output).lines(), child: None };
         loop {
             let line = app.line()?;
             if line == "ready" {
@@ -45,10 +41,7 @@ impl App {
             if let Some(error) = line.strip_prefix("error ") {
                 return Err(error.to_owned());
             }
-            app.child = line
-                .strip_prefix("child ")
-                .and_then(|pid| pid.parse().ok())
-                .or(app.child);
+            app.child = line.strip_prefix("child ").and_then(|pid| pid.parse().ok()).or(app.child);
         }
     }
 
@@ -89,10 +82,8 @@ impl Drop for App {
     fn drop(&mut self) {
         self.kill();
         if let Some(child) = self.child.take().and_then(|pid| i32::try_from(pid).ok()) {
-            let _ = nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(child),
-                nix::sys::signal::Signal::SIGKILL,
-            );
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL);
         }
     }
 }
@@ -113,10 +104,7 @@ pub fn runs(pid: u32) -> bool {
 pub fn wait_gone(pids: &[u32], within: Duration) {
     let deadline = Instant::now() + within;
     while let Some(pid) = pids.iter().find(|pid| runs(**pid)) {
-        assert!(
-            Instant::now() < deadline,
-            "process {pid} still runs after {within:?}"
-        );
+        assert!(Instant::now() < deadline, "process {pid} still runs after {within:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

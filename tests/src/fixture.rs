@@ -17,11 +17,7 @@ pub fn skip(why: &str) {
 pub fn libexec() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     let folder = own.parent().map(Path::to_owned).unwrap_or_default();
-    if folder.ends_with("deps") {
-        folder.parent().map(Path::to_owned).unwrap_or(folder)
-    } else {
-        folder
-    }
+    if folder.ends_with("deps") { folder.parent().map(Path::to_owned).unwrap_or(folder) } else { folder }
 }
 
 /// The repository's cache, where `tools/guest/build` puts kernel, initramfs and boot sector.
@@ -74,10 +70,8 @@ impl Root {
     pub fn helpers(&self) -> Vec<u32> {
         // An embedded stack's records, and those of a session whose runtime folder is `run`.
         let folders = ["run/broker/helpers", "run/bulkhead/broker/helpers"];
-        let entries = folders
-            .iter()
-            .filter_map(|folder| std::fs::read_dir(self.0.join(folder)).ok())
-            .flatten();
+        let entries =
+            folders.iter().filter_map(|folder| std::fs::read_dir(self.0.join(folder)).ok()).flatten();
         let record = |entry: std::fs::DirEntry| -> Option<u32> {
             let text = std::fs::read(entry.path()).ok()?;
             let value: serde_json::Value = serde_json::from_slice(&text).ok()?;
@@ -120,10 +114,9 @@ pub async fn wait_for<T, F: Future<Output = Result<T, String>>>(
     loop {
         match look().await {
             Ok(found) => return found,
-            Err(seen) => assert!(
-                Instant::now() < deadline,
-                "{what}: not within {within:?}; last seen: {seen}"
-            ),
+            Err(seen) => {
+                assert!(Instant::now() < deadline, "{what}: not within {within:?}; last seen: {seen}")
+            }
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -172,11 +165,7 @@ pub async fn domain(stack: &Connection, name: &str) -> Result<DomainRef, bulkhea
 /// The driver is not running.
 pub async fn driver(stack: &Connection, name: &str) -> Result<(u32, u64), String> {
     let status = stack.status().await.map_err(|error| error.to_string())?;
-    let driver = status
-        .drivers
-        .iter()
-        .find(|driver| driver.name == name)
-        .ok_or("no such driver")?;
+    let driver = status.drivers.iter().find(|driver| driver.name == name).ok_or("no such driver")?;
     match (driver.pid, driver.state.as_str()) {
         (Some(pid), "ready") => Ok((pid, driver.incarnation)),
         _ => Err(format!("{name} is {}", driver.state)),

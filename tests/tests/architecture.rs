@@ -24,11 +24,9 @@ fn files() -> Vec<String> {
         .current_dir(repository())
         .output();
     let mut files: Vec<String> = match listed {
-        Ok(output) if output.status.success() => String::from_utf8(output.stdout)
-            .unwrap()
-            .split_terminator('\0')
-            .map(str::to_owned)
-            .collect(),
+        Ok(output) if output.status.success() => {
+            String::from_utf8(output.stdout).unwrap().split_terminator('\0').map(str::to_owned).collect()
+        }
         _ => {
             let mut found = Vec::new();
             walk(repository(), &mut found);
@@ -50,13 +48,7 @@ fn walk(folder: &Path, found: &mut Vec<String>) {
                 walk(&path, found);
             }
         } else {
-            found.push(
-                path.strip_prefix(repository())
-                    .unwrap()
-                    .to_str()
-                    .unwrap()
-                    .to_owned(),
-            );
+            found.push(path.strip_prefix(repository()).unwrap().to_str().unwrap().to_owned());
         }
     }
 }
@@ -164,23 +156,16 @@ fn has_word(text: &str, word: &str) -> bool {
 
 /// Asserts that what was found is what the table of exceptions names, no more and no less.
 fn assert_exactly(rule: &str, found: &BTreeSet<String>, exceptions: &[(&str, &str)]) {
-    let allowed: BTreeSet<String> = exceptions
-        .iter()
-        .map(|(file, _reason)| (*file).to_owned())
-        .collect();
+    let allowed: BTreeSet<String> = exceptions.iter().map(|(file, _reason)| (*file).to_owned()).collect();
     let more: Vec<_> = found.difference(&allowed).collect();
     assert!(more.is_empty(), "{rule}: also in {more:?}");
     let less: Vec<_> = allowed.difference(found).collect();
-    assert!(
-        less.is_empty(),
-        "{rule}: no longer in {less:?}; take the exception out"
-    );
+    assert!(less.is_empty(), "{rule}: no longer in {less:?}; take the exception out");
 }
 
 /// Files whose code is only run by those who test or measure.
 fn is_test(file: &str) -> bool {
-    file.split('/')
-        .any(|part| matches!(part, "tests" | "benches" | "examples" | "tests.rs"))
+    file.split('/').any(|part| matches!(part, "tests" | "benches" | "examples" | "tests.rs"))
 }
 
 /// One crate of the workspace.
@@ -213,11 +198,7 @@ fn members() -> Vec<Member> {
         .current_dir(repository())
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let root = PathBuf::from(metadata["workspace_root"].as_str().unwrap());
     let member = |package: &Value| {
@@ -229,20 +210,10 @@ fn members() -> Vec<Member> {
         Member {
             name: package["name"].as_str().unwrap().to_owned(),
             folder: manifest.parent().unwrap().strip_prefix(&root).unwrap().to_owned(),
-            dependencies: package["dependencies"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(dependency)
-                .collect(),
+            dependencies: package["dependencies"].as_array().unwrap().iter().map(dependency).collect(),
         }
     };
-    metadata["packages"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(member)
-        .collect()
+    metadata["packages"].as_array().unwrap().iter().map(member).collect()
 }
 
 /// What each crate of ours may stand on; drivers have a rule of their own.
@@ -251,18 +222,9 @@ const BELOW: &[(&str, &[&str])] = &[
     ("bulkhead-wire", &[]),
     ("bulkhead-sandbox", &[]),
     ("bulkhead-base", &[]),
-    (
-        "bulkhead-actors",
-        &["bulkhead-base", "bulkhead-wire", "bulkhead-sandbox"],
-    ),
-    (
-        "bulkhead-broker",
-        &["bulkhead-base", "bulkhead-wire", "bulkhead-sandbox"],
-    ),
-    (
-        "bulkhead",
-        &["bulkhead-broker", "bulkhead-sandbox", "bulkhead-wire"],
-    ),
+    ("bulkhead-actors", &["bulkhead-base", "bulkhead-wire", "bulkhead-sandbox"]),
+    ("bulkhead-broker", &["bulkhead-base", "bulkhead-wire", "bulkhead-sandbox"]),
+    ("bulkhead", &["bulkhead-broker", "bulkhead-sandbox", "bulkhead-wire"]),
 ];
 const BELOW_A_DRIVER: &[&str] = &["bulkhead-actors", "bulkhead-wire", "bulkhead-xml"];
 /// Its tests may open a stack around it and confine it, which is never another driver.
@@ -272,13 +234,12 @@ const BELOW_A_DRIVERS_TESTS: &[&str] = &["bulkhead-broker", "bulkhead-sandbox"];
 fn dependencies_point_down() {
     let members = members();
     for (name, _) in BELOW {
-        assert!(
-            members.iter().any(|member| member.name == *name),
-            "{name} is no crate"
-        );
+        assert!(members.iter().any(|member| member.name == *name), "{name} is no crate");
     }
     for member in &members {
-        let above_all = member.folder.starts_with("tools/command") || member.folder.starts_with("tests");
+        let above_all =
+            ["tools/command", "tools/bench"].iter().any(|folder| member.folder.starts_with(folder))
+                || member.folder.starts_with("tests");
         let allowed: &[&str] = match BELOW.iter().find(|(name, _)| *name == member.name) {
             Some((_, below)) => below,
             None if member.is_driver() => BELOW_A_DRIVER,
@@ -286,11 +247,7 @@ fn dependencies_point_down() {
             None => panic!("{} has no place in the order of crates: see BELOW", member.name),
         };
         for below in member.ours(false) {
-            assert!(
-                allowed.contains(&below),
-                "{} must not depend on {below}",
-                member.name
-            );
+            assert!(allowed.contains(&below), "{} must not depend on {below}", member.name);
         }
         for below in member.ours(true) {
             let allowed =
@@ -308,9 +265,7 @@ fn closure(package: &str) -> BTreeSet<String> {
         let mut quoted = block.lines().filter_map(|line| line.split('"').nth(1));
         let name = quoted.next().unwrap();
         let listed = block.split_once("dependencies = [").map_or("", |(_, rest)| rest);
-        let listed = listed
-            .lines()
-            .filter_map(|line| line.split('"').nth(1)?.split(' ').next());
+        let listed = listed.lines().filter_map(|line| line.split('"').nth(1)?.split(' ').next());
         direct.entry(name).or_default().extend(listed);
     }
     assert!(direct.contains_key(package), "{package} is not in the lock file");
@@ -329,9 +284,7 @@ fn closure(package: &str) -> BTreeSet<String> {
 #[test]
 fn the_broker_knows_no_xml_no_xdr_and_no_driver() {
     let below = closure("bulkhead-broker");
-    let wrong = below
-        .iter()
-        .find(|name| name.contains("xml") || name.contains("xdr"));
+    let wrong = below.iter().find(|name| name.contains("xml") || name.contains("xdr"));
     assert_eq!(wrong, None);
     for driver in members().iter().filter(|member| member.is_driver()) {
         assert!(!below.contains(&driver.name), "{}", driver.name);
@@ -345,10 +298,7 @@ fn what_is_pure_knows_no_runtime() {
     }
     let supervisor = code(&read("broker/src/supervisor.rs"));
     for word in ["tokio", "std::fs", "std::process", "SystemTime", "elapsed"] {
-        assert!(
-            !supervisor.contains(word),
-            "the supervisor's decisions use {word}"
-        );
+        assert!(!supervisor.contains(word), "the supervisor's decisions use {word}");
     }
 }
 
@@ -363,11 +313,7 @@ fn files_with(words: &[&str], also: impl Fn(&str) -> bool) -> BTreeSet<String> {
 #[test]
 fn one_file_knows_the_encoding() {
     let found = files_with(&["bincode"], |_| true);
-    assert_exactly(
-        "bincode",
-        &found,
-        &[("wire/src/codec.rs", "so that it can be exchanged")],
-    );
+    assert_exactly("bincode", &found, &[("wire/src/codec.rs", "so that it can be exchanged")]);
     // bincode can't carry what these make.
     let banned = ["skip_serializing_if", "flatten", "untagged"];
     for (file, text) in sources().iter().filter(|(file, _)| file.starts_with("wire/")) {
@@ -385,35 +331,23 @@ fn each_table_is_served_by_a_crate_of_its_own() {
             Driver::Broker => "bulkhead-broker".to_owned(),
             driver => format!("bulkhead-{driver}"),
         };
-        assert!(
-            members.iter().any(|member| member.name == name),
-            "nothing serves {driver}"
-        );
+        assert!(members.iter().any(|member| member.name == name), "nothing serves {driver}");
     }
 }
 
 /// Where `unsafe` stands, tests aside.
 const UNSAFE: &[(&str, &str)] = &[
-    (
-        "broker/src/launcher/mod.rs",
-        "clone3, and what a child may do before exec",
-    ),
-    (
-        "broker/src/launcher/process.rs",
-        "pidfd_send_signal and pidfd_open, which have no safe wrapper",
-    ),
-    (
-        "drivers/network/src/tap.rs",
-        "TUNSETIFF: the one thing about taps that netlink can't do",
-    ),
-    (
-        "sandbox/src/confine.rs",
-        "descriptors that a process is born with; close_range; Landlock's version",
-    ),
+    ("broker/src/launcher/mod.rs", "clone3, and what a child may do before exec"),
+    ("broker/src/launcher/process.rs", "pidfd_send_signal and pidfd_open, which have no safe wrapper"),
+    ("drivers/network/src/tap.rs", "TUNSETIFF: the one thing about taps that netlink can't do"),
+    ("sandbox/src/confine.rs", "descriptors that a process is born with; close_range; Landlock's version"),
     ("wire/src/link.rs", "received descriptors become owned ones"),
 ];
 /// The same in tests.
-const UNSAFE_IN_TESTS: &[(&str, &str)] = &[];
+const UNSAFE_IN_TESTS: &[(&str, &str)] = &[
+    ("tests/src/bin/app.rs", "an application that forks"),
+    ("tests/src/bin/escape-probe.rs", "tries what is forbidden, call by call"),
+];
 
 #[test]
 fn unsafe_stands_in_few_named_files() {
@@ -425,16 +359,13 @@ fn unsafe_stands_in_few_named_files() {
 
 /// Where processes are made or replaced, or the calls that do that are named; tests aside.
 const PROCESSES: &[(&str, &str)] = &[
-    (
-        "broker/src/launcher/mod.rs",
-        "the one place where a process begins",
-    ),
+    ("broker/src/launcher/mod.rs", "the one place where a process begins"),
     ("sandbox/src/bin/launch.rs", "the trampoline becomes the helper"),
     ("sandbox/src/filter.rs", "names the calls in order to refuse them"),
-    (
-        "tools/command/src/embed.rs",
-        "`bulkhead embed -- COMMAND`: the user's own command",
-    ),
+    ("tools/bench/src/memory.rs", "benches start what they measure"),
+    ("tools/bench/src/raw.rs", "benches start what they measure"),
+    ("tools/bench/src/stock.rs", "benches start what they measure"),
+    ("tools/command/src/embed.rs", "`bulkhead embed -- COMMAND`: the user's own command"),
 ];
 
 #[test]
@@ -460,12 +391,7 @@ fn processes_begin_in_one_place() {
 
 #[test]
 fn nothing_queues_without_bound() {
-    let words = [
-        "unbounded_channel",
-        "unbounded",
-        "UnboundedSender",
-        "UnboundedReceiver",
-    ];
+    let words = ["unbounded_channel", "unbounded", "UnboundedSender", "UnboundedReceiver"];
     let mut found = files_with(&words, |_| true);
     // The standard library's channel without a size.
     found.extend(
@@ -488,10 +414,7 @@ fn files_stay_readable() {
 #[test]
 fn the_broker_stays_small() {
     let mut lines = 0;
-    for file in files()
-        .iter()
-        .filter(|file| file.starts_with("broker/src/") && file.ends_with(".rs"))
-    {
+    for file in files().iter().filter(|file| file.starts_with("broker/src/") && file.ends_with(".rs")) {
         let text = read(file);
         // Tests stand at the end of their file.
         let shipped = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
@@ -552,19 +475,11 @@ fn dependencies_have_one_version_a_reason_and_a_user() {
     let sources = sources();
     for member in members() {
         let manifest = read(member.folder.join("Cargo.toml").to_str().unwrap());
-        assert!(
-            manifest.contains("[lints]\nworkspace = true"),
-            "{}: lints",
-            member.name
-        );
+        assert!(manifest.contains("[lints]\nworkspace = true"), "{}: lints", member.name);
         for line in section(&manifest, |header| header.ends_with("dependencies]")) {
             let Some(name) = entry(line) else { continue };
             let from_workspace = line.contains("workspace = true");
-            assert!(
-                from_workspace,
-                "{}: '{line}' has a version of its own",
-                member.name
-            );
+            assert!(from_workspace, "{}: '{line}' has a version of its own", member.name);
             used.insert(name.to_owned());
             let word = name.replace('-', "_");
             // A crate may lie in the folder of another one.
@@ -572,9 +487,7 @@ fn dependencies_have_one_version_a_reason_and_a_user() {
                 let nested = member.folder == Path::new("actors") && file.starts_with("actors/base");
                 Path::new(file).starts_with(&member.folder) && !nested
             };
-            let named = sources
-                .iter()
-                .any(|(file, text)| own(file) && has_word(text, &word));
+            let named = sources.iter().any(|(file, text)| own(file) && has_word(text, &word));
             assert!(named, "{} does not use {name}", member.name);
         }
     }
@@ -589,10 +502,7 @@ fn dependencies_have_one_version_a_reason_and_a_user() {
         // One comment may speak for a family: `clap`, `clap_complete`.
         let family = |name: &str| name.split(['-', '_']).next().unwrap_or_default().to_owned();
         let related = above.is_none_or(|above| family(above) == family(name));
-        assert!(
-            reason && related,
-            "{name}: say what it is for in a comment above it"
-        );
+        assert!(reason && related, "{name}: say what it is for in a comment above it");
         assert!(used.contains(name), "no crate uses {name}");
         above = Some(name);
     }
@@ -600,9 +510,7 @@ fn dependencies_have_one_version_a_reason_and_a_user() {
 
 /// What stands between backquotes in a text.
 fn quoted_words(text: &str) -> impl Iterator<Item = &str> {
-    text.lines()
-        .filter(|line| !line.starts_with("    "))
-        .flat_map(|line| line.split('`').skip(1).step_by(2))
+    text.lines().filter(|line| !line.starts_with("    ")).flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
 #[test]
@@ -617,18 +525,10 @@ fn the_documents_name_what_exists() {
                 "wire", "sandbox", "actors", "broker", "drivers", "tools", "tests", "lockd", "./tools", ".ci",
             ];
             if is_path
-                && ours.contains(
-                    &path
-                        .split('/')
-                        .next()
-                        .filter(|first| *first != ".")
-                        .unwrap_or("./tools"),
-                )
+                && ours.contains(&path.split('/').next().filter(|first| *first != ".").unwrap_or("./tools"))
             {
                 let path = path.trim_start_matches("./").trim_end_matches('/');
-                let exists = files
-                    .iter()
-                    .any(|file| file == path || file.starts_with(&format!("{path}/")));
+                let exists = files.iter().any(|file| file == path || file.starts_with(&format!("{path}/")));
                 assert!(exists, "{document} names {word}, which does not exist");
             }
         }
@@ -638,18 +538,11 @@ fn the_documents_name_what_exists() {
 #[test]
 fn each_invariant_names_its_test() {
     let text = read("ARCHITECTURE.md");
-    let invariants = text
-        .split_once("\n## Invariants\n")
-        .expect("a chapter of that name")
-        .1;
+    let invariants = text.split_once("\n## Invariants\n").expect("a chapter of that name").1;
     let invariants = invariants.split("\n## ").next().unwrap_or_default();
     let mut numbered = 0;
     for paragraph in invariants.split("\n\n").flat_map(split_items) {
-        let Some(number) = paragraph
-            .split('.')
-            .next()
-            .and_then(|number| number.parse::<usize>().ok())
-        else {
+        let Some(number) = paragraph.split('.').next().and_then(|number| number.parse::<usize>().ok()) else {
             continue;
         };
         numbered += 1;
@@ -662,10 +555,7 @@ fn each_invariant_names_its_test() {
             };
             named += 1;
             let source = read(file.trim());
-            assert!(
-                has_word(&source, &format!("fn {}", test.trim())),
-                "{number}: no test {test} in {file}"
-            );
+            assert!(has_word(&source, &format!("fn {}", test.trim())), "{number}: no test {test} in {file}");
         }
         assert!(named > 0, "invariant {number} names no test");
     }

@@ -41,10 +41,7 @@ fn on_disk(root: &Root) -> BTreeMap<PathBuf, Vec<u8>> {
 /// Demands that the complete lines of a guest's output count without a gap; returns the last number.
 fn counts(text: &str) -> u64 {
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-    let numbers: Vec<u64> = whole
-        .lines()
-        .filter_map(|line| line.trim().parse().ok())
-        .collect();
+    let numbers: Vec<u64> = whole.lines().filter_map(|line| line.trim().parse().ok()).collect();
     for pair in numbers.windows(2) {
         assert_eq!(pair[0] + 1, pair[1], "a number is missing or there twice");
     }
@@ -79,27 +76,14 @@ async fn guests_count_on_over_deaths_of_their_driver() {
         let serial = if number == 0 {
             SERIAL_PTY.to_owned()
         } else {
-            format!(
-                "<serial type='file'><source path='{}'/></serial>",
-                output.display()
-            )
+            format!("<serial type='file'><source path='{}'/></serial>", output.display())
         };
-        let defined = stack
-            .domains()
-            .domain_define_xml_flags(ticker_xml(&name, &disk, &serial), 0)
-            .await
-            .unwrap();
-        stack
-            .domains()
-            .domain_create_with_flags(defined, 0)
-            .await
-            .unwrap();
+        let defined =
+            stack.domains().domain_define_xml_flags(ticker_xml(&name, &disk, &serial), 0).await.unwrap();
+        stack.domains().domain_create_with_flags(defined, 0).await.unwrap();
     }
-    let console = stack
-        .domains()
-        .domain_open_console(domain(&stack, "tick0").await.unwrap(), None, 0)
-        .await
-        .unwrap();
+    let console =
+        stack.domains().domain_open_console(domain(&stack, "tick0").await.unwrap(), None, 0).await.unwrap();
     let mut console = std::fs::File::from(console.into_owned().unwrap());
     let mut heard = String::new();
     let mut listen = move |heard: &mut String| {
@@ -119,9 +103,7 @@ async fn guests_count_on_over_deaths_of_their_driver() {
         wait_for("the driver has lived a second", SOON, || async {
             let status = stack.status().await.map_err(|error| error.to_string())?;
             let qemu = status.drivers.iter().find(|driver| driver.name == "qemu");
-            qemu.filter(|driver| driver.uptime_ms > 1000)
-                .map(drop)
-                .ok_or("younger".to_owned())
+            qemu.filter(|driver| driver.uptime_ms > 1000).map(drop).ok_or("younger".to_owned())
         })
         .await;
         listen(&mut heard);
@@ -131,29 +113,20 @@ async fn guests_count_on_over_deaths_of_their_driver() {
         times.push(first_call_after(&stack, signalled, pid).await);
     }
     times.sort();
-    figure(&format!(
-        "kill -9 to next call, median of {KILLS}: {} ms",
-        times[KILLS / 2].as_millis()
-    ));
+    figure(&format!("kill -9 to next call, median of {KILLS}: {} ms", times[KILLS / 2].as_millis()));
     assert!(times[KILLS / 2] < Duration::from_secs(1), "{times:?}");
 
     let (pid, _) = driver(&stack, "qemu").await.unwrap();
     let signalled = Instant::now();
     kill(pid, Signal::SIGSTOP);
     let stopped = first_call_after(&stack, signalled, pid).await;
-    figure(&format!(
-        "SIGSTOP to next call: {} ms (heartbeat deadline 4000 ms)",
-        stopped.as_millis()
-    ));
+    figure(&format!("SIGSTOP to next call: {} ms (heartbeat deadline 4000 ms)", stopped.as_millis()));
     assert!(stopped < Duration::from_secs(6), "{stopped:?}");
 
     assert_eq!(on_disk(&root), before, "nothing on disk changes");
     assert_eq!(root.helpers(), pids, "the same guests");
     listen(&mut heard);
-    assert!(
-        counts(&heard) > 20,
-        "the console that was attached before heard it all: {heard}"
-    );
+    assert!(counts(&heard) > 20, "the console that was attached before heard it all: {heard}");
     for number in 1..5 {
         let text = std::fs::read_to_string(root.path().join(format!("tick{number}.out"))).unwrap();
         assert!(counts(&text) > 20, "{text}");

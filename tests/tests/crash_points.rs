@@ -85,17 +85,9 @@ async fn seen(stack: &Connection, root: &Root) -> Result<Option<State>, String> 
     }
     let helpers = root.helpers().len();
     let Ok(web) = domain(stack, "web").await else {
-        return if helpers == 0 {
-            Ok(None)
-        } else {
-            Err("a process of nobody".to_owned())
-        };
+        return if helpers == 0 { Ok(None) } else { Err("a process of nobody".to_owned()) };
     };
-    let state = stack
-        .domains()
-        .domain_get_state(web, 0)
-        .await
-        .map_err(|error| error.message)?;
+    let state = stack.domains().domain_get_state(web, 0).await.map_err(|error| error.message)?;
     match (state.state, helpers) {
         (5, 0) => Ok(Some(State::Shutoff)),
         (1, 1) => Ok(Some(State::Running)),
@@ -118,9 +110,7 @@ async fn after_a_death_at_any_point_a_domain_is_in_its_old_state_or_its_new_one(
             nth: *nth,
             hang: false,
         };
-        let opened = Connection::builder(&root.uri())
-            .libexec(libexec())
-            .faults(vec![fault]);
+        let opened = Connection::builder(&root.uri()).libexec(libexec()).faults(vec![fault]);
         let stack = opened.open().await.unwrap();
         let disk = root.path().join("disk.img");
         std::fs::copy(files.join("ticker.img"), &disk).unwrap();
@@ -147,18 +137,12 @@ async fn after_a_death_at_any_point_a_domain_is_in_its_old_state_or_its_new_one(
             stack.domains().domain_undefine_flags(web, 0).await.unwrap();
         }
         for step in steps {
-            act(&stack, step, &disk)
-                .await
-                .unwrap_or_else(|error| panic!("{point}, then {step:?}: {error}"));
+            act(&stack, step, &disk).await.unwrap_or_else(|error| panic!("{point}, then {step:?}: {error}"));
         }
         assert!(root.helpers().is_empty(), "{point}: a process is left");
         wait_for("no descriptor is left", SOON, || async {
             let now = descriptors();
-            if now <= open {
-                Ok(())
-            } else {
-                Err(format!("{point}: {open} before, {now} now"))
-            }
+            if now <= open { Ok(()) } else { Err(format!("{point}: {open} before, {now} now")) }
         })
         .await;
         stack.stop().await.unwrap();

@@ -6,11 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 fn image(arguments: &[&str]) {
-    let made = Command::new("qemu-img")
-        .args(["create", "-q"])
-        .args(arguments)
-        .status()
-        .expect("qemu-img runs");
+    let made =
+        Command::new("qemu-img").args(["create", "-q"]).args(arguments).status().expect("qemu-img runs");
     assert!(made.success(), "{arguments:?}");
 }
 
@@ -20,23 +17,12 @@ async fn a_guest_with_firmware_layers_display_and_agent_starts_and_shows_its_scr
         return skip("no OVMF or no qemu-img");
     }
     let root = Root::new();
-    let stack = root
-        .open()
-        .await
-        .unwrap_or_else(|error| panic!("{}: {error}", libexec().display()));
+    let stack = root.open().await.unwrap_or_else(|error| panic!("{}: {error}", libexec().display()));
     let folder = root.path().join("images");
     std::fs::create_dir_all(&folder).unwrap();
     let path = |name: &str| folder.join(name).display().to_string();
     image(&["-f", "raw", &path("base.raw"), "8M"]);
-    image(&[
-        "-f",
-        "qcow2",
-        "-b",
-        &path("base.raw"),
-        "-F",
-        "raw",
-        &path("top.qcow2"),
-    ]);
+    image(&["-f", "qcow2", "-b", &path("base.raw"), "-F", "raw", &path("top.qcow2")]);
     image(&["-f", "raw", &path("scsi.raw"), "8M"]);
     let xml = format!(
         "<domain type='qemu'><name>big</name><memory unit='MiB'>128</memory><vcpu>2</vcpu>
@@ -63,14 +49,8 @@ async fn a_guest_with_firmware_layers_display_and_agent_starts_and_shows_its_scr
 
     let live = domains.domain_get_xml_desc(guest.clone(), 0).await.unwrap();
     let variables = root.path().join("lib/qemu/nvram/big_VARS.fd");
-    assert!(
-        variables.is_file() && live.contains(&variables.display().to_string()),
-        "{live}"
-    );
-    assert!(
-        live.contains(&path("base.raw")),
-        "the layer below is not named: {live}"
-    );
+    assert!(variables.is_file() && live.contains(&variables.display().to_string()), "{live}");
+    assert!(live.contains(&path("base.raw")), "the layer below is not named: {live}");
     assert!(live.contains("port='59") && !live.contains("secret"), "{live}");
     let secure = domains.domain_get_xml_desc(guest.clone(), 1).await.unwrap();
     assert!(secure.contains("passwd='secret'"), "{secure}");
@@ -78,19 +58,14 @@ async fn a_guest_with_firmware_layers_display_and_agent_starts_and_shows_its_scr
     let picture = domains.domain_screenshot(guest.clone(), 0, 0).await.unwrap();
     assert_eq!(picture.mime.as_deref(), Some("image/png"));
     let mut bytes = [0; 8];
-    std::fs::File::from(picture.file.into_owned().unwrap())
-        .read_exact(&mut bytes)
-        .unwrap();
+    std::fs::File::from(picture.file.into_owned().unwrap()).read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"\x89PNG\r\n\x1a\n");
 
     // QEMU's own lock refuses a second guest on the same images, and its words reach the caller.
     let other = live_name(&secure);
     let clash = domains.domain_define_xml_flags(other, 0).await.unwrap();
     let refusal = domains.domain_create_with_flags(clash, 0).await.unwrap_err();
-    assert!(
-        refusal.message.contains("'other'") && refusal.message.contains("lock"),
-        "{refusal}"
-    );
+    assert!(refusal.message.contains("'other'") && refusal.message.contains("lock"), "{refusal}");
 
     domains.domain_destroy_flags(guest, 0).await.unwrap();
     assert!(domain(&stack, "big").await.is_ok() && root.helpers().is_empty());
@@ -101,8 +76,5 @@ async fn a_guest_with_firmware_layers_display_and_agent_starts_and_shows_its_scr
 fn live_name(xml: &str) -> String {
     let (before, rest) = xml.split_once("<uuid>").expect("the XML has a uuid");
     let (_, after) = rest.split_once("</uuid>").expect("the XML has a uuid");
-    format!(
-        "{}{after}",
-        before.replace("<name>big</name>", "<name>other</name>")
-    )
+    format!("{}{after}", before.replace("<name>big</name>", "<name>other</name>"))
 }

@@ -46,19 +46,13 @@ async fn is_adopted(root: &Root, pid: u32) {
     let guest = domain(&stack, "web").await.unwrap();
     assert_eq!(state(&stack, &guest).await, State::Running as i32);
     let status = stack.status().await.unwrap();
-    assert_eq!(
-        status.helpers.iter().map(|helper| helper.pid).collect::<Vec<_>>(),
-        [pid]
-    );
+    assert_eq!(status.helpers.iter().map(|helper| helper.pid).collect::<Vec<_>>(), [pid]);
     let domains = stack.domains();
     let console = domains.domain_open_console(guest.clone(), None, 0).await.unwrap();
     assert!(console.into_owned().is_some());
     // The monitor is attached to in the background.
     bulkhead_tests::fixture::wait_for("suspend of an adopted guest", 5 * SECOND, || async {
-        domains
-            .domain_suspend(guest.clone())
-            .await
-            .map_err(|error| error.to_string())
+        domains.domain_suspend(guest.clone()).await.map_err(|error| error.to_string())
     })
     .await;
     assert_eq!(state(&stack, &guest).await, State::Paused as i32);
@@ -189,13 +183,7 @@ fn nothing_of_the_application_is_touched_and_nothing_is_written_elsewhere() {
     let root = Root::new();
     let Some(xml) = ticker(&root) else { return };
     let elsewhere = Root::new();
-    let places = [
-        "HOME",
-        "TMPDIR",
-        "XDG_RUNTIME_DIR",
-        "XDG_CACHE_HOME",
-        "XDG_CONFIG_HOME",
-    ];
+    let places = ["HOME", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"];
     let folder = |name: &str| elsewhere.path().join(name);
     for name in places.iter().chain(&["cwd"]) {
         std::fs::create_dir_all(folder(name)).unwrap();
@@ -241,32 +229,19 @@ async fn connections_to_one_root_share_a_stack_and_roots_are_independent() {
 async fn a_read_only_connection_is_refused_by_the_driver_that_serves() {
     let root = Root::new();
     let writer = root.open().await.unwrap();
-    let reader = Connection::builder(&root.uri())
-        .libexec(libexec())
-        .read_only()
-        .open()
-        .await
-        .unwrap();
+    let reader = Connection::builder(&root.uri()).libexec(libexec()).read_only().open().await.unwrap();
     reader.domains().connect_list_all_domains(0, 0).await.unwrap();
-    let refused = reader
-        .domains()
-        .domain_define_xml_flags("<domain/>".to_owned(), 0)
-        .await;
+    let refused = reader.domains().domain_define_xml_flags("<domain/>".to_owned(), 0).await;
     assert_eq!(refused.unwrap_err().code.0, 29);
     // The other's token is its own.
-    let refused = writer
-        .domains()
-        .domain_define_xml_flags("<domain/>".to_owned(), 0)
-        .await;
+    let refused = writer.domains().domain_define_xml_flags("<domain/>".to_owned(), 0).await;
     assert_ne!(refused.unwrap_err().code.0, 29);
     reader.close().await;
     writer.close().await;
 }
 
 fn count(folder: &str) -> usize {
-    std::fs::read_dir(Path::new("/proc/self").join(folder))
-        .unwrap()
-        .count()
+    std::fs::read_dir(Path::new("/proc/self").join(folder)).unwrap().count()
 }
 
 /// In a process of its own: other tests' descriptors and threads come and go.
@@ -288,18 +263,10 @@ fn opening_and_closing_leaks_nothing_and_runtimes_may_change() {
     }
     let root = Root::new();
     // The first runtime of a process makes what all share.
-    drop(
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap(),
-    );
+    drop(tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
     let before = (count("fd"), count("task"));
     for round in 0..12 {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let stack = runtime.block_on(async {
             let stack = root.open().await.unwrap();
             stack.domains().connect_list_all_domains(0, 0).await.unwrap();
@@ -307,10 +274,7 @@ fn opening_and_closing_leaks_nothing_and_runtimes_may_change() {
         });
         drop(runtime);
         // Another runtime takes the connection over.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { stack.domains().connect_list_all_domains(0, 0).await.unwrap() });
         if round % 2 == 0 {
             runtime.block_on(stack.close());
@@ -321,10 +285,7 @@ fn opening_and_closing_leaks_nothing_and_runtimes_may_change() {
             drop(runtime);
             drop(stack);
             wait_gone(&drivers, 2 * SECOND);
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async { root.open().await.unwrap().close().await });
         }
     }

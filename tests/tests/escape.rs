@@ -57,10 +57,7 @@ fn suite(name: &str, owner: u32, before: &[&str], bare: bool) {
     let text = String::from_utf8_lossy(&output.stdout);
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {text}\n{complaint}", output.status);
-    assert!(
-        text.contains("Panic true Some(6)"),
-        "a panic and an abort:\n{text}"
-    );
+    assert!(text.contains("Panic true Some(6)"), "a panic and an abort:\n{text}");
     assert_eq!(text.contains("user namespace,"), !bare && owner != 0, "{text}");
     let outcomes: BTreeMap<(&str, &str), &str> = text
         .lines()
@@ -136,14 +133,7 @@ fn nothing_forbidden_can_be_done_as_root() {
 #[test]
 fn nothing_forbidden_can_be_done_as_an_ordinary_user() {
     if is_root() {
-        let user = [
-            "setpriv",
-            "--reuid",
-            "12345",
-            "--regid",
-            "12345",
-            "--clear-groups",
-        ];
+        let user = ["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups"];
         suite("user", USER, &user, false);
     }
 }

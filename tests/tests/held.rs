@@ -18,9 +18,7 @@ async fn five_deaths_hold_a_driver_others_serve_on_and_a_command_brings_it_back(
     for _ in 0..5 {
         let (pid, incarnation) = wait_for("qemu driver", SOON, || async {
             let found = driver(&stack, "qemu").await?;
-            (found.1 > last)
-                .then_some(found)
-                .ok_or("the one before".to_owned())
+            (found.1 > last).then_some(found).ok_or("the one before".to_owned())
         })
         .await;
         last = incarnation;
@@ -30,11 +28,7 @@ async fn five_deaths_hold_a_driver_others_serve_on_and_a_command_brings_it_back(
         let status = stack.status().await.map_err(|error| error.to_string())?;
         let qemu = status.drivers.into_iter().find(|driver| driver.name == "qemu");
         let qemu = qemu.ok_or("no qemu driver")?;
-        if qemu.state == "held" {
-            Ok(qemu.reason.unwrap_or_default())
-        } else {
-            Err(qemu.state)
-        }
+        if qemu.state == "held" { Ok(qemu.reason.unwrap_or_default()) } else { Err(qemu.state) }
     })
     .await;
     assert!(reason.contains("5 times"), "{reason}");
@@ -60,18 +54,8 @@ async fn five_deaths_hold_a_driver_others_serve_on_and_a_command_brings_it_back(
 #[tokio::test]
 async fn a_definition_that_ends_the_driver_at_each_adoption_is_set_aside_and_the_rest_serves() {
     let root = Root::new();
-    let fault = FaultRule {
-        driver: Driver::Qemu,
-        point: "adopt.bad".to_owned(),
-        nth: 0,
-        hang: false,
-    };
-    let stack = Connection::builder(&root.uri())
-        .libexec(libexec())
-        .faults(vec![fault])
-        .open()
-        .await
-        .unwrap();
+    let fault = FaultRule { driver: Driver::Qemu, point: "adopt.bad".to_owned(), nth: 0, hang: false };
+    let stack = Connection::builder(&root.uri()).libexec(libexec()).faults(vec![fault]).open().await.unwrap();
     for name in ["before", "bad", "later"] {
         let xml = ticker_xml(name, Path::new("/nowhere/disk.img"), SERIAL_PTY);
         stack.domains().domain_define_xml_flags(xml, 0).await.unwrap();
@@ -80,27 +64,16 @@ async fn a_definition_that_ends_the_driver_at_each_adoption_is_set_aside_and_the
     kill(pid, Signal::SIGKILL);
     wait_for("the rest serves", SOON, || async {
         let (_, incarnation) = driver(&stack, "qemu").await?;
-        if incarnation < 4 {
-            Err(format!("incarnation {incarnation}"))
-        } else {
-            Ok(())
-        }
+        if incarnation < 4 { Err(format!("incarnation {incarnation}")) } else { Ok(()) }
     })
     .await;
     assert!(domain(&stack, "before").await.is_ok());
     assert!(domain(&stack, "later").await.is_ok());
     assert!(domain(&stack, "bad").await.is_err());
     let status = stack.status().await.unwrap();
-    let qemu = status
-        .drivers
-        .iter()
-        .find(|driver| driver.name == "qemu")
-        .unwrap();
+    let qemu = status.drivers.iter().find(|driver| driver.name == "qemu").unwrap();
     assert_eq!(qemu.set_aside, ["bad"]);
     assert_eq!(qemu.state, "ready");
-    assert!(
-        root.path().join("etc/qemu/bad.xml").is_file(),
-        "a definition is never thrown away"
-    );
+    assert!(root.path().join("etc/qemu/bad.xml").is_file(), "a definition is never thrown away");
     stack.stop().await.unwrap();
 }

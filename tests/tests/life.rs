@@ -14,16 +14,10 @@ async fn a_guest_is_defined_started_suspended_resumed_destroyed_and_undefined() 
     std::fs::create_dir_all(root.path()).unwrap();
     let disk = root.path().join("disk.img");
     std::fs::copy(files.join("ticker.img"), &disk).unwrap();
-    let defined = domains
-        .domain_define_xml_flags(ticker_xml("web", &disk, SERIAL_PTY), 0)
-        .await
-        .unwrap();
+    let defined = domains.domain_define_xml_flags(ticker_xml("web", &disk, SERIAL_PTY), 0).await.unwrap();
     assert_eq!((defined.name.as_str(), defined.id), ("web", -1));
 
-    let started = domains
-        .domain_create_with_flags(defined.clone(), 0)
-        .await
-        .unwrap();
+    let started = domains.domain_create_with_flags(defined.clone(), 0).await.unwrap();
     assert!(started.id > 0);
     let state = |domain| {
         let domains = domains.clone();
@@ -34,10 +28,7 @@ async fn a_guest_is_defined_started_suspended_resumed_destroyed_and_undefined() 
     assert_eq!(state(defined.clone()).await, State::Paused as i32);
     domains.domain_resume(defined.clone()).await.unwrap();
     let xml = domains.domain_get_xml_desc(defined.clone(), 0).await.unwrap();
-    assert!(
-        xml.contains("<alias name='serial0'/>") && xml.contains(" id='"),
-        "{xml}"
-    );
+    assert!(xml.contains("<alias name='serial0'/>") && xml.contains(" id='"), "{xml}");
 
     domains.domain_destroy_flags(defined.clone(), 0).await.unwrap();
     assert_eq!(state(defined.clone()).await, State::Shutoff as i32);

@@ -40,29 +40,19 @@ async fn a_guest_lives_below(base: &Root, name: &str) {
     );
     let stack = open(&root).await.unwrap();
     let domains = stack.domains();
-    let guest = domains
-        .domain_create_xml(ticker_xml("web, 1%", &disk, &devices), 0)
-        .await
-        .unwrap();
+    let guest = domains.domain_create_xml(ticker_xml("web, 1%", &disk, &devices), 0).await.unwrap();
     let console = domains.domain_open_console(guest.clone(), None, 0).await.unwrap();
     assert!(console.into_owned().is_some());
     assert!(output.is_file());
     // The control socket is reached, whatever the length of its path.
     let attached = Connection::attach(&root).await.unwrap();
-    let state = attached
-        .domains()
-        .domain_get_state(guest.clone(), 0)
-        .await
-        .unwrap();
+    let state = attached.domains().domain_get_state(guest.clone(), 0).await.unwrap();
     assert_eq!(state.state, State::Running as i32);
     drop(attached);
     domains.domain_destroy_flags(guest, 0).await.unwrap();
     wait_for("the helper is forgotten", Duration::from_secs(1), || async {
         let helpers = stack.status().await.unwrap().helpers;
-        helpers
-            .is_empty()
-            .then_some(())
-            .ok_or_else(|| format!("{helpers:?}"))
+        helpers.is_empty().then_some(()).ok_or_else(|| format!("{helpers:?}"))
     })
     .await;
     stack.close().await;
@@ -114,16 +104,10 @@ async fn unfit_roots_are_refused_with_the_reason_and_nothing_is_made() {
         (Path::new("/"), "own root"),
     ] {
         let error = open(root).await.unwrap_err().to_string();
-        assert!(
-            error.contains(reason) && error.contains(&*root.to_string_lossy()),
-            "{error}"
-        );
+        assert!(error.contains(reason) && error.contains(&*root.to_string_lossy()), "{error}");
     }
     let uri = format!("storage:///embed?root={}", base.path().join("s").display());
     let error = Connection::open(&uri).await.unwrap_err();
-    assert!(
-        error.to_string().contains("storage driver can't be embedded"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("storage driver can't be embedded"), "{error}");
     assert!(!base.path().join("s").exists());
 }

@@ -27,9 +27,7 @@ async fn reach(home: &Path) -> Connection {
     // The same folders as the daemon's, named without touching this process's own environment.
     let layout = bulkhead::session_layout_of(home, &home.join("run"));
     wait_for("the daemon answers", Duration::from_secs(10), || async {
-        Connection::attach_to(&layout)
-            .await
-            .map_err(|error| error.to_string())
+        Connection::attach_to(&layout).await.map_err(|error| error.to_string())
     })
     .await
 }
@@ -47,19 +45,10 @@ async fn a_new_daemon_adopts_the_guests_of_one_that_was_killed() {
     let mut first = daemon(home.path());
     let stack = reach(home.path()).await;
     let domains = stack.domains();
-    let guest = domains
-        .domain_define_xml_flags(ticker_xml("web", &disk, SERIAL_PTY), 0)
-        .await
-        .unwrap();
+    let guest = domains.domain_define_xml_flags(ticker_xml("web", &disk, SERIAL_PTY), 0).await.unwrap();
     domains.domain_create_with_flags(guest.clone(), 0).await.unwrap();
-    let helper = stack
-        .status()
-        .await
-        .unwrap()
-        .helpers
-        .into_iter()
-        .find(|helper| helper.class == "qemu")
-        .unwrap();
+    let helper =
+        stack.status().await.unwrap().helpers.into_iter().find(|helper| helper.class == "qemu").unwrap();
     let (old_driver, _) = driver(&stack, "qemu").await.unwrap();
     drop(stack);
 
@@ -67,11 +56,7 @@ async fn a_new_daemon_adopts_the_guests_of_one_that_was_killed() {
     first.wait().await.unwrap();
     wait_for("the drivers leave", Duration::from_secs(2), || async {
         let alive = Path::new(&format!("/proc/{old_driver}/exe")).exists();
-        if alive {
-            Err("still there".to_owned())
-        } else {
-            Ok(())
-        }
+        if alive { Err("still there".to_owned()) } else { Ok(()) }
     })
     .await;
 
@@ -80,33 +65,17 @@ async fn a_new_daemon_adopts_the_guests_of_one_that_was_killed() {
     let domains = stack.domains();
     let adopted = domain(&stack, "web").await.unwrap();
     assert_eq!(adopted.uuid, guest.uuid);
-    assert_eq!(
-        domains.domain_get_state(adopted.clone(), 0).await.unwrap().state,
-        State::Running as i32
-    );
-    let again = stack
-        .status()
-        .await
-        .unwrap()
-        .helpers
-        .into_iter()
-        .find(|helper| helper.class == "qemu")
-        .unwrap();
+    assert_eq!(domains.domain_get_state(adopted.clone(), 0).await.unwrap().state, State::Running as i32);
+    let again =
+        stack.status().await.unwrap().helpers.into_iter().find(|helper| helper.class == "qemu").unwrap();
     assert_eq!(again.pid, helper.pid);
     wait_for("the monitor is attached", Duration::from_secs(10), || async {
-        domains
-            .domain_suspend(adopted.clone())
-            .await
-            .map_err(|error| error.to_string())
+        domains.domain_suspend(adopted.clone()).await.map_err(|error| error.to_string())
     })
     .await;
     domains.domain_destroy_flags(adopted, 0).await.unwrap();
 
     // An orderly end.
-    kill(
-        Pid::from_raw(i32::try_from(second.id().unwrap()).unwrap()),
-        Signal::SIGTERM,
-    )
-    .unwrap();
+    kill(Pid::from_raw(i32::try_from(second.id().unwrap()).unwrap()), Signal::SIGTERM).unwrap();
     assert!(second.wait().await.unwrap().success());
 }

@@ -23,22 +23,12 @@ impl Home {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("bh-user-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
-        for program in [
-            "bulkhead",
-            "bulkhead-launch",
-            "bulkhead-qemu",
-            "bulkhead-network",
-            "bulkhead-log",
-        ] {
+        for program in ["bulkhead", "bulkhead-launch", "bulkhead-qemu", "bulkhead-network", "bulkhead-log"] {
             std::fs::copy(libexec().join(program), path.join(program)).unwrap();
         }
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         chown(&path, Some(USER), Some(USER)).unwrap();
-        Self {
-            path,
-            run: None,
-            network: None,
-        }
+        Self { path, run: None, network: None }
     }
 
     fn file(&self, name: &str, from: &[u8]) -> PathBuf {
@@ -56,14 +46,7 @@ impl Home {
             command.args(["nsenter", "--net", "--target", &network.id().to_string()]);
         }
         command
-            .args([
-                "setpriv",
-                "--reuid",
-                "12345",
-                "--regid",
-                "12345",
-                "--clear-groups",
-            ])
+            .args(["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups"])
             .arg(self.path.join("bulkhead"))
             .arg("--root")
             .arg(self.path.join("root"))
@@ -84,10 +67,7 @@ impl Home {
         let file = self.file("guest.xml", xml.as_bytes());
         let log = std::fs::File::create(self.path.join("said")).unwrap();
         let mut command = self.bulkhead(&["run", "--no-console", file.to_str().unwrap()]);
-        command
-            .stdin(std::process::Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
+        command.stdin(std::process::Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.run = Some(command.spawn().unwrap());
         let deadline = Instant::now() + WITHIN;
         loop {
@@ -162,11 +142,7 @@ fn guest(home: &Home, files: &Path, interface: &str) -> String {
 fn a_user_runs_a_guest_with_user_networking_and_sees_how_it_is_confined() {
     let Some(files) = ready() else { return };
     let mut home = Home::new("net");
-    let xml = guest(
-        &home,
-        &files,
-        "<interface type='user'><model type='e1000'/></interface>",
-    );
+    let xml = guest(&home, &files, "<interface type='user'><model type='e1000'/></interface>");
     let status = home.run(&xml);
     let drivers = status["drivers"].as_array().unwrap();
     let confinement = |name: &str, field: &str| {
@@ -175,16 +151,10 @@ fn a_user_runs_a_guest_with_user_networking_and_sees_how_it_is_confined() {
     };
     for driver in ["qemu", "network", "log"] {
         let in_force = confinement(driver, "confinement");
-        assert!(
-            in_force.contains("no_new_privs") && in_force.contains("seccomp"),
-            "{in_force}"
-        );
+        assert!(in_force.contains("no_new_privs") && in_force.contains("seccomp"), "{in_force}");
     }
     let lacks = confinement("network", "confinement_missing") + &confinement("network", "confinement");
-    assert!(
-        lacks.contains("user namespace") || lacks.contains("CAP_NET_ADMIN (not root)"),
-        "{lacks}"
-    );
+    assert!(lacks.contains("user namespace") || lacks.contains("CAP_NET_ADMIN (not root)"), "{lacks}");
     assert_eq!(status["helpers"][0]["class"], "qemu", "{status}");
     let pid = status["helpers"][0]["pid"].as_u64().unwrap();
     let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(format!("/proc/{pid}")).unwrap());

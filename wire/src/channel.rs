@@ -91,19 +91,13 @@ impl Caller {
             events: Mutex::new(None),
             links: watch::Sender::new(0),
         };
-        Self {
-            shared: Arc::new(shared),
-            token: None,
-        }
+        Self { shared: Arc::new(shared), token: None }
     }
 
     /// The same channel, speaking for the client of that token.
     #[must_use]
     pub fn with_token(&self, token: Token) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-            token: Some(token),
-        }
+        Self { shared: Arc::clone(&self.shared), token: Some(token) }
     }
 
     /// Delivers the bodies of event frames to this queue. A full queue loses events, which the server's own
@@ -182,9 +176,7 @@ impl Caller {
             }
             kind => return Err(LinkError::Violation(format!("a server does not send {kind:?}"))),
         };
-        let waiting = lock(&connection.pending)
-            .as_mut()
-            .and_then(|pending| pending.remove(&frame.header.id));
+        let waiting = lock(&connection.pending).as_mut().and_then(|pending| pending.remove(&frame.header.id));
         // Nobody waits for an answer that came after its deadline.
         if let Some(waiting) = waiting {
             let _ = waiting.send(answer);
@@ -269,33 +261,23 @@ impl Caller {
             };
             let (sender, receiver) = oneshot::channel();
             let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
-            let listed = lock(&connection.pending)
-                .as_mut()
-                .map(|pending| pending.insert(id, sender));
+            let listed = lock(&connection.pending).as_mut().map(|pending| pending.insert(id, sender));
             if listed.is_none() {
                 self.replaced(&connection).await;
                 continue;
             }
-            let mut guard = CancelGuard {
-                connection: &connection,
-                id,
-                armed: true,
-            };
+            let mut guard = CancelGuard { connection: &connection, id, armed: true };
             let time_left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let header = Header {
                 id,
                 operation: info.operation,
                 token: self.token.unwrap_or(connection.token),
                 trace: u32::try_from(id & 0xffff_ffff).unwrap_or(0),
-                time_left_ms: time_left.map_or(0, |left| {
-                    u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1)
-                }),
+                time_left_ms: time_left
+                    .map_or(0, |left| u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1)),
                 ..Header::new(Kind::Call)
             };
-            let sent = connection
-                .outbox
-                .send((header, body.clone(), files.take().unwrap_or_default()))
-                .await;
+            let sent = connection.outbox.send((header, body.clone(), files.take().unwrap_or_default())).await;
             if sent.is_ok()
                 && let Ok(answer) = receiver.await
             {
@@ -369,10 +351,7 @@ impl Drop for CancelGuard<'_> {
         if let Some(pending) = lock(&self.connection.pending).as_mut() {
             pending.remove(&self.id);
         }
-        let header = Header {
-            id: self.id,
-            ..Header::new(Kind::Cancel)
-        };
+        let header = Header { id: self.id, ..Header::new(Kind::Cancel) };
         // A full outbox means that the server is not reading; its own deadline ends the call then.
         let _ = self.connection.outbox.try_send((header, Vec::new(), Vec::new()));
     }
@@ -408,11 +387,8 @@ impl EventSink {
         if self.outbox.capacity() <= OUTBOX / 2 {
             return false;
         }
-        codec::encode(event).is_ok_and(|(body, _)| {
-            self.outbox
-                .try_send((Header::new(Kind::Event), body, Vec::new()))
-                .is_ok()
-        })
+        codec::encode(event)
+            .is_ok_and(|(body, _)| self.outbox.try_send((Header::new(Kind::Event), body, Vec::new())).is_ok())
     }
 }
 
@@ -448,10 +424,7 @@ async fn serve_link<S: Serve>(mut reader: LinkReader, writer: LinkWriter, server
     let (outbox, queue) = mpsc::channel(OUTBOX);
     let mut writing = tokio::spawn(write_all(writer, queue));
     let open: Arc<Mutex<HashMap<u64, AbortHandle>>> = Arc::default();
-    let events = EventSink {
-        outbox: outbox.clone(),
-        missed: Arc::default(),
-    };
+    let events = EventSink { outbox: outbox.clone(), missed: Arc::default() };
     let error = loop {
         // Whichever ends first ends the channel; a frame half read is dropped with the reader.
         let frame = tokio::select! {
@@ -495,20 +468,14 @@ fn start<S: Serve>(
     open: &Arc<Mutex<HashMap<u64, AbortHandle>>>,
     events: &EventSink,
 ) -> Result<(), LinkError> {
-    let Frame {
-        header,
-        body,
-        descriptors,
-    } = frame;
+    let Frame { header, body, descriptors } = frame;
     let info = server
         .find(header.operation)
         .ok_or_else(|| LinkError::Violation(format!("call of unknown operation {}", header.operation)))?;
     {
         let open = lock(open);
         if open.len() >= CREDIT {
-            return Err(LinkError::Violation(format!(
-                "more than {CREDIT} calls open at once"
-            )));
+            return Err(LinkError::Violation(format!("more than {CREDIT} calls open at once")));
         }
         if open.contains_key(&header.id) {
             return Err(LinkError::Violation(format!("call id {} is in use", header.id)));
@@ -533,40 +500,24 @@ fn start<S: Serve>(
     let task = tokio::spawn(async move {
         let _ = listed.await;
         let answer = match time_left {
-            Some(left) => tokio::time::timeout(left, answer)
-                .await
-                .unwrap_or_else(|_elapsed| {
-                    Err(Error::new(
-                        Code::OPERATION_TIMEOUT,
-                        Origin::RPC,
-                        format!(
-                            "{} did not end within the {} ms that its caller waits",
-                            info.name,
-                            left.as_millis()
-                        ),
-                    ))
-                }),
+            Some(left) => tokio::time::timeout(left, answer).await.unwrap_or_else(|_elapsed| {
+                Err(Error::new(
+                    Code::OPERATION_TIMEOUT,
+                    Origin::RPC,
+                    format!(
+                        "{} did not end within the {} ms that its caller waits",
+                        info.name,
+                        left.as_millis()
+                    ),
+                ))
+            }),
             None => answer.await,
         };
         let outgoing = match answer {
-            Ok((body, files)) => (
-                Header {
-                    id: header.id,
-                    ..Header::new(Kind::Reply)
-                },
-                body,
-                files,
-            ),
+            Ok((body, files)) => (Header { id: header.id, ..Header::new(Kind::Reply) }, body, files),
             Err(error) => {
                 let body = codec::encode(&error).map(|(body, _)| body).unwrap_or_default();
-                (
-                    Header {
-                        id: header.id,
-                        ..Header::new(Kind::Failure)
-                    },
-                    body,
-                    Vec::new(),
-                )
+                (Header { id: header.id, ..Header::new(Kind::Failure) }, body, Vec::new())
             }
         };
         lock(&still_open).remove(&header.id);

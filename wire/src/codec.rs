@@ -36,9 +36,7 @@ pub enum CodecError {
 }
 
 fn configuration() -> Configuration<LittleEndian, Fixint, bincode::config::Limit<BODY_MAX_BYTES>> {
-    bincode::config::standard()
-        .with_fixed_int_encoding()
-        .with_limit::<BODY_MAX_BYTES>()
+    bincode::config::standard().with_fixed_int_encoding().with_limit::<BODY_MAX_BYTES>()
 }
 
 /// Encodes a message; the descriptors in it leave it and travel beside it.
@@ -61,18 +59,14 @@ pub fn encode<T: Serialize>(message: &T) -> Result<(Vec<u8>, Vec<OwnedFd>), Code
 /// Anything but exactly one message with exactly its descriptors. Descriptors not taken are closed.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<T, CodecError> {
     let carried = descriptors.len();
-    let (decoded, taken) = descriptor::supplying(descriptors, || {
-        bincode::serde::decode_from_slice(bytes, configuration())
-    });
+    let (decoded, taken) =
+        descriptor::supplying(descriptors, || bincode::serde::decode_from_slice(bytes, configuration()));
     let (message, used): (T, usize) = decoded.map_err(|error| CodecError::Malformed(error.to_string()))?;
     if used != bytes.len() {
         return Err(CodecError::Trailing(bytes.len() - used));
     }
     if taken != carried {
-        return Err(CodecError::Descriptors {
-            named: taken,
-            carried,
-        });
+        return Err(CodecError::Descriptors { named: taken, carried });
     }
     Ok(message)
 }
@@ -93,10 +87,7 @@ mod tests {
     #[test]
     fn a_length_beyond_the_message_is_refused() {
         let bytes = u64::MAX.to_le_bytes();
-        assert!(matches!(
-            decode::<Vec<u8>>(&bytes, Vec::new()),
-            Err(CodecError::Malformed(_))
-        ));
+        assert!(matches!(decode::<Vec<u8>>(&bytes, Vec::new()), Err(CodecError::Malformed(_))));
     }
 
     #[test]

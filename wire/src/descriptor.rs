@@ -56,10 +56,7 @@ impl Descriptor {
 
 impl Serialize for Descriptor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let file = self
-            .0
-            .take()
-            .ok_or_else(|| serde::ser::Error::custom("descriptor was sent already"))?;
+        let file = self.0.take().ok_or_else(|| serde::ser::Error::custom("descriptor was sent already"))?;
         let index = OUT.with_borrow_mut(|out| {
             out.push(file);
             out.len() - 1

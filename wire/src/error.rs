@@ -112,12 +112,7 @@ impl Error {
     /// An error of that code and origin.
     #[must_use]
     pub fn new(code: Code, origin: Origin, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            origin,
-            message: message.into(),
-            int1: 0,
-        }
+        Self { code, origin, message: message.into(), int1: 0 }
     }
 
     /// A failed system call: the message is what was tried, the errno's own text follows it.

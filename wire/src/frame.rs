@@ -32,17 +32,9 @@ pub enum Kind {
 
 impl Kind {
     fn from_number(number: u8) -> Option<Self> {
-        [
-            Self::Hello,
-            Self::Call,
-            Self::Reply,
-            Self::Failure,
-            Self::Cancel,
-            Self::Event,
-            Self::Control,
-        ]
-        .into_iter()
-        .find(|kind| *kind as u8 == number)
+        [Self::Hello, Self::Call, Self::Reply, Self::Failure, Self::Cancel, Self::Event, Self::Control]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
     }
 }
 

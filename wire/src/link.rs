@@ -5,10 +5,7 @@
 //! with the first byte of their frame, reads are buffered, and a descriptor that no frame announces ends the link.
 //!
 //! The only module of this crate with `unsafe`: a received descriptor becomes an owned one.
-#![expect(
-    unsafe_code,
-    reason = "descriptors received over a socket become owned ones in exactly one place"
-)]
+#![expect(unsafe_code, reason = "descriptors received over a socket become owned ones in exactly one place")]
 
 use crate::frame::{FrameError, HEADER_BYTES, Header, Kind};
 use nix::cmsg_space;
@@ -107,10 +104,7 @@ pub fn split(socket: OwnedFd) -> io::Result<(LinkReader, LinkWriter)> {
 /// A peer of another revision, or one that says something else first.
 pub async fn open(socket: OwnedFd, revision: u64) -> Result<(LinkReader, LinkWriter), LinkError> {
     let (mut reader, mut writer) = split(socket)?;
-    let hello = Header {
-        id: revision,
-        ..Header::new(Kind::Hello)
-    };
+    let hello = Header { id: revision, ..Header::new(Kind::Hello) };
     writer.write(hello, OUR_VERSION.as_bytes(), &[]).await?;
     reader.expect_hello(revision).await?;
     Ok((reader, writer))
@@ -164,16 +158,10 @@ impl LinkReader {
             // One large message must not keep its memory for ever.
             self.buffer.shrink_to(READ_BYTES);
             if !self.descriptors.is_empty() {
-                return Err(LinkError::Violation(
-                    "descriptors came that no frame announced".to_owned(),
-                ));
+                return Err(LinkError::Violation("descriptors came that no frame announced".to_owned()));
             }
         }
-        Ok(Frame {
-            header,
-            body,
-            descriptors,
-        })
+        Ok(Frame { header, body, descriptors })
     }
 
     /// Reads until `wanted` bytes are buffered. Memory grows with what arrives, not with what is announced.
@@ -185,9 +173,7 @@ impl LinkReader {
                 self.buffer.drain(..self.begin);
                 self.begin = 0;
             }
-            let missing = wanted
-                .saturating_sub(self.buffer.len())
-                .clamp(READ_BYTES, 256 << 10);
+            let missing = wanted.saturating_sub(self.buffer.len()).clamp(READ_BYTES, 256 << 10);
             let old_length = self.buffer.len();
             self.buffer.resize(old_length + missing, 0);
             let (socket, target) = (&self.socket, &mut self.buffer[old_length..]);
@@ -205,9 +191,7 @@ impl LinkReader {
             self.buffer.truncate(old_length + count);
             self.descriptors.extend(descriptors);
             if self.descriptors.len() > 2 * crate::descriptor::DESCRIPTORS_MAX {
-                return Err(LinkError::Violation(
-                    "descriptors came faster than frames".to_owned(),
-                ));
+                return Err(LinkError::Violation("descriptors came faster than frames".to_owned()));
             }
             if count == 0 {
                 if self.buffer.is_empty() {
@@ -250,9 +234,7 @@ impl LinkWriter {
             let files: &[RawFd] = if sent == 0 { &raw } else { &[] };
             let socket = &self.socket;
             sent += socket
-                .async_io(Interest::WRITABLE, || {
-                    send(socket.as_raw_fd(), first, second, files)
-                })
+                .async_io(Interest::WRITABLE, || send(socket.as_raw_fd(), first, second, files))
                 .await?;
         }
         Ok(())
@@ -292,10 +274,7 @@ fn receive(socket: RawFd, target: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)
         }
     }
     if message.flags.contains(MsgFlags::MSG_CTRUNC) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "more descriptors came than fit",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "more descriptors came than fit"));
     }
     Ok((message.bytes, files))
 }
@@ -307,13 +286,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     fn pair() -> (OwnedFd, OwnedFd) {
-        socketpair(
-            AddressFamily::Unix,
-            SockType::Stream,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .unwrap()
+        socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC).unwrap()
     }
 
     #[tokio::test]
@@ -325,10 +298,7 @@ mod tests {
         let big = vec![7; 3 << 20];
         let sending = tokio::spawn(async move {
             writer.write(Header::new(Kind::Event), b"a", &[]).await.unwrap();
-            writer
-                .write(Header::new(Kind::Event), &big, &[file])
-                .await
-                .unwrap();
+            writer.write(Header::new(Kind::Event), &big, &[file]).await.unwrap();
             writer.write(Header::new(Kind::Event), b"c", &[]).await.unwrap();
             writer
         });
@@ -345,19 +315,9 @@ mod tests {
     async fn another_revision_is_refused_and_both_are_named() {
         let (one, other) = pair();
         let (ours, theirs) = tokio::join!(open(one, 1), open(other, 2));
-        assert!(matches!(
-            ours,
-            Err(LinkError::Revision {
-                ours: 1,
-                theirs: 2,
-                ..
-            })
-        ));
+        assert!(matches!(ours, Err(LinkError::Revision { ours: 1, theirs: 2, .. })));
         let text = theirs.unwrap_err().to_string();
-        assert!(
-            text.contains("0000000000000001") && text.contains("0000000000000002"),
-            "{text}"
-        );
+        assert!(text.contains("0000000000000001") && text.contains("0000000000000002"), "{text}");
     }
 
     async fn refused(bytes: &[u8], files: &[RawFd]) -> String {
@@ -366,11 +326,7 @@ mod tests {
         if files.is_empty() {
             let socket = std::os::unix::net::UnixStream::from(other);
             socket.set_nonblocking(true).unwrap();
-            UnixStream::from_std(socket)
-                .unwrap()
-                .write_all(bytes)
-                .await
-                .unwrap();
+            UnixStream::from_std(socket).unwrap().write_all(bytes).await.unwrap();
         } else {
             send(other.as_raw_fd(), bytes, &[], files).unwrap();
         }
@@ -383,24 +339,12 @@ mod tests {
         let mut oversized = Header::new(Kind::Call).to_bytes();
         oversized[24..28].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(refused(&oversized, &[]).await.contains("at most 33554432"));
-        let truncated = Header {
-            body_bytes: 10,
-            ..Header::new(Kind::Call)
-        }
-        .to_bytes();
+        let truncated = Header { body_bytes: 10, ..Header::new(Kind::Call) }.to_bytes();
         assert!(refused(&truncated, &[]).await.contains("middle of a frame"));
-        let greedy = Header {
-            descriptors: 1,
-            ..Header::new(Kind::Call)
-        }
-        .to_bytes();
+        let greedy = Header { descriptors: 1, ..Header::new(Kind::Call) }.to_bytes();
         assert!(refused(&greedy, &[]).await.contains("0 came"));
         let (file, _other) = pair();
         let smuggled = Header::new(Kind::Call).to_bytes();
-        assert!(
-            refused(&smuggled, &[file.as_raw_fd()])
-                .await
-                .contains("no frame announced")
-        );
+        assert!(refused(&smuggled, &[file.as_raw_fd()]).await.contains("no frame announced"));
     }
 }

@@ -19,27 +19,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 const fn info(operation: u16, name: &'static str) -> CallInfo {
-    CallInfo {
-        operation,
-        name,
-        driver: Driver::Qemu,
-        deadline: Duration::from_secs(20),
-        ..CallInfo::DEFAULT
-    }
+    CallInfo { operation, name, driver: Driver::Qemu, deadline: Duration::from_secs(20), ..CallInfo::DEFAULT }
 }
 
 const ECHO: CallInfo = info(1, "echo");
 const WAIT: CallInfo = info(2, "wait");
-const SHORT: CallInfo = CallInfo {
-    deadline: Duration::from_millis(60),
-    ..info(3, "short")
-};
-const LOOK: CallInfo = CallInfo {
-    class: Class::Query,
-    repeatable: true,
-    permission: Permission::Read,
-    ..info(4, "look")
-};
+const SHORT: CallInfo = CallInfo { deadline: Duration::from_millis(60), ..info(3, "short") };
+const LOOK: CallInfo =
+    CallInfo { class: Class::Query, repeatable: true, permission: Permission::Read, ..info(4, "look") };
 const SWAP: CallInfo = info(5, "swap");
 const SUBSCRIBE: CallInfo = info(6, "subscribe");
 const CALLS: &[CallInfo] = &[ECHO, WAIT, SHORT, LOOK, SWAP, SUBSCRIBE];
@@ -77,13 +64,7 @@ impl Serve for Server {
 
     fn allow(&self, info: &CallInfo, token: Token) -> Result<(), Error> {
         let allowed = token == WRITER || (token == READER && info.permission == Permission::Read);
-        let denied = || {
-            Error::new(
-                Code::OPERATION_DENIED,
-                Origin::RPC,
-                format!("{} is refused", info.name),
-            )
-        };
+        let denied = || Error::new(Code::OPERATION_DENIED, Origin::RPC, format!("{} is refused", info.name));
         allowed.then_some(()).ok_or_else(denied)
     }
 
@@ -144,12 +125,7 @@ async fn running(server: &Server, wanted: usize) {
 }
 
 fn call_header(info: &CallInfo, id: u64) -> Header {
-    Header {
-        operation: info.operation,
-        id,
-        token: WRITER,
-        ..Header::new(Kind::Call)
-    }
+    Header { operation: info.operation, id, token: WRITER, ..Header::new(Kind::Call) }
 }
 
 #[tokio::test]
@@ -182,10 +158,7 @@ async fn a_deadline_names_the_call_and_the_driver_and_frees_the_credit() {
     tokio::spawn(async move { run.run(ours, WRITER).await });
     let _held = by_hand(theirs).await;
     let error = silent.call::<_, u32>(&SHORT, 1u32).await.unwrap_err();
-    assert!(
-        error.message.contains("short") && error.message.contains("qemu driver"),
-        "{error}"
-    );
+    assert!(error.message.contains("short") && error.message.contains("qemu driver"), "{error}");
 }
 
 #[tokio::test]
@@ -234,10 +207,7 @@ async fn a_caller_that_takes_more_than_its_credit_loses_the_channel() {
 
 #[tokio::test]
 async fn frames_that_no_caller_sends_end_the_channel() {
-    let unknown = Header {
-        operation: 999,
-        ..call_header(&ECHO, 1)
-    };
+    let unknown = Header { operation: 999, ..call_header(&ECHO, 1) };
     for (header, said) in [
         (Header::new(Kind::Reply), "does not send Reply"),
         (Header::new(Kind::Hello), "does not send Hello"),
@@ -260,18 +230,12 @@ async fn an_answer_that_nobody_awaits_is_ignored() {
     let run = caller.clone();
     tokio::spawn(async move { run.run(ours, WRITER).await });
     let (mut reader, mut writer) = by_hand(theirs).await;
-    let reply = |id| Header {
-        id,
-        ..Header::new(Kind::Reply)
-    };
+    let reply = |id| Header { id, ..Header::new(Kind::Reply) };
     writer.write(reply(12345), b"nonsense", &[]).await.unwrap();
     let call = tokio::spawn(async move { caller.call::<_, u32>(&ECHO, 7u32).await });
     let asked = reader.read().await.unwrap();
     assert!(asked.header.time_left_ms > 0 && asked.header.trace > 0);
-    writer
-        .write(reply(asked.header.id), &asked.body, &[])
-        .await
-        .unwrap();
+    writer.write(reply(asked.header.id), &asked.body, &[]).await.unwrap();
     assert_eq!(call.await.unwrap().unwrap(), 7);
 }
 
@@ -285,16 +249,10 @@ async fn a_server_that_answers_nonsense_fails_that_call_or_loses_the_channel() {
     let first = caller.clone();
     let call = tokio::spawn(async move { first.call::<_, u32>(&ECHO, 7u32).await });
     let id = reader.read().await.unwrap().header.id;
-    let header = |kind| Header {
-        id,
-        ..Header::new(kind)
-    };
+    let header = |kind| Header { id, ..Header::new(kind) };
     writer.write(header(Kind::Reply), b"xyz", &[]).await.unwrap();
     let error = call.await.unwrap().unwrap_err();
-    assert!(
-        error.code == Code::RPC && error.message.contains("echo: reply"),
-        "{error}"
-    );
+    assert!(error.code == Code::RPC && error.message.contains("echo: reply"), "{error}");
     writer.write(header(Kind::Failure), b"xyz", &[]).await.unwrap();
     assert!(matches!(ended.await.unwrap(), LinkError::Violation(_)));
 }
@@ -315,24 +273,15 @@ async fn only_what_may_be_repeated_is_sent_again() {
     assert_eq!(names, [ECHO.operation, LOOK.operation]);
     drop((reader, writer));
     let error = change.await.unwrap().unwrap_err();
-    assert!(
-        error.message.contains("qemu driver ended while it served echo"),
-        "{error}"
-    );
+    assert!(error.message.contains("qemu driver ended while it served echo"), "{error}");
 
     let (ours, theirs) = pair();
     let run = caller.clone();
     tokio::spawn(async move { run.run(ours, READER).await });
     let (mut reader, mut writer) = by_hand(theirs).await;
     let frame = reader.read().await.unwrap();
-    assert_eq!(
-        (frame.header.operation, frame.header.token),
-        (LOOK.operation, READER)
-    );
-    let reply = Header {
-        id: frame.header.id,
-        ..Header::new(Kind::Reply)
-    };
+    assert_eq!((frame.header.operation, frame.header.token), (LOOK.operation, READER));
+    let reply = Header { id: frame.header.id, ..Header::new(Kind::Reply) };
     writer.write(reply, &frame.body, &[]).await.unwrap();
     assert_eq!(look.await.unwrap().unwrap(), 2);
 }
@@ -342,12 +291,7 @@ async fn a_held_driver_says_why_at_once_and_a_new_link_ends_that() {
     let caller = Caller::new(Driver::Network);
     caller.hold("ended 5 times".to_owned());
     let error = caller.call::<_, u32>(&ECHO, 1u32).await.unwrap_err();
-    assert!(
-        error
-            .message
-            .contains("network driver is out of service (ended 5 times)"),
-        "{error}"
-    );
+    assert!(error.message.contains("network driver is out of service (ended 5 times)"), "{error}");
     caller.wait_for_link();
     let (ours, theirs) = pair();
     tokio::spawn(serve(theirs, Arc::new(Server::default())));
@@ -416,10 +360,7 @@ async fn events_reach_the_queue_and_a_full_queue_is_told() {
     let sink = server.sink.lock().unwrap().clone().unwrap();
     sink.send(&Happened::Tick(1), Happened::Lagged);
     let body = events.recv().await.unwrap();
-    assert_eq!(
-        codec::decode::<Happened>(&body, Vec::new()),
-        Ok(Happened::Tick(1))
-    );
+    assert_eq!(codec::decode::<Happened>(&body, Vec::new()), Ok(Happened::Tick(1)));
 }
 
 #[tokio::test]
@@ -431,9 +372,7 @@ async fn descriptors_travel_both_ways() {
     ours.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"from the server");
     let mut text = String::new();
-    UnixStream::from(answer.into_owned().unwrap())
-        .read_to_string(&mut text)
-        .unwrap();
+    UnixStream::from(answer.into_owned().unwrap()).read_to_string(&mut text).unwrap();
     assert_eq!(text, "from its own");
 }
 
@@ -461,18 +400,8 @@ async fn a_token_allows_what_it_allows_and_the_channel_goes_on() {
     let error = caller.call::<_, u32>(&ECHO, 1u32).await.unwrap_err();
     assert_eq!(error.code, Code::OPERATION_DENIED);
     let mut answers = BTreeMap::new();
-    for (name, token) in [
-        ("writer", WRITER),
-        ("nobody", Token::default()),
-        ("wrong", Token([9; 16])),
-    ] {
-        answers.insert(
-            name,
-            caller.with_token(token).call::<_, u32>(&ECHO, 1u32).await.is_ok(),
-        );
+    for (name, token) in [("writer", WRITER), ("nobody", Token::default()), ("wrong", Token([9; 16]))] {
+        answers.insert(name, caller.with_token(token).call::<_, u32>(&ECHO, 1u32).await.is_ok());
     }
-    assert_eq!(
-        answers,
-        BTreeMap::from([("writer", true), ("nobody", false), ("wrong", false)])
-    );
+    assert_eq!(answers, BTreeMap::from([("writer", true), ("nobody", false), ("wrong", false)]));
 }

@@ -58,10 +58,7 @@ fn variants<T: Serialize + DeserializeOwned>(name: &str, text: &mut String) {
         match sample::<T>(variant) {
             Ok((value, _)) => writeln!(text, "{name} {variant} {}", line(&value)).unwrap(),
             Err(error) => {
-                assert!(
-                    variant > 0 && error.0.contains("variant index"),
-                    "{name}: {error}"
-                );
+                assert!(variant > 0 && error.0.contains("variant index"), "{name}: {error}");
                 break;
             }
         }
@@ -114,11 +111,7 @@ fn no_wire_type_uses_what_the_encoding_can_not_carry() {
             }
             files += 1;
             let text = std::fs::read_to_string(&path).unwrap();
-            for (number, line) in text
-                .lines()
-                .enumerate()
-                .filter(|(_, line)| line.contains("#[serde"))
-            {
+            for (number, line) in text.lines().enumerate().filter(|(_, line)| line.contains("#[serde")) {
                 for banned in ["skip", "flatten", "untagged", "tag =", "default", "with ="] {
                     assert!(
                         !line.contains(banned),

@@ -87,24 +87,19 @@ impl EachCall for Compare {
         };
         self.compared += 1;
         if procedure["snake_name"] != info.name {
-            self.wrong
-                .push(format!("{} is {}", info.name, procedure["snake_name"]));
+            self.wrong.push(format!("{} is {}", info.name, procedure["snake_name"]));
         }
         let reading = procedure["read_only"] != "refused";
         if reading != (info.permission == Permission::Read) {
             self.wrong.push(format!("{}: {:?}", info.name, info.permission));
         }
-        for (part, ours) in [
-            ("args", sample::<A>(0).unwrap().1),
-            ("ret", sample::<R>(0).unwrap().1),
-        ] {
+        for (part, ours) in [("args", sample::<A>(0).unwrap().1), ("ret", sample::<R>(0).unwrap().1)] {
             let mut theirs = Vec::new();
             if let Some(name) = procedure[part].as_str() {
                 layout(&self.types, name, &mut theirs);
             }
             if ours != theirs {
-                self.wrong
-                    .push(format!("{} {part}: {ours:?} is {theirs:?}", info.name));
+                self.wrong.push(format!("{} {part}: {ours:?} is {theirs:?}", info.name));
             }
         }
     }
@@ -147,11 +142,7 @@ fn payloads(folder: &Path) -> Vec<(u32, bool, Vec<u8>)> {
             let bytes: Vec<u8> = (0..hex.len() / 2)
                 .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
                 .collect();
-            payloads.push((
-                u32::try_from(number).unwrap(),
-                kind == Some("call"),
-                bytes[28..].to_vec(),
-            ));
+            payloads.push((u32::try_from(number).unwrap(), kind == Some("call"), bytes[28..].to_vec()));
         }
     }
     payloads
@@ -196,22 +187,9 @@ impl EachCall for Frames {
 #[test]
 fn real_frames_decode_and_encode_to_the_same_bytes() {
     let Some(folder) = protocol() else { return };
-    let mut frames = Frames {
-        payloads: payloads(&folder),
-        same: BTreeMap::new(),
-    };
+    let mut frames = Frames { payloads: payloads(&folder), same: BTreeMap::new() };
     each_call(&mut frames);
-    let (calls, replies) = frames
-        .same
-        .values()
-        .fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
-    println!(
-        "{} procedures, {calls} calls, {replies} replies",
-        frames.same.len()
-    );
-    assert!(
-        frames.same.len() >= 17 && calls >= 120 && replies >= 110,
-        "{:?}",
-        frames.same
-    );
+    let (calls, replies) = frames.same.values().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+    println!("{} procedures, {calls} calls, {replies} replies", frames.same.len());
+    assert!(frames.same.len() >= 17 && calls >= 120 && replies >= 110, "{:?}", frames.same);
 }

@@ -29,11 +29,7 @@ impl Folder {
     /// A folder that can't be made.
     pub fn open(path: &Path, kind: &'static str, ending: &'static str) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            kind,
-            ending,
-        })
+        Ok(Self { path: path.to_owned(), kind, ending })
     }
 
     /// The path of a file.
@@ -51,12 +47,8 @@ impl Folder {
         let sibling = self.path.join(format!("{name}{}{UNFINISHED}", self.ending));
         fault::point(self.kind, "before_write");
         let written = (|| {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&sibling)?;
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&sibling)?;
             file.write_all(content)?;
             fault::point(self.kind, "before_sync");
             file.sync_all()
@@ -117,9 +109,7 @@ impl Folder {
             let Some(name) = file_name.strip_suffix(self.ending) else {
                 continue;
             };
-            if !entry
-                .metadata()
-                .is_ok_and(|metadata| metadata.is_file() && metadata.len() <= FILE_MAX_BYTES)
+            if !entry.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= FILE_MAX_BYTES)
             {
                 continue;
             }
@@ -168,13 +158,7 @@ mod tests {
         folder.write("a", b"one again").unwrap();
         fs::write(folder.path.join("c.xml.new"), b"half").unwrap();
         let files = folder.read_all().unwrap();
-        assert_eq!(
-            files,
-            [
-                ("a".to_owned(), b"one again".to_vec()),
-                ("b".to_owned(), b"two".to_vec())
-            ]
-        );
+        assert_eq!(files, [("a".to_owned(), b"one again".to_vec()), ("b".to_owned(), b"two".to_vec())]);
         assert!(!folder.path.join("c.xml.new").exists());
         folder.remove("a").unwrap();
         folder.remove("a").unwrap();
@@ -190,14 +174,8 @@ mod tests {
         folder.write("a", b"nonsense again").unwrap();
         folder.set_aside("a", "does not parse");
         assert!(folder.read_all().unwrap().is_empty());
-        assert_eq!(
-            fs::read(folder.path.join("a.xml.unreadable")).unwrap(),
-            b"nonsense"
-        );
-        assert_eq!(
-            fs::read(folder.path.join("a.xml.unreadable-2")).unwrap(),
-            b"nonsense again"
-        );
+        assert_eq!(fs::read(folder.path.join("a.xml.unreadable")).unwrap(), b"nonsense");
+        assert_eq!(fs::read(folder.path.join("a.xml.unreadable-2")).unwrap(), b"nonsense again");
         fs::remove_dir_all(&folder.path).unwrap();
     }
 }

@@ -26,11 +26,7 @@ fn main() -> ExitCode {
 fn serve() -> Result<(), String> {
     let (config, layout) = arguments()?;
     // What drivers and the supervisor have to say goes where the daemon's own standard error goes.
-    tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .init();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).with_target(false).init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
     let (stack, _ended) = bulkhead_broker::open(config, layout).map_err(|error| error.to_string())?;
@@ -49,33 +45,16 @@ fn arguments() -> Result<(Config, Layout), String> {
             _ => return Err(usage.to_owned()),
         }
     }
-    let folder = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .ok_or(format!("{name} is not set"))
-    };
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).ok_or(format!("{name} is not set"));
     let mode = mode.ok_or(usage)?;
     let layout = match mode {
         Mode::System => root::system_layout(),
         _ => root::session_layout(&folder("HOME")?, &folder("XDG_RUNTIME_DIR")?),
     };
-    let beside = || {
-        std::env::current_exe()
-            .ok()
-            .and_then(|program| program.parent().map(PathBuf::from))
-    };
+    let beside = || std::env::current_exe().ok().and_then(|program| program.parent().map(PathBuf::from));
     let libexec = libexec.or_else(beside).ok_or(usage)?;
     let root = layout.run.clone();
-    Ok((
-        Config {
-            mode,
-            root,
-            libexec,
-            intensity: Intensity::default(),
-            faults: Vec::new(),
-        },
-        layout,
-    ))
+    Ok((Config { mode, root, libexec, intensity: Intensity::default(), faults: Vec::new() }, layout))
 }
 
 async fn supervise(stack: Handle) -> Result<(), String> {
@@ -118,11 +97,7 @@ async fn ready(stack: &Handle) -> Result<(), bulkhead_wire::error::Error> {
     let mut changes = stack.clone();
     loop {
         let status = stack.status().await?;
-        if status
-            .drivers
-            .iter()
-            .all(|driver| matches!(driver.state.as_str(), "ready" | "held"))
-        {
+        if status.drivers.iter().all(|driver| matches!(driver.state.as_str(), "ready" | "held")) {
             return Ok(());
         }
         changes.driver_changed().await?;

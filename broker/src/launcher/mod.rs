@@ -2,10 +2,7 @@
 //!
 //! In embed mode this runs inside somebody's multi-threaded application: between clone and exec nothing is allocated and no
 //! lock is taken, no signal handler of ours exists, and the child's end is learned from its pidfd alone.
-#![expect(
-    unsafe_code,
-    reason = "clone3 and what a child may do before exec have no safe wrapper"
-)]
+#![expect(unsafe_code, reason = "clone3 and what a child may do before exec have no safe wrapper")]
 
 pub(crate) mod process;
 
@@ -73,12 +70,7 @@ pub(crate) fn launch(command: &Command<'_>) -> io::Result<Process> {
     // Empty once exec has happened; otherwise it carries the errno. Not read to its end: a thread of the application may fork
     // at this very moment, and its child would keep the other side.
     let (failure, report) = io::pipe()?;
-    let report_target = targets
-        .iter()
-        .map(|(number, _)| number + 1)
-        .max()
-        .unwrap_or(3)
-        .max(3);
+    let report_target = targets.iter().map(|(number, _)| number + 1).max().unwrap_or(3).max(3);
     let gaps = gaps(&targets, report_target);
     let mut parked = vec![0; targets.len()];
 
@@ -95,15 +87,7 @@ pub(crate) fn launch(command: &Command<'_>) -> io::Result<Process> {
     if pid == 0 {
         // SAFETY: see `child`; this is the child.
         unsafe {
-            child(
-                &targets,
-                &mut parked,
-                &gaps,
-                report.as_raw_fd(),
-                report_target,
-                &arguments,
-                &environment,
-            )
+            child(&targets, &mut parked, &gaps, report.as_raw_fd(), report_target, &arguments, &environment)
         }
     }
     if pid < 0 {
@@ -127,12 +111,7 @@ fn reported(failure: OwnedFd) -> io::Result<Option<i32>> {
     let mut errno = [0; 4];
     match std::fs::File::from(failure).read_exact(&mut errno) {
         Ok(()) => Ok(Some(i32::from_ne_bytes(errno))),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::UnexpectedEof
-            ) =>
-        {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::UnexpectedEof) => {
             Ok(None)
         }
         Err(error) => Err(error),
@@ -145,19 +124,13 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
 }
 
 fn pointers<'a>(strings: impl Iterator<Item = &'a CString>) -> Vec<*const libc::c_char> {
-    strings
-        .map(|string| string.as_ptr())
-        .chain([std::ptr::null()])
-        .collect()
+    strings.map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
 /// The ranges of descriptor numbers that the child must not have.
 fn gaps(targets: &[(RawFd, RawFd)], report: RawFd) -> Vec<(u32, u32)> {
-    let mut kept: Vec<u32> = targets
-        .iter()
-        .map(|(number, _)| number.unsigned_abs())
-        .chain([report.unsigned_abs()])
-        .collect();
+    let mut kept: Vec<u32> =
+        targets.iter().map(|(number, _)| number.unsigned_abs()).chain([report.unsigned_abs()]).collect();
     kept.sort_unstable();
     kept.dedup();
     let mut gaps = Vec::new();
@@ -232,11 +205,7 @@ unsafe fn child(
                 failed(report);
             }
         }
-        libc::execve(
-            *arguments.get_unchecked(0),
-            arguments.as_ptr(),
-            environment.as_ptr(),
-        );
+        libc::execve(*arguments.get_unchecked(0), arguments.as_ptr(), environment.as_ptr());
         failed(report)
     }
 }
@@ -246,12 +215,7 @@ mod tests {
     use super::*;
 
     fn null() -> OwnedFd {
-        std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .unwrap()
-            .into()
+        std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap().into()
     }
 
     fn shell(script: &str, extra: Vec<(RawFd, OwnedFd)>) -> (Process, String) {

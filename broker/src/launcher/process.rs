@@ -10,10 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 /// reaps everything) or it is not our child.
 pub(crate) fn reap(pidfd: &OwnedFd) -> Option<i32> {
     loop {
-        match waitid(
-            Id::PIDFd(pidfd.as_fd()),
-            WaitPidFlag::WEXITED | WaitPidFlag::__WALL,
-        ) {
+        match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::__WALL) {
             Ok(WaitStatus::Exited(_, code)) => return Some(code),
             Ok(WaitStatus::Signaled(_, signal, _)) => return Some(-(signal as i32)),
             Err(Errno::EINTR) => {}
@@ -34,10 +31,7 @@ pub(crate) async fn ended(pidfd: OwnedFd) -> io::Result<Option<i32>> {
 
 /// Has it ended, reaped or not?
 pub(crate) fn has_ended(pidfd: &OwnedFd) -> bool {
-    let mut watched = [nix::poll::PollFd::new(
-        pidfd.as_fd(),
-        nix::poll::PollFlags::POLLIN,
-    )];
+    let mut watched = [nix::poll::PollFd::new(pidfd.as_fd(), nix::poll::PollFlags::POLLIN)];
     nix::poll::poll(&mut watched, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
@@ -45,13 +39,7 @@ pub(crate) fn has_ended(pidfd: &OwnedFd) -> bool {
 pub(crate) fn signal(pidfd: &OwnedFd, signal: i32) {
     // SAFETY: takes numbers and a null pointer.
     unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal,
-            std::ptr::null::<u8>(),
-            0,
-        );
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0);
     }
 }
 
@@ -66,9 +54,7 @@ pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
         if result < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(OwnedFd::from_raw_fd(
-            i32::try_from(result).map_err(io::Error::other)?,
-        ))
+        Ok(OwnedFd::from_raw_fd(i32::try_from(result).map_err(io::Error::other)?))
     }
 }
 

@@ -27,13 +27,7 @@ impl LogFile {
         let path = folder.join(name);
         let file = append_to(&path)?;
         let size_bytes = file.metadata()?.len();
-        Ok(Self {
-            path,
-            file,
-            size_bytes,
-            max_bytes,
-            keep,
-        })
+        Ok(Self { path, file, size_bytes, max_bytes, keep })
     }
 
     /// Appends; a file that is full is put behind the others first.
@@ -77,11 +71,7 @@ pub(crate) fn tail(path: &Path, max_bytes: u64) -> io::Result<String> {
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
 #[cfg(test)]

@@ -38,11 +38,8 @@ impl DriverLogic for Logs {
     const DRIVER: Driver = Driver::Log;
 
     async fn recover(start: Start) -> Result<Arc<Self>, Error> {
-        let logs = Arc::new(Self {
-            folder: start.welcome.layout.log,
-            stack: start.stack,
-            open: Arc::default(),
-        });
+        let logs =
+            Arc::new(Self { folder: start.welcome.layout.log, stack: start.stack, open: Arc::default() });
         for (deposit, file) in start.welcome.deposits {
             match (Pipe::parse(&deposit), file.into_owned()) {
                 (Some(pipe), Some(file)) => logs.follow(pipe, deposit, file)?,
@@ -75,11 +72,7 @@ impl Pipe {
         let mut words = deposit.splitn(4, ' ').skip(1);
         let max_bytes = words.next()?.parse().ok()?;
         let keep = words.next()?.parse().ok()?;
-        Some(Self {
-            max_bytes,
-            keep,
-            name: words.next()?.to_owned(),
-        })
+        Some(Self { max_bytes, keep, name: words.next()?.to_owned() })
     }
 }
 
@@ -91,11 +84,7 @@ impl Logs {
         let mut reading = pipe::Receiver::from_owned_fd(reading).map_err(system)?;
         let mut file = LogFile::open(&self.folder, &pipe.name, pipe.max_bytes, pipe.keep).map_err(system)?;
         let (stack, open, name) = (self.stack.clone(), Arc::clone(&self.open), pipe.name);
-        *open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(name.clone())
-            .or_default() += 1;
+        *open.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default() += 1;
         tokio::spawn(async move {
             let mut buffer = vec![0; 16 << 10];
             loop {
@@ -148,11 +137,7 @@ impl log::Server for Logs {
         _call: CallContext,
         arguments: log::log_open::Arguments,
     ) -> Result<Descriptor, Error> {
-        let log::log_open::Arguments {
-            name,
-            max_bytes,
-            keep,
-        } = arguments;
+        let log::log_open::Arguments { name, max_bytes, keep } = arguments;
         if !file::is_plain(&name) || !FILE_BYTES.contains(&max_bytes) || keep > KEEP_MAX {
             let message = format!(
                 "Log '{name}' of {max_bytes} bytes with {keep} old files: not a name and bounds of a log"
@@ -162,23 +147,11 @@ impl log::Server for Logs {
         let system = |error: std::io::Error| Error::system(Origin::NONE, format!("Log {name}"), &error);
         let (reading, writing) =
             nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| system(errno.into()))?;
-        let number = nix::sys::stat::fstat(&reading)
-            .map_err(|errno| system(errno.into()))?
-            .st_ino;
+        let number = nix::sys::stat::fstat(&reading).map_err(|errno| system(errno.into()))?.st_ino;
         let deposit = format!("{number} {max_bytes} {keep} {name}");
-        self.stack
-            .deposit(&deposit, reading.try_clone().map_err(system)?)
-            .await?;
+        self.stack.deposit(&deposit, reading.try_clone().map_err(system)?).await?;
         nonblocking(&reading).map_err(system)?;
-        self.follow(
-            Pipe {
-                max_bytes,
-                keep,
-                name: name.clone(),
-            },
-            deposit,
-            reading,
-        )?;
+        self.follow(Pipe { max_bytes, keep, name: name.clone() }, deposit, reading)?;
         Ok(Descriptor::new(writing))
     }
 }

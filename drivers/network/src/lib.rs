@@ -31,9 +31,7 @@ impl DriverLogic for Network {
     const DRIVER: Driver = Driver::Network;
 
     async fn recover(_start: Start) -> Result<Arc<Self>, Error> {
-        Ok(Arc::new(Self {
-            taps: Object::spawn("taps", |_| ()),
-        }))
+        Ok(Arc::new(Self { taps: Object::spawn("taps", |_| ()) }))
     }
 
     fn dispatch(self: Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
@@ -58,12 +56,10 @@ impl network::Server for Network {
             .run("tap_open", |()| {
                 Box::pin(async move {
                     // The kernel may keep us waiting behind other changes of interfaces; heartbeats must go on.
-                    tokio::task::spawn_blocking(move || open(&arguments))
-                        .await
-                        .unwrap_or_else(|error| {
-                            let message = format!("Opening a tap ended unexpectedly: {error}");
-                            Err(Error::new(Code::INTERNAL, Origin::NETWORK, message))
-                        })
+                    tokio::task::spawn_blocking(move || open(&arguments)).await.unwrap_or_else(|error| {
+                        let message = format!("Opening a tap ended unexpectedly: {error}");
+                        Err(Error::new(Code::INTERNAL, Origin::NETWORK, message))
+                    })
                 })
             })
             .await?

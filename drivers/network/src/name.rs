@@ -23,10 +23,7 @@ pub(crate) fn check(name: &str) -> Result<(), Error> {
         return refuse(libc::EINVAL, "use letters and digits");
     }
     if name == "all" || name == "default" {
-        return refuse(
-            libc::EINVAL,
-            "the kernel's settings (sysctl) use it for something else; use another",
-        );
+        return refuse(libc::EINVAL, "the kernel's settings (sysctl) use it for something else; use another");
     }
     if name.len() >= NAME_BYTES {
         return refuse(
@@ -68,11 +65,7 @@ pub(crate) fn check_new(name: &str) -> Result<(), Error> {
         // The number is at least one digit, so what is left of the template must be a name with a digit in that place.
         Some((before, after)) => check(&format!("{before}0{after}")).and_then(|()| {
             // The kernel looks at the template's own length too.
-            if name.len() < NAME_BYTES {
-                Ok(())
-            } else {
-                check(name)
-            }
+            if name.len() < NAME_BYTES { Ok(()) } else { check(name) }
         }),
         None => check(name),
     }

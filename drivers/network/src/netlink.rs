@@ -91,10 +91,7 @@ impl Netlink {
             Ok(Some(body)) => parse_link(&body)
                 .map(Some)
                 .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable answer of the kernel")),
-            Ok(None) => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the kernel answered nothing",
-            )),
+            Ok(None) => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel answered nothing")),
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
@@ -121,12 +118,7 @@ impl Netlink {
     fn ask(&mut self, message: Message) -> io::Result<Option<Vec<u8>>> {
         self.sequence = self.sequence.wrapping_add(1);
         let request = message.finish(self.sequence);
-        sendto(
-            self.socket.as_raw_fd(),
-            &request,
-            &NetlinkAddr::new(0, 0),
-            MsgFlags::empty(),
-        )?;
+        sendto(self.socket.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
         let mut buffer = vec![0; ANSWER_BYTES];
         loop {
             let (count, sender) = recvfrom::<NetlinkAddr>(self.socket.as_raw_fd(), &mut buffer)?;
@@ -218,10 +210,7 @@ fn answer(datagram: &[u8], sequence: u32) -> Answer {
 
 /// Reads the description of an interface.
 fn parse_link(body: &[u8]) -> Option<Link> {
-    let mut link = Link {
-        index: u32_at(body, 4)?.cast_signed(),
-        ..Link::default()
-    };
+    let mut link = Link { index: u32_at(body, 4)?.cast_signed(), ..Link::default() };
     for (kind, value) in attributes(body.get(INTERFACE_BYTES..)?) {
         match kind {
             libc::IFLA_MTU => link.mtu = u32_at(value, 0)?,
@@ -317,14 +306,8 @@ mod tests {
         };
         let link = parse_link(&body).unwrap();
         assert_eq!((link.index, link.mtu), (7, 1400));
-        let expected = Tun {
-            tap: true,
-            owner: Some(1000),
-            group: None,
-            persistent: true,
-            multi_queue: true,
-            queues: 3,
-        };
+        let expected =
+            Tun { tap: true, owner: Some(1000), group: None, persistent: true, multi_queue: true, queues: 3 };
         assert_eq!(link.tun, Some(expected));
     }
 

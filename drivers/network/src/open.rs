@@ -22,13 +22,7 @@ const WITHOUT_RIGHTS: &str = "have an administrator make a tap in advance (ip tu
 /// # Errors
 /// Names that are none, taps made in advance that are missing or not for us, rights that are lacking; each says what to do.
 pub fn open(arguments: &Arguments) -> Result<Tap, Error> {
-    let Arguments {
-        name,
-        managed,
-        bridge,
-        mac,
-        queues,
-    } = arguments;
+    let Arguments { name, managed, bridge, mac, queues } = arguments;
     let queues = *queues;
     if queues == 0 || usize::from(queues) > DESCRIPTORS_MAX {
         let message = format!("A tap with {queues} queues can't be opened; ask for 1 to {DESCRIPTORS_MAX}");
@@ -57,10 +51,7 @@ pub fn open(arguments: &Arguments) -> Result<Tap, Error> {
             return Err(Error::new(Code::INTERNAL, Origin::DOMAIN, message));
         }
     };
-    Ok(Tap {
-        name,
-        queues: queues.into_iter().map(Descriptor::new).collect(),
-    })
+    Ok(Tap { name, queues: queues.into_iter().map(Descriptor::new).collect() })
 }
 
 /// Attaches to a tap that was made in advance.
@@ -108,10 +99,9 @@ fn suitable(name: &str, link: &Link, queues: u16) -> Result<Tun, Error> {
             let kind = link.kind.as_deref().unwrap_or("hardware interface");
             invalid(format!("it is a {kind}, not a tap; {remedy}"), libc::EINVAL)
         }
-        Some(tun) if !tun.tap => invalid(
-            format!("it is a tun, which carries packets without frames; {remedy}"),
-            libc::EINVAL,
-        ),
+        Some(tun) if !tun.tap => {
+            invalid(format!("it is a tun, which carries packets without frames; {remedy}"), libc::EINVAL)
+        }
         // It ends with somebody's descriptor: another guest's, a VPN's.
         Some(tun) if !tun.persistent => invalid(
             format!("it belongs to the process that made it and ends with that; {remedy}"),
@@ -123,10 +113,7 @@ fn suitable(name: &str, link: &Link, queues: u16) -> Result<Tun, Error> {
         ),
         // The kernel would let a second guest have queues of its own; each would miss what the other gets.
         Some(tun) if tun.queues > 0 => invalid(
-            format!(
-                "somebody uses it already ({} queues are open); end that, or name another",
-                tun.queues
-            ),
+            format!("somebody uses it already ({} queues are open); end that, or name another", tun.queues),
             libc::EBUSY,
         ),
         Some(tun) => Ok(tun.clone()),
@@ -145,20 +132,15 @@ fn missing(name: &str) -> Error {
 fn not_attached(name: &str, tun: &Tun, error: &io::Error) -> Error {
     let what = format!("Tap '{name}' can't be opened");
     match error.raw_os_error() {
-        Some(libc::EBUSY) => refuse(
-            format!("{what}, somebody uses it already"),
-            error,
-            "end that, or name another tap",
-        ),
+        Some(libc::EBUSY) => {
+            refuse(format!("{what}, somebody uses it already"), error, "end that, or name another tap")
+        }
         Some(libc::EPERM | libc::EACCES) => {
             let (user, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
             let belongs = tun
                 .owner
                 .and_then(|owner| another("user", owner, user.as_raw()))
-                .or_else(|| {
-                    tun.group
-                        .and_then(|owners| another("group", owners, group.as_raw()))
-                })
+                .or_else(|| tun.group.and_then(|owners| another("group", owners, group.as_raw())))
                 .unwrap_or_else(|| "another user or group".to_owned());
             refuse(
                 format!("{what} by user {user}, it belongs to {belongs}"),
@@ -196,10 +178,7 @@ fn make(
         Some(bridge) => Some((bridge, find_bridge(netlink, bridge)?)),
         None => None,
     };
-    let mut attach = Attach {
-        multi_queue: queues > 1,
-        exclusive: true,
-    };
+    let mut attach = Attach { multi_queue: queues > 1, exclusive: true };
     let (first, given) = tap::attach(open_device()?, name.as_bytes(), attach)
         .map_err(|error| not_made(name, bridge.as_ref().map(|(bridge, _)| *bridge), &error))?;
     // From here on it exists; every return drops the descriptors, and with them the tap.
@@ -219,52 +198,28 @@ fn make(
     };
     let mac = mac.of_tap();
     let mut set = |what: String, change: Change| {
-        netlink
-            .change(link.index, change)
-            .map_err(|error| failed(&what, &error))
+        netlink.change(link.index, change).map_err(|error| failed(&what, &error))
     };
-    set(
-        format!("can't have the MAC address {mac}"),
-        Change {
-            mac: Some(mac),
-            ..Change::default()
-        },
-    )?;
+    set(format!("can't have the MAC address {mac}"), Change { mac: Some(mac), ..Change::default() })?;
     if let Some((bridge, port_of)) = bridge {
         // Before it is plugged in: a bridge follows the smallest of its ports.
         set(
             format!("can't have the MTU {} of bridge '{bridge}'", port_of.mtu),
-            Change {
-                mtu: Some(port_of.mtu),
-                ..Change::default()
-            },
+            Change { mtu: Some(port_of.mtu), ..Change::default() },
         )?;
         set(
             format!("can't be plugged into bridge '{bridge}'"),
-            Change {
-                bridge: Some(port_of.index),
-                ..Change::default()
-            },
+            Change { bridge: Some(port_of.index), ..Change::default() },
         )?;
     }
-    set(
-        "can't be set up".to_owned(),
-        Change {
-            up: true,
-            ..Change::default()
-        },
-    )?;
+    set("can't be set up".to_owned(), Change { up: true, ..Change::default() })?;
     Ok((given, files))
 }
 
 fn find_bridge(netlink: &mut Netlink, name: &str) -> Result<Link, Error> {
     name::check(name)?;
     let refuse = |errno: i32, cause: &str| {
-        let mut error = Error::new(
-            Code::SYSTEM_ERROR,
-            Origin::NONE,
-            format!("Bridge '{name}' {cause}"),
-        );
+        let mut error = Error::new(Code::SYSTEM_ERROR, Origin::NONE, format!("Bridge '{name}' {cause}"));
         error.int1 = errno;
         error
     };
@@ -277,10 +232,7 @@ fn find_bridge(netlink: &mut Netlink, name: &str) -> Result<Link, Error> {
             Some("bridge") => Ok(link),
             kind => Err(refuse(
                 libc::EOPNOTSUPP,
-                &format!(
-                    "is no bridge but a {}; name a bridge",
-                    kind.unwrap_or("hardware interface")
-                ),
+                &format!("is no bridge but a {}; name a bridge", kind.unwrap_or("hardware interface")),
             )),
         },
     }
@@ -305,11 +257,9 @@ fn not_made(name: &str, bridge: Option<&str>, error: &io::Error) -> Error {
             );
             Error::new(Code::OPERATION_INVALID, Origin::NONE, message)
         }
-        Some(libc::ENFILE | libc::ENAMETOOLONG) => refuse(
-            format!("{what}, no number is free for it"),
-            error,
-            "use another name",
-        ),
+        Some(libc::ENFILE | libc::ENAMETOOLONG) => {
+            refuse(format!("{what}, no number is free for it"), error, "use another name")
+        }
         _ => refuse(&what, error, ""),
     }
 }
@@ -325,18 +275,12 @@ fn open_device() -> Result<std::fs::File, Error> {
             }
             _ => "",
         };
-        refuse(
-            format!("{DEVICE} can't be opened, so there are no taps"),
-            &error,
-            remedy,
-        )
+        refuse(format!("{DEVICE} can't be opened, so there are no taps"), &error, remedy)
     })
 }
 
 fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, Error> {
-    netlink
-        .find(name)
-        .map_err(|error| refuse(format!("Interface '{name}' can't be looked up"), &error, ""))
+    netlink.find(name).map_err(|error| refuse(format!("Interface '{name}' can't be looked up"), &error, ""))
 }
 
 /// A refusal of the system, with what can be done about it.

@@ -41,11 +41,7 @@ pub(crate) struct Attach {
 /// Opens the device that all taps come from.
 pub(crate) fn open_device() -> io::Result<File> {
     // Non-blocking is what QEMU expects of a descriptor that it is given.
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(DEVICE)
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE)
 }
 
 /// Attaches to a tap, which is made unless it exists; returns the name it has, chosen by the kernel for a template.

@@ -41,10 +41,7 @@ fn main() {
         "tuntap add dev open mode tap multi_queue",
         "link add br0 type bridge",
     ] {
-        let status = Command::new("ip")
-            .args(arguments.split_whitespace())
-            .status()
-            .unwrap();
+        let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
         assert!(status.success(), "ip {arguments}");
     }
 
@@ -70,10 +67,7 @@ fn main() {
         "new: 38 1 Tap 'vnet%d' can't be made, the network driver lacks CAP_NET_ADMIN",
         "bridge: 38 1 Tap 'vnet%d' can't be made and plugged into bridge 'br0', the network driver lacks CAP_NET_ADMIN",
     ] {
-        assert!(
-            user.lines().any(|seen| seen.starts_with(line)),
-            "no '{line}' in:\n{user}"
-        );
+        assert!(user.lines().any(|seen| seen.starts_with(line)), "no '{line}' in:\n{user}");
     }
     println!("as an ordinary user: ok");
 }

@@ -37,10 +37,7 @@ fn main() -> ExitCode {
         return driver_main::<Caller>();
     }
     if let Some(folder) = std::env::var_os(STACK) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let ended = runtime.block_on(async { tokio::time::timeout(WITHIN, stack(Path::new(&folder))).await });
         // Answers that do not come are not waited for.
         runtime.shutdown_background();
@@ -64,10 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn ip(arguments: &str) -> String {
-    let output = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .unwrap();
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {complaint}");
     String::from_utf8(output.stdout).unwrap()
@@ -79,10 +73,7 @@ fn as_user(user: u32) {
     let own = std::env::current_exe().unwrap();
     // The log driver and the trampoline must be there; nothing here starts them.
     for (program, file) in [
-        (
-            "bulkhead-network",
-            Path::new(env!("CARGO_BIN_EXE_bulkhead-network")),
-        ),
+        ("bulkhead-network", Path::new(env!("CARGO_BIN_EXE_bulkhead-network"))),
         ("bulkhead-qemu", &own),
         ("bulkhead-log", &own),
         ("bulkhead-launch", &own),
@@ -97,10 +88,8 @@ fn as_user(user: u32) {
         .gid(user)
         .output()
         .unwrap();
-    let (said, complaint) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let (said, complaint) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(
         output.status.success(),
         "user {user}: {}\n{complaint}{}",
@@ -159,12 +148,7 @@ async fn stack(folder: &Path) {
     handle.want(&[Driver::Network, Driver::Qemu]).await.unwrap();
     let answers = answers.await.unwrap().unwrap();
     let network = status(&handle, Driver::Network).await;
-    assert!(
-        network
-            .confinement
-            .contains(&"seccomp: listed calls only".to_owned()),
-        "{network:?}"
-    );
+    assert!(network.confinement.contains(&"seccomp: listed calls only".to_owned()), "{network:?}");
     if nix::unistd::geteuid().is_root() {
         assert_eq!(answers, "mine 1\nvnet0 2\nclosed\n");
         let bridged = || ip("-oneline link show master br0").contains("vnet0");
@@ -179,10 +163,7 @@ async fn stack(folder: &Path) {
     } else {
         let lines: Vec<&str> = answers.lines().collect();
         assert_eq!((lines[0], lines[2]), ("mine 1", "closed"), "{answers}");
-        assert!(
-            lines[1].contains("CAP_NET_ADMIN") && lines[1].contains("'br0'"),
-            "{answers}"
-        );
+        assert!(lines[1].contains("CAP_NET_ADMIN") && lines[1].contains("'br0'"), "{answers}");
         handle.stop().await;
     }
     println!("ok");
@@ -190,11 +171,7 @@ async fn stack(folder: &Path) {
 
 async fn status(handle: &Handle, driver: Driver) -> DriverStatus {
     let status = handle.status().await.unwrap();
-    status
-        .drivers
-        .into_iter()
-        .find(|status| status.name == driver.name())
-        .unwrap()
+    status.drivers.into_iter().find(|status| status.name == driver.name()).unwrap()
 }
 
 async fn wait(handle: &mut Handle, driver: Driver, state: &str) {
@@ -218,12 +195,8 @@ impl Caller {
     async fn call(&self, network: network::Client, answers: PathBuf) -> Result<(), Error> {
         let mac = || "52:54:00:12:34:56".to_owned();
         let opened = [
-            network
-                .tap_open(Some("mine".to_owned()), false, None, mac(), 1)
-                .await,
-            network
-                .tap_open(None, true, Some("br0".to_owned()), mac(), 2)
-                .await,
+            network.tap_open(Some("mine".to_owned()), false, None, mac(), 1).await,
+            network.tap_open(None, true, Some("br0".to_owned()), mac(), 2).await,
         ];
         let mut text = String::new();
         for result in opened {
@@ -247,14 +220,9 @@ impl DriverLogic for Caller {
     const DRIVER: Driver = Driver::Qemu;
 
     async fn recover(start: Start) -> Result<Arc<Self>, Error> {
-        let caller = Arc::new(Self {
-            taps: Mutex::default(),
-        });
+        let caller = Arc::new(Self { taps: Mutex::default() });
         // There are channels between drivers that are ready, so this is for later.
-        let (calling, network) = (
-            Arc::clone(&caller),
-            network::Client(start.stack.peer(Driver::Network)),
-        );
+        let (calling, network) = (Arc::clone(&caller), network::Client(start.stack.peer(Driver::Network)));
         let answers = start.welcome.layout.run.join("qemu/answers");
         tokio::spawn(async move { calling.call(network, answers).await.unwrap() });
         Ok(caller)
@@ -262,11 +230,7 @@ impl DriverLogic for Caller {
 
     fn dispatch(self: Arc<Self>, call: CallContext, _body: Vec<u8>, _files: Vec<OwnedFd>) -> Answer {
         Box::pin(async move {
-            Err(Error::system(
-                Origin::NONE,
-                call.info.name,
-                &std::io::Error::other("nothing"),
-            ))
+            Err(Error::system(Origin::NONE, call.info.name, &std::io::Error::other("nothing")))
         })
     }
 

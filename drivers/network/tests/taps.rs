@@ -43,10 +43,7 @@ fn alone(test: impl FnOnce() + Send + 'static) {
 }
 
 fn ip(arguments: &str) -> Vec<u8> {
-    let output = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .unwrap();
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {complaint}");
     output.stdout
@@ -104,11 +101,7 @@ fn in_advance(name: &str, queues: u16) -> Result<Tap, Error> {
 /// Is it refused with these numbers, and does the text say so?
 fn refused(result: Result<Tap, Error>, code: Code, origin: Origin, errno: i32, words: &[&str]) {
     let error = result.unwrap_err();
-    assert_eq!(
-        (error.code, error.origin, error.int1),
-        (code, origin, errno),
-        "{error}"
-    );
+    assert_eq!((error.code, error.origin, error.int1), (code, origin, errno), "{error}");
     for word in words {
         assert!(error.message.contains(word), "'{word}' is not in: {error}");
     }
@@ -124,10 +117,7 @@ fn a_new_tap_is_set_up_and_ends_with_its_descriptor() {
         assert!(is_up(&seen));
         let tun = &seen["linkinfo"]["info_data"];
         assert_eq!((&tun["type"], &tun["persist"]), (&"tap".into(), &false.into()));
-        assert_eq!(
-            (&tun["vnet_hdr"], &tun["multi_queue"]),
-            (&true.into(), &false.into())
-        );
+        assert_eq!((&tun["vnet_hdr"], &tun["multi_queue"]), (&true.into(), &false.into()));
         drop(tap);
         assert_eq!(links(), [Value::Null; 0]);
     });
@@ -148,23 +138,11 @@ fn names_are_the_lowest_free_ones_or_those_asked_for() {
         assert_eq!(named.name, "fifteen-bytes-0");
         assert!(link("fifteen-bytes-0").is_some());
         let exists = new(Some("vnet1"), None, 1);
-        refused(
-            exists,
-            Code::OPERATION_INVALID,
-            Origin::NONE,
-            0,
-            &["vnet1", "exists", "managed='no'"],
-        );
+        refused(exists, Code::OPERATION_INVALID, Origin::NONE, 0, &["vnet1", "exists", "managed='no'"]);
         // The one that was there is not harmed by that.
         assert!(link("vnet1").is_some());
         let long = new(Some("sixteen-bytes-00"), None, 1);
-        refused(
-            long,
-            Code::SYSTEM_ERROR,
-            Origin::NONE,
-            libc::ERANGE,
-            &["sixteen-bytes-00"],
-        );
+        refused(long, Code::SYSTEM_ERROR, Origin::NONE, libc::ERANGE, &["sixteen-bytes-00"]);
         assert_eq!(links().len(), 4);
     });
 }
@@ -269,13 +247,7 @@ fn a_tap_made_in_advance_that_does_not_fit_is_refused() {
         let system = |name: &str, queues: u16, errno: i32, words: &[&str]| {
             let mut words = words.to_vec();
             words.push(name);
-            refused(
-                in_advance(name, queues),
-                Code::SYSTEM_ERROR,
-                Origin::NONE,
-                errno,
-                &words,
-            );
+            refused(in_advance(name, queues), Code::SYSTEM_ERROR, Origin::NONE, errno, &words);
         };
         system("br0", 1, libc::EINVAL, &["bridge, not a tap", "ip tuntap add"]);
         system("lo", 1, libc::EINVAL, &["not a tap"]);
@@ -298,20 +270,9 @@ fn a_tap_made_in_advance_that_does_not_fit_is_refused() {
             mac: String::new(),
             queues: 1,
         });
-        refused(
-            bridged,
-            Code::CONFIG_UNSUPPORTED,
-            Origin::DOMAIN,
-            0,
-            &["'single'", "'br0'"],
-        );
-        let nameless = open(&Arguments {
-            name: None,
-            managed: false,
-            bridge: None,
-            mac: String::new(),
-            queues: 1,
-        });
+        refused(bridged, Code::CONFIG_UNSUPPORTED, Origin::DOMAIN, 0, &["'single'", "'br0'"]);
+        let nameless =
+            open(&Arguments { name: None, managed: false, bridge: None, mac: String::new(), queues: 1 });
         refused(nameless, Code::INTERNAL, Origin::DOMAIN, 0, &["managed='no'"]);
         assert_eq!(links().len(), 4);
     });
@@ -338,13 +299,7 @@ fn each_queue_has_a_descriptor() {
 fn queues_and_addresses_that_can_not_be_are_refused() {
     alone(|| {
         for queues in [0, 65, u16::MAX] {
-            refused(
-                new(None, None, queues),
-                Code::CONFIG_UNSUPPORTED,
-                Origin::NETWORK,
-                0,
-                &["1 to 64"],
-            );
+            refused(new(None, None, queues), Code::CONFIG_UNSUPPORTED, Origin::NETWORK, 0, &["1 to 64"]);
         }
         let group = open(&Arguments {
             name: None,
@@ -353,13 +308,7 @@ fn queues_and_addresses_that_can_not_be_are_refused() {
             mac: "ff:ff:ff:ff:ff:ff".to_owned(),
             queues: 1,
         });
-        refused(
-            group,
-            Code::INVALID_ARG,
-            Origin::NETWORK,
-            0,
-            &["ff:ff:ff:ff:ff:ff"],
-        );
+        refused(group, Code::INVALID_ARG, Origin::NETWORK, 0, &["ff:ff:ff:ff:ff:ff"]);
         assert_eq!(links(), [Value::Null; 0]);
     });
 }

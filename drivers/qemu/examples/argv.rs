@@ -50,10 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         };
         if arguments.get(3).is_some_and(|case| case == name) {
-            println!(
-                "{}",
-                step["out"].as_str().unwrap_or_default().replace(" -", "\n -")
-            );
+            println!("{}", step["out"].as_str().unwrap_or_default().replace(" -", "\n -"));
         }
         case["steps"]["native"] = step;
     }

@@ -2,10 +2,7 @@
 //! `cargo run --example corpus -- CORPUS-FOLDER GOT.json`.
 
 #[path = "../tests/probe/mod.rs"]
-#[expect(
-    dead_code,
-    reason = "recorded dumps are read by the other users of this module"
-)]
+#[expect(dead_code, reason = "recorded dumps are read by the other users of this module")]
 mod probe;
 
 use bulkhead_qemu::args::build;
@@ -64,10 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for kind in ["domain", "malformed", "defect"] {
         for entry in std::fs::read_dir(corpus.join(kind))? {
             let path = entry?.path();
-            let name = path
-                .file_stem()
-                .and_then(|stem| stem.to_str())
-                .unwrap_or_default();
+            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             if kind == "domain" || name.starts_with("domain-") {
                 let xml = std::fs::read(&path)?;
                 let mut case = answer(&xml, &host);

@@ -48,11 +48,7 @@ fn unsupported_flags(call: &CallContext, flags: u32, known: u32) -> Result<(), E
 }
 
 fn not_found(what: &str) -> Error {
-    Error::new(
-        Code::NO_DOMAIN,
-        Origin::QEMU,
-        format!("Domain not found: no domain with matching {what}"),
-    )
+    Error::new(Code::NO_DOMAIN, Origin::QEMU, format!("Domain not found: no domain with matching {what}"))
 }
 
 fn matches(view: &View, flags: u32) -> bool {
@@ -67,15 +63,9 @@ fn matches(view: &View, flags: u32) -> bool {
             (list::RUNNING, view.state == State::Running),
             (list::PAUSED, view.state == State::Paused),
             (list::SHUTOFF, view.state == State::Shutoff),
-            (
-                list::OTHER,
-                !matches!(view.state, State::Running | State::Paused | State::Shutoff),
-            ),
+            (list::OTHER, !matches!(view.state, State::Running | State::Paused | State::Shutoff)),
         ])
-        && asked(&[
-            (list::AUTOSTART, view.autostart),
-            (list::NO_AUTOSTART, !view.autostart),
-        ])
+        && asked(&[(list::AUTOSTART, view.autostart), (list::NO_AUTOSTART, !view.autostart)])
         && asked(&[(list::MANAGED_SAVE, false), (list::NO_MANAGED_SAVE, true)])
         && asked(&[(list::SNAPSHOT, false), (list::NO_SNAPSHOT, true)])
         && asked(&[(list::CHECKPOINT, false), (list::NO_CHECKPOINT, true)])
@@ -90,9 +80,7 @@ impl Qemu {
     ) -> Result<DomainRef, Error> {
         guest
             .object
-            .run("domain_create", move |guest: &mut Guest| {
-                Box::pin(guest.start(definition, flags))
-            })
+            .run("domain_create", move |guest: &mut Guest| Box::pin(guest.start(definition, flags)))
             .await??;
         Ok(guest.view.get().reference())
     }
@@ -105,17 +93,10 @@ impl Server for Qemu {
         _arguments: domain::connect_get_version::Arguments,
     ) -> Result<u64, Error> {
         let host = &self.environment.host;
-        let emulator = host
-            .emulator(&host.arch)
-            .map(|emulator| emulator.path.clone())
-            .unwrap_or_default();
+        let emulator = host.emulator(&host.arch).map(|emulator| emulator.path.clone()).unwrap_or_default();
         let facts = crate::probe::host_facts(false);
         let version = &self.environment.probe(&emulator, facts).await?.version;
-        Ok(
-            u64::from(version.major) * 1_000_000
-                + u64::from(version.minor) * 1_000
-                + u64::from(version.micro),
-        )
+        Ok(u64::from(version.major) * 1_000_000 + u64::from(version.minor) * 1_000 + u64::from(version.micro))
     }
 
     async fn connect_get_hostname(
@@ -139,9 +120,7 @@ impl Server for Qemu {
         let guest = self.guest_for(&definition)?;
         let defined = guest
             .object
-            .run("domain_define", move |guest: &mut Guest| {
-                Box::pin(guest.define(definition))
-            })
+            .run("domain_define", move |guest: &mut Guest| Box::pin(guest.define(definition)))
             .await;
         let defined = defined.and_then(std::convert::identity);
         let view = guest.view.get();
@@ -159,10 +138,7 @@ impl Server for Qemu {
         // Flags that say what else to remove (saved state, NVRAM, snapshots): there is none of it yet.
         unsupported_flags(&call, arguments.flags, 0x7f)?;
         let guest = self.guest(&arguments.domain)?;
-        guest
-            .object
-            .run("domain_undefine", |guest: &mut Guest| Box::pin(guest.undefine()))
-            .await??;
+        guest.object.run("domain_undefine", |guest: &mut Guest| Box::pin(guest.undefine())).await??;
         self.environment.forget(arguments.domain.uuid);
         Ok(())
     }
@@ -193,9 +169,7 @@ impl Server for Qemu {
         unsupported_flags(&call, arguments.flags, crate::guest::START_FLAGS | 8)?;
         let definition = self.read(&arguments.xml, Purpose::Create)?;
         let guest = self.guest_for(&definition)?;
-        let started = self
-            .start(&guest, definition, arguments.flags & crate::guest::START_FLAGS)
-            .await;
+        let started = self.start(&guest, definition, arguments.flags & crate::guest::START_FLAGS).await;
         if started.is_err() {
             self.environment.forget(guest.view.get().uuid);
         }
@@ -235,9 +209,7 @@ impl Server for Qemu {
             .into_iter()
             .map(|guest| guest.view.get())
             .find(|view| view.live.as_ref().is_some_and(|live| live.id == arguments.id));
-        found
-            .map(|view| view.reference())
-            .ok_or_else(|| not_found(&format!("id '{}'", arguments.id)))
+        found.map(|view| view.reference()).ok_or_else(|| not_found(&format!("id '{}'", arguments.id)))
     }
 
     async fn connect_list_all_domains(
@@ -289,9 +261,9 @@ impl Server for Qemu {
         let definition = match (&view.persistent, &view.live) {
             (Some(definition), None) => Arc::clone(definition),
             (Some(definition), Some(_)) if inactive => Arc::clone(definition),
-            (_, Some(live)) => Arc::new(crate::domain::Definition {
-                root: bulkhead_xml::Element::clone(&live.root),
-            }),
+            (_, Some(live)) => {
+                Arc::new(crate::domain::Definition { root: bulkhead_xml::Element::clone(&live.root) })
+            }
             (None, None) => return Err(not_found(&format!("uuid '{}'", view.uuid))),
         };
         Ok(definition.to_xml(secure))
@@ -302,9 +274,7 @@ impl Server for Qemu {
         _call: CallContext,
         arguments: domain::domain_is_active::Arguments,
     ) -> Result<i32, Error> {
-        Ok(i32::from(
-            self.guest(&arguments.domain)?.view.get().live.is_some(),
-        ))
+        Ok(i32::from(self.guest(&arguments.domain)?.view.get().live.is_some()))
     }
 
     async fn domain_is_persistent(
@@ -312,9 +282,7 @@ impl Server for Qemu {
         _call: CallContext,
         arguments: domain::domain_is_persistent::Arguments,
     ) -> Result<i32, Error> {
-        Ok(i32::from(
-            self.guest(&arguments.domain)?.view.get().persistent.is_some(),
-        ))
+        Ok(i32::from(self.guest(&arguments.domain)?.view.get().persistent.is_some()))
     }
 
     async fn domain_get_autostart(
@@ -333,9 +301,7 @@ impl Server for Qemu {
         let wanted = arguments.autostart != 0;
         self.guest(&arguments.domain)?
             .object
-            .run("domain_set_autostart", move |guest: &mut Guest| {
-                Box::pin(guest.set_autostart(wanted))
-            })
+            .run("domain_set_autostart", move |guest: &mut Guest| Box::pin(guest.set_autostart(wanted)))
             .await?
     }
 
@@ -369,9 +335,7 @@ impl Server for Qemu {
         let flags = arguments.flags;
         self.guest(&arguments.domain)?
             .object
-            .run("domain_shutdown", move |guest: &mut Guest| {
-                Box::pin(guest.ask_down(flags, false))
-            })
+            .run("domain_shutdown", move |guest: &mut Guest| Box::pin(guest.ask_down(flags, false)))
             .await?
     }
 
@@ -383,9 +347,7 @@ impl Server for Qemu {
         let flags = arguments.flags;
         self.guest(&arguments.domain)?
             .object
-            .run("domain_reboot", move |guest: &mut Guest| {
-                Box::pin(guest.ask_down(flags, true))
-            })
+            .run("domain_reboot", move |guest: &mut Guest| Box::pin(guest.ask_down(flags, true)))
             .await?
     }
 
@@ -415,10 +377,7 @@ impl Server for Qemu {
         }
         // Before its turn comes: whatever waits for this QEMU ends with it.
         let _ = self.environment.stack.kill_helper(&guest.key()).await;
-        guest
-            .object
-            .run("domain_destroy", |guest: &mut Guest| Box::pin(guest.destroyed()))
-            .await?
+        guest.object.run("domain_destroy", |guest: &mut Guest| Box::pin(guest.destroyed())).await?
     }
 
     async fn domain_open_console(
@@ -430,9 +389,7 @@ impl Server for Qemu {
         let device = arguments.device;
         self.guest(&arguments.domain)?
             .object
-            .run("domain_open_console", move |guest: &mut Guest| {
-                Box::pin(guest.open_console(device))
-            })
+            .run("domain_open_console", move |guest: &mut Guest| Box::pin(guest.open_console(device)))
             .await?
     }
 
@@ -445,9 +402,7 @@ impl Server for Qemu {
         let screen = arguments.screen;
         self.guest(&arguments.domain)?
             .object
-            .run("domain_screenshot", move |guest: &mut Guest| {
-                Box::pin(guest.screenshot(screen))
-            })
+            .run("domain_screenshot", move |guest: &mut Guest| Box::pin(guest.screenshot(screen)))
             .await?
     }
 
@@ -458,24 +413,15 @@ impl Server for Qemu {
     ) -> Result<String, Error> {
         unsupported_flags(&call, arguments.flags, 0)?;
         if arguments.format != "qemu-argv" {
-            let message = format!(
-                "unsupported config type {}; only qemu-argv is written",
-                arguments.format
-            );
+            let message = format!("unsupported config type {}; only qemu-argv is written", arguments.format);
             return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
         }
         let definition = self.read(&arguments.xml, Purpose::Native)?;
         let root = definition.native(&self.environment.host)?;
         let capabilities = self.environment.capabilities(&root).await?;
         let name = definition.root.child_text("name").unwrap_or_default();
-        let guest = self
-            .environment
-            .layout
-            .lib
-            .join("qemu")
-            .join(format!("domain--1-{name}"))
-            .display()
-            .to_string();
+        let guest =
+            self.environment.layout.lib.join("qemu").join(format!("domain--1-{name}")).display().to_string();
         let paths = Paths {
             channels: guest.clone(),
             memory: guest.clone(),

@@ -65,11 +65,7 @@ impl Environment {
         match tokio::task::spawn_blocking(work).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(Error::system(Origin::QEMU, what, &error)),
-            Err(error) => Err(Error::new(
-                Code::INTERNAL,
-                Origin::QEMU,
-                format!("{what}: {error}"),
-            )),
+            Err(error) => Err(Error::new(Code::INTERNAL, Origin::QEMU, format!("{what}: {error}"))),
         }
     }
 
@@ -92,11 +88,7 @@ impl Environment {
 
     /// A number that no helper of this incarnation has had.
     pub(crate) fn next_number(&self) -> String {
-        format!(
-            "{}-{}",
-            std::process::id(),
-            self.helpers.fetch_add(1, Ordering::Relaxed)
-        )
+        format!("{}-{}", std::process::id(), self.helpers.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Where guests' firmware variables are.
@@ -111,9 +103,7 @@ impl Environment {
             let root = view.live.as_ref().map(|live| Arc::clone(&live.root));
             let devices = root.as_ref().and_then(|root| root.child("devices"));
             let displays = devices.into_iter().flat_map(|devices| devices.all("graphics"));
-            displays
-                .filter_map(|display| display.attr("port")?.parse().ok())
-                .collect::<Vec<u16>>()
+            displays.filter_map(|display| display.attr("port")?.parse().ok()).collect::<Vec<u16>>()
         });
         ports.collect()
     }
@@ -124,8 +114,7 @@ impl Environment {
     }
 
     pub(crate) fn emit(&self, event: &DomainEvent) {
-        self.events
-            .publish(event, |missed| DomainEvent::Lagged { missed });
+        self.events.publish(event, |missed| DomainEvent::Lagged { missed });
     }
 
     /// What the emulator of this definition can do.
@@ -147,11 +136,7 @@ impl Environment {
     /// Drops a domain of which nothing is left.
     pub(crate) fn forget(&self, uuid: Uuid) {
         let mut guests = self.guests.write().unwrap_or_else(PoisonError::into_inner);
-        if guests
-            .by_uuid
-            .get(&uuid)
-            .is_some_and(|guest| !guest.view.get().exists())
-        {
+        if guests.by_uuid.get(&uuid).is_some_and(|guest| !guest.view.get().exists()) {
             guests.by_uuid.remove(&uuid);
             guests.by_name.retain(|_, named| *named != uuid);
         }
@@ -159,31 +144,16 @@ impl Environment {
 
     /// All domains.
     pub(crate) fn all(&self) -> Vec<GuestHandle> {
-        self.guests
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .by_uuid
-            .values()
-            .cloned()
-            .collect()
+        self.guests.read().unwrap_or_else(PoisonError::into_inner).by_uuid.values().cloned().collect()
     }
 
     pub(crate) fn by_uuid(&self, uuid: Uuid) -> Option<GuestHandle> {
         let guests = self.guests.read().unwrap_or_else(PoisonError::into_inner);
-        guests
-            .by_uuid
-            .get(&uuid)
-            .filter(|guest| guest.view.get().exists())
-            .cloned()
+        guests.by_uuid.get(&uuid).filter(|guest| guest.view.get().exists()).cloned()
     }
 
     pub(crate) fn by_name(&self, name: &str) -> Option<GuestHandle> {
-        let uuid = *self
-            .guests
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .by_name
-            .get(name)?;
+        let uuid = *self.guests.read().unwrap_or_else(PoisonError::into_inner).by_name.get(name)?;
         self.by_uuid(uuid)
     }
 }
@@ -209,11 +179,7 @@ impl Qemu {
     pub(crate) fn guest_for(&self, definition: &Definition) -> Result<GuestHandle, Error> {
         let (name, uuid) = identity(definition)?;
         let exists = |message: String| Err(Error::new(Code::OPERATION_FAILED, Origin::QEMU, message));
-        let mut guests = self
-            .environment
-            .guests
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut guests = self.environment.guests.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(guest) = guests.by_uuid.get(&uuid) {
             let known = &guest.view.get().name;
             if *known != name {
@@ -243,17 +209,10 @@ impl Qemu {
 /// Name and uuid of a definition.
 fn identity(definition: &Definition) -> Result<(String, Uuid), Error> {
     let name = definition.root.child_text("name").unwrap_or_default();
-    let uuid = definition
-        .root
-        .child_text("uuid")
-        .and_then(|text| Uuid::parse(&text));
+    let uuid = definition.root.child_text("uuid").and_then(|text| Uuid::parse(&text));
     match uuid {
         Some(uuid) if !name.is_empty() => Ok((name, uuid)),
-        _ => Err(Error::new(
-            Code::INTERNAL,
-            Origin::DOMAIN,
-            "The definition lacks a name or uuid",
-        )),
+        _ => Err(Error::new(Code::INTERNAL, Origin::DOMAIN, "The definition lacks a name or uuid")),
     }
 }
 
@@ -261,11 +220,7 @@ impl DriverLogic for Qemu {
     const DRIVER: Driver = Driver::Qemu;
 
     async fn recover(start: Start) -> Result<Arc<Self>, Error> {
-        let Start {
-            welcome,
-            stack,
-            helper_ends,
-        } = start;
+        let Start { welcome, stack, helper_ends } = start;
         let layout = welcome.layout;
         let system = |error: io::Error| Error::system(Origin::QEMU, "The driver's folders", &error);
         let etc = layout.etc.join("qemu");
@@ -288,9 +243,7 @@ impl DriverLogic for Qemu {
             helpers: AtomicU64::new(1),
             guests: RwLock::default(),
         };
-        let driver = Arc::new(Self {
-            environment: Arc::new(environment),
-        });
+        let driver = Arc::new(Self { environment: Arc::new(environment) });
         driver.recall(&welcome.set_aside).await?;
         driver.adopt(welcome.helpers, &welcome.set_aside).await?;
         tokio::spawn(watch_ends(Arc::clone(&driver.environment), helper_ends));
@@ -305,11 +258,7 @@ impl DriverLogic for Qemu {
     }
 
     fn busy(&self) -> Vec<Busy> {
-        self.environment
-            .all()
-            .iter()
-            .filter_map(|guest| guest.object.busy())
-            .collect()
+        self.environment.all().iter().filter_map(|guest| guest.object.busy()).collect()
     }
 
     async fn leave(&self, _reason: Leave) {
@@ -339,9 +288,7 @@ impl Qemu {
     async fn recall(&self, set_aside: &[String]) -> Result<(), Error> {
         let environment = &self.environment;
         let folder = environment.definitions.clone();
-        let files = environment
-            .on_disk("Definitions", move || folder.read_all())
-            .await?;
+        let files = environment.on_disk("Definitions", move || folder.read_all()).await?;
         let folder = environment.autostart.clone();
         let starting: Vec<String> = environment
             .on_disk("Autostart", move || folder.read_all())
@@ -380,13 +327,9 @@ impl Qemu {
     async fn adopt(&self, helpers: Vec<Helper>, set_aside: &[String]) -> Result<(), Error> {
         let environment = &self.environment;
         let folder = environment.live.clone();
-        let records = environment
-            .on_disk("Live states", move || live::read_all(&folder))
-            .await?;
-        let mut helpers: HashMap<String, Helper> = helpers
-            .into_iter()
-            .map(|helper| (helper.key.clone(), helper))
-            .collect();
+        let records = environment.on_disk("Live states", move || live::read_all(&folder)).await?;
+        let mut helpers: HashMap<String, Helper> =
+            helpers.into_iter().map(|helper| (helper.key.clone(), helper)).collect();
         for record in records {
             if set_aside.contains(&record.name) {
                 // Its guest goes on: only this driver can't bear to look at it.
@@ -407,9 +350,7 @@ impl Qemu {
                 }
                 None => {
                     let folder = environment.live.clone();
-                    environment
-                        .on_disk("Live state", move || folder.remove(&record.uuid))
-                        .await
+                    environment.on_disk("Live state", move || folder.remove(&record.uuid)).await
                 }
             };
             if let Err(error) = adopted {
@@ -436,9 +377,7 @@ impl Qemu {
             bulkhead_xml::parse(text.as_bytes(), Limits::default(), "domain/metadata")
                 .map_err(|error| Error::new(Code::XML_ERROR, Origin::QEMU, error.to_string()))
         };
-        let definition = Definition {
-            root: parse(&record.definition)?,
-        };
+        let definition = Definition { root: parse(&record.definition)? };
         let root = parse(&record.live)?;
         let guest = self.guest_for(&definition)?;
         guest
@@ -455,9 +394,8 @@ async fn watch_ends(environment: Arc<Environment>, mut ends: mpsc::Receiver<Help
     while let Some((key, pid, status)) = ends.recv().await {
         let guest = Uuid::parse(&key).and_then(|uuid| environment.by_uuid(uuid));
         let Some(guest) = guest else { continue };
-        let told = guest.object.post("ended", move |guest: &mut Guest| {
-            Box::pin(guest.process_ended(pid, status))
-        });
+        let told =
+            guest.object.post("ended", move |guest: &mut Guest| Box::pin(guest.process_ended(pid, status)));
         if let Err(error) = told {
             tracing::error!(key, %error, "end of a guest");
         }
@@ -468,10 +406,7 @@ async fn watch_ends(environment: Arc<Environment>, mut ends: mpsc::Receiver<Help
 async fn autostart(driver: Arc<Qemu>) {
     for guest in driver.environment.all() {
         let view = guest.view.get();
-        let Some(definition) = view
-            .persistent
-            .clone()
-            .filter(|_| view.autostart && view.live.is_none())
+        let Some(definition) = view.persistent.clone().filter(|_| view.autostart && view.live.is_none())
         else {
             continue;
         };

@@ -41,12 +41,7 @@ pub(crate) struct Probes {
 
 impl Probes {
     pub(crate) fn new(stack: Stack, folder: Folder) -> Self {
-        Self {
-            stack,
-            folder,
-            known: Mutex::default(),
-            number: AtomicU64::new(1),
-        }
+        Self { stack, folder, known: Mutex::default(), number: AtomicU64::new(1) }
     }
 
     /// What this binary can do on this host.
@@ -67,10 +62,7 @@ impl Probes {
             Some(stored) => stored.capabilities,
             None => {
                 let capabilities = self.ask(binary, key.host.kvm).await?;
-                let stored = Stored {
-                    key: key.clone(),
-                    capabilities,
-                };
+                let stored = Stored { key: key.clone(), capabilities };
                 if let Ok(text) = serde_json::to_vec(&stored)
                     && let Err(error) = self.folder.write(&name, &text)
                 {
@@ -87,34 +79,14 @@ impl Probes {
     async fn ask(&self, binary: &str, kvm: bool) -> Result<Capabilities, Error> {
         let system =
             |error: std::io::Error| Error::system(Origin::QEMU, format!("Probe of {binary}"), &error);
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::Stream,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .map_err(|errno| system(errno.into()))?;
-        let key = format!(
-            "probe-{}-{}",
-            std::process::id(),
-            self.number.fetch_add(1, Ordering::Relaxed)
-        );
-        let accelerator = if kvm {
-            "none,accel=kvm:tcg"
-        } else {
-            "none,accel=tcg"
-        };
-        let mut arguments: Vec<String> = [
-            "-S",
-            "-no-user-config",
-            "-nodefaults",
-            "-display",
-            "none",
-            "-machine",
-            accelerator,
-        ]
-        .map(str::to_owned)
-        .to_vec();
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(|errno| system(errno.into()))?;
+        let key = format!("probe-{}-{}", std::process::id(), self.number.fetch_add(1, Ordering::Relaxed));
+        let accelerator = if kvm { "none,accel=kvm:tcg" } else { "none,accel=tcg" };
+        let mut arguments: Vec<String> =
+            ["-S", "-no-user-config", "-nodefaults", "-display", "none", "-machine", accelerator]
+                .map(str::to_owned)
+                .to_vec();
         arguments.extend(["-chardev".to_owned(), format!("socket,id=m,fd={MONITOR_NUMBER}")]);
         arguments.extend(["-mon", "chardev=m,mode=control"].map(str::to_owned));
         let request = HelperRequest {
@@ -123,11 +95,7 @@ impl Probes {
             program: PathBuf::from(binary),
             arguments,
             environment: vec![("LC_ALL".to_owned(), "C".to_owned())],
-            files: if kvm {
-                vec![(PathBuf::from("/dev/kvm"), Access::ReadWrite)]
-            } else {
-                Vec::new()
-            },
+            files: if kvm { vec![(PathBuf::from("/dev/kvm"), Access::ReadWrite)] } else { Vec::new() },
             listeners: Vec::new(),
             outputs: Vec::new(),
             descriptors: vec![(MONITOR_NUMBER, Descriptor::new(theirs))],
@@ -138,10 +106,8 @@ impl Probes {
         };
         self.stack.start_helper(request).await?;
         let stream = std::os::unix::net::UnixStream::from(ours);
-        let stream = stream
-            .set_nonblocking(true)
-            .and_then(|()| UnixStream::from_std(stream))
-            .map_err(system)?;
+        let stream =
+            stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)).map_err(system)?;
         let asked = questions(stream).await;
         let _ = self.stack.kill_helper(&key).await;
         let failed = |why: String| {
@@ -160,10 +126,7 @@ async fn questions(stream: UnixStream) -> Result<Vec<crate::capabilities::Reply>
     let monitor = Monitor::attach(stream, events, options).await?;
     let mut replies = Vec::new();
     for query in queries() {
-        match monitor
-            .execute(query.command, query.arguments, ANSWER_WITHIN)
-            .await
-        {
+        match monitor.execute(query.command, query.arguments, ANSWER_WITHIN).await {
             Ok(reply) => replies.push(Ok(reply)),
             Err(MonitorError::Refused { description, .. }) => replies.push(Err(description)),
             Err(error) => return Err(error),
@@ -179,15 +142,8 @@ fn key_of(binary: &str, host: HostFacts) -> CacheKey {
         .as_ref()
         .and_then(|metadata| metadata.modified().ok())
         .and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    let modified = modified
-        .and_then(|since| i128::try_from(since.as_nanos()).ok())
-        .unwrap_or(0);
-    CacheKey::new(
-        binary,
-        metadata.map_or(0, |metadata| metadata.len()),
-        modified,
-        host,
-    )
+    let modified = modified.and_then(|since| i128::try_from(since.as_nanos()).ok()).unwrap_or(0);
+    CacheKey::new(binary, metadata.map_or(0, |metadata| metadata.len()), modified, host)
 }
 
 fn file_name(key: &CacheKey) -> String {
@@ -199,21 +155,13 @@ fn file_name(key: &CacheKey) -> String {
 pub(crate) fn host_facts(kvm: bool) -> HostFacts {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let first = |name: &str| {
-        let line = cpuinfo
-            .lines()
-            .find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));
+        let line = cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));
         line.and_then(|line| line.split_once(':'))
             .map(|(_, value)| value.trim().to_owned())
             .unwrap_or_default()
     };
     let kernel = nix::sys::utsname::uname()
-        .map(|name| {
-            format!(
-                "{} {}",
-                name.release().to_string_lossy(),
-                name.version().to_string_lossy()
-            )
-        })
+        .map(|name| format!("{} {}", name.release().to_string_lossy(), name.version().to_string_lossy()))
         .unwrap_or_default();
     HostFacts {
         kvm,

@@ -16,19 +16,15 @@ const FLOOR: usize = 783;
 
 /// What stock libvirt answered, if the corpus is at hand.
 fn answers() -> Option<Value> {
-    let shared = std::env::var_os("BULKHEAD_SHARED").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-        PathBuf::from,
-    );
+    let shared = std::env::var_os("BULKHEAD_SHARED")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
     let text = std::fs::read(shared.join("corpus/expected.json")).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
 /// The guest's folders as the recorded line has them: stock shortens names.
 fn recorded_paths(native: &str, mut paths: Paths) -> Paths {
-    let home = split(native)
-        .into_iter()
-        .find_map(|word| word.strip_prefix("HOME=").map(str::to_owned));
+    let home = split(native).into_iter().find_map(|word| word.strip_prefix("HOME=").map(str::to_owned));
     if let Some((_, name)) = home.as_deref().and_then(|home| home.split_once("/domain-")) {
         paths.guest = home.clone().unwrap_or_default();
         paths.channels = format!("/run/libvirt/qemu/channel/{name}");
@@ -48,16 +44,10 @@ fn equals_stock() {
     let (mut equal, mut total) = (0, 0);
     for (name, case) in answers["cases"].as_object().unwrap() {
         let steps = &case["steps"];
-        let Some(native) = steps["native"]["out"]
-            .as_str()
-            .filter(|_| name.starts_with("domain/"))
-        else {
+        let Some(native) = steps["native"]["out"].as_str().filter(|_| name.starts_with("domain/")) else {
             continue;
         };
-        let dump = steps["secure"]["out"]
-            .as_str()
-            .or(steps["dump"]["out"].as_str())
-            .unwrap();
+        let dump = steps["secure"]["out"].as_str().or(steps["dump"]["out"].as_str()).unwrap();
         let root = read_domain(dump).unwrap();
         let capabilities = match probes.capabilities(&root) {
             Ok(capabilities) => capabilities,
@@ -75,11 +65,8 @@ fn equals_stock() {
             .collect();
         match build(&root, capabilities, &recorded_paths(native, paths(&root))) {
             Ok(line) => {
-                let mut words: Vec<String> = line
-                    .environment
-                    .iter()
-                    .map(|(name, value)| format!("{name}={value}"))
-                    .collect();
+                let mut words: Vec<String> =
+                    line.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
                 words.push(line.program);
                 words.extend(line.arguments);
                 let ours = Canonical::new(&words, &given);
@@ -94,10 +81,7 @@ fn equals_stock() {
         }
     }
     println!("{equal} of {total} command lines are equal");
-    assert!(
-        equal >= FLOOR,
-        "{equal} of {total} command lines are equal; it were {FLOOR}"
-    );
+    assert!(equal >= FLOOR, "{equal} of {total} command lines are equal; it were {FLOOR}");
 }
 
 #[test]
@@ -108,10 +92,7 @@ fn started_guests_inherit_their_sockets() {
     };
     let mut probes = Probes::new(&answers);
     for (name, case) in answers["cases"].as_object().unwrap() {
-        let Some(dump) = case["steps"]["dump"]["out"]
-            .as_str()
-            .filter(|_| name.starts_with("domain/"))
-        else {
+        let Some(dump) = case["steps"]["dump"]["out"].as_str().filter(|_| name.starts_with("domain/")) else {
             continue;
         };
         let root = read_domain(dump).unwrap();
@@ -125,11 +106,7 @@ fn started_guests_inherit_their_sockets() {
             continue;
         };
         let numbers: BTreeSet<u32> = line.descriptors.iter().map(|used| used.number).collect();
-        assert_eq!(
-            numbers.len(),
-            line.descriptors.len(),
-            "{name}: a descriptor is used twice"
-        );
+        assert_eq!(numbers.len(), line.descriptors.len(), "{name}: a descriptor is used twice");
         let own: Vec<&String> = line
             .arguments
             .iter()
@@ -137,11 +114,6 @@ fn started_guests_inherit_their_sockets() {
             .filter(|argument| argument.contains("path="))
             .collect();
         assert!(own.is_empty(), "{name}: QEMU would bind {own:?}");
-        assert!(
-            !line
-                .arguments
-                .iter()
-                .any(|argument| argument.contains("masterKey0"))
-        );
+        assert!(!line.arguments.iter().any(|argument| argument.contains("masterKey0")));
     }
 }

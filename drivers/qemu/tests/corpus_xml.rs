@@ -23,21 +23,13 @@ const SAME_XML: usize = 840;
 
 /// Malformed documents that stock libvirt accepts and this reader does not, and why.
 const STRICTER: &[(&str, &str)] = &[
-    (
-        "domain-doctype-internal",
-        "document types serve nothing but entities, whose expansion may be endless",
-    ),
-    (
-        "domain-many-attributes",
-        "no element of domain XML has a tenth of 256 attributes",
-    ),
+    ("domain-doctype-internal", "document types serve nothing but entities, whose expansion may be endless"),
+    ("domain-many-attributes", "no element of domain XML has a tenth of 256 attributes"),
 ];
 
 fn corpus() -> Option<PathBuf> {
-    let shared = std::env::var_os("BULKHEAD_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-        PathBuf::from,
-    );
+    let shared = std::env::var_os("BULKHEAD_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
     let corpus = shared.join("corpus");
     if corpus.join("expected.json").is_file() {
         return Some(corpus);
@@ -60,11 +52,7 @@ fn is_made_up(text: &str, input: &str) -> bool {
 /// A tree in which made-up identifiers, white space, and the order of attributes and unlike children do not count.
 fn canonical(element: &Element, input: &str) -> String {
     let word = |text: &str| {
-        if is_made_up(text.trim(), input) {
-            "MADE-UP".to_owned()
-        } else {
-            text.trim().to_owned()
-        }
+        if is_made_up(text.trim(), input) { "MADE-UP".to_owned() } else { text.trim().to_owned() }
     };
     let mut attributes: Vec<String> = element
         .attributes
@@ -75,24 +63,14 @@ fn canonical(element: &Element, input: &str) -> String {
     attributes.sort();
     let mut children: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for child in element.elements() {
-        children
-            .entry(&child.name)
-            .or_default()
-            .push(canonical(child, input));
+        children.entry(&child.name).or_default().push(canonical(child, input));
     }
     for (name, group) in &mut children {
-        if matches!(
-            *name,
-            "feature" | "timer" | "vcpupin" | "iothreadpin" | "page" | "event"
-        ) {
+        if matches!(*name, "feature" | "timer" | "vcpupin" | "iothreadpin" | "page" | "event") {
             group.sort();
         }
     }
-    format!(
-        "<{} {attributes:?} {:?} {children:?}>",
-        element.name,
-        word(&element.text())
-    )
+    format!("<{} {attributes:?} {:?} {children:?}>", element.name, word(&element.text()))
 }
 
 fn tree(xml: &str, input: &str) -> String {
@@ -124,10 +102,7 @@ fn domains_are_read_as_stock_reads_them() {
                 let ours = definition.to_xml(false);
                 equal += usize::from(tree(&ours, &lower) == tree(dump, &lower));
                 let again = Definition::read(definition.to_xml(true).as_bytes(), &host, Purpose::Define);
-                assert!(
-                    again.is_ok(),
-                    "{name}: what was written is not read again: {again:?}"
-                );
+                assert!(again.is_ok(), "{name}: what was written is not read again: {again:?}");
             }
             Err(error) => {
                 verdicts += usize::from(!stock.is_null());
@@ -149,10 +124,7 @@ fn malformed_documents_are_refused() {
         serde_json::from_slice(&std::fs::read(corpus.join("expected.json")).unwrap()).unwrap();
     let host = host();
     for (name, case) in expected["cases"].as_object().unwrap() {
-        let Some(file) = name
-            .strip_prefix("malformed/")
-            .filter(|file| file.starts_with("domain-"))
-        else {
+        let Some(file) = name.strip_prefix("malformed/").filter(|file| file.starts_with("domain-")) else {
             continue;
         };
         let input = std::fs::read(corpus.join(format!("{name}.xml"))).unwrap();

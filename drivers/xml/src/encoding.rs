@@ -26,10 +26,7 @@ pub(crate) struct Fault {
 }
 
 fn fault(offset: usize, message: impl Into<String>) -> Fault {
-    Fault {
-        offset,
-        message: message.into(),
-    }
+    Fault { offset, message: message.into() }
 }
 
 /// The text of a document.
@@ -40,10 +37,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, Fault> {
         _ => {
             let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
             let text = std::str::from_utf8(bytes).map_err(|error| {
-                fault(
-                    error.valid_up_to(),
-                    "Document is not valid UTF-8; convert it to UTF-8",
-                )
+                fault(error.valid_up_to(), "Document is not valid UTF-8; convert it to UTF-8")
             })?;
             Cow::Borrowed(text)
         }
@@ -54,13 +48,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, Fault> {
         return Err(fault(0, format!("Encoding '{name}' is not supported; use UTF-8")));
     }
     match text.char_indices().find(|(_, character)| !is_allowed(*character)) {
-        Some((offset, character)) => Err(fault(
-            offset,
-            format!(
-                "Character U+{:04X} can't be in XML; remove it",
-                u32::from(character)
-            ),
-        )),
+        Some((offset, character)) => {
+            Err(fault(offset, format!("Character U+{:04X} can't be in XML; remove it", u32::from(character))))
+        }
         None => Ok(text),
     }
 }

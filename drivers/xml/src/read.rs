@@ -21,12 +21,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            total_bytes: 4 << 20,
-            depth: 255,
-            elements: 100_000,
-            attributes: 256,
-        }
+        Self { total_bytes: 4 << 20, depth: 255, elements: 100_000, attributes: 256 }
     }
 }
 
@@ -43,11 +38,7 @@ pub struct XmlError {
 }
 
 fn in_element(element: &str) -> String {
-    if element.is_empty() {
-        String::new()
-    } else {
-        format!(" (in <{element}>)")
-    }
+    if element.is_empty() { String::new() } else { format!(" (in <{element}>)") }
 }
 
 /// Reads a document. `keep_raw` names the path (`domain/metadata`) of the element whose content is kept byte for byte.
@@ -104,15 +95,7 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn new(text: &'a str, limits: Limits, keep_raw: &'a str) -> Self {
-        Self {
-            text,
-            limits,
-            keep_raw,
-            stack: Vec::new(),
-            root: None,
-            elements: 0,
-            line_starts: Vec::new(),
-        }
+        Self { text, limits, keep_raw, stack: Vec::new(), root: None, elements: 0, line_starts: Vec::new() }
     }
 
     fn position(&self, offset: usize) -> Position {
@@ -128,22 +111,14 @@ impl<'a> Builder<'a> {
         XmlError {
             message: message.into(),
             position: self.position(offset),
-            element: self
-                .stack
-                .last()
-                .map(|element| element.name.clone())
-                .unwrap_or_default(),
+            element: self.stack.last().map(|element| element.name.clone()).unwrap_or_default(),
         }
     }
 
     fn run(mut self) -> Result<Element, XmlError> {
         self.line_starts.push(0);
         self.line_starts.extend(
-            self.text
-                .bytes()
-                .enumerate()
-                .filter(|(_, byte)| *byte == b'\n')
-                .map(|(index, _)| index + 1),
+            self.text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(index, _)| index + 1),
         );
         let mut reader = Reader::from_str(self.text);
         reader.config_mut().check_end_names = true;
@@ -151,10 +126,7 @@ impl<'a> Builder<'a> {
         loop {
             let offset = usize::try_from(reader.buffer_position()).unwrap_or(usize::MAX);
             let event = reader.read_event().map_err(|error| {
-                self.error(
-                    usize::try_from(reader.error_position()).unwrap_or(offset),
-                    error.to_string(),
-                )
+                self.error(usize::try_from(reader.error_position()).unwrap_or(offset), error.to_string())
             })?;
             match event {
                 Event::Start(start) => self.open(&start, offset, &mut reader)?,
@@ -182,10 +154,7 @@ impl<'a> Builder<'a> {
             }
         }
         if let Some(open) = self.stack.last() {
-            let message = format!(
-                "Document ends inside <{}>, opened at {}",
-                open.name, open.position
-            );
+            let message = format!("Document ends inside <{}>, opened at {}", open.name, open.position);
             return Err(self.error(self.text.len(), message));
         }
         let missing = self.error(self.text.len(), "Document has no element");
@@ -202,13 +171,10 @@ impl<'a> Builder<'a> {
         let path_matches = !self.keep_raw.is_empty() && self.path_of(&element.name) == self.keep_raw;
         if path_matches {
             let from = usize::try_from(reader.buffer_position()).unwrap_or(usize::MAX);
-            let span = reader
-                .read_to_end(start.name())
-                .map_err(|error| self.error(offset, error.to_string()))?;
-            let (begin, end) = (
-                usize::try_from(span.start).unwrap_or(from),
-                usize::try_from(span.end).unwrap_or(from),
-            );
+            let span =
+                reader.read_to_end(start.name()).map_err(|error| self.error(offset, error.to_string()))?;
+            let (begin, end) =
+                (usize::try_from(span.start).unwrap_or(from), usize::try_from(span.end).unwrap_or(from));
             let raw = self.text.get(begin..end).unwrap_or_default();
             check_raw(raw, self.limits).map_err(|error| self.error(offset, error.message))?;
             if !raw.is_empty() {
@@ -217,10 +183,7 @@ impl<'a> Builder<'a> {
             return self.close(element, offset);
         }
         if self.stack.len() >= self.limits.depth {
-            return Err(self.error(
-                offset,
-                format!("Elements are nested deeper than {}", self.limits.depth),
-            ));
+            return Err(self.error(offset, format!("Elements are nested deeper than {}", self.limits.depth)));
         }
         self.stack.push(element);
         Ok(())
@@ -244,11 +207,7 @@ impl<'a> Builder<'a> {
         if !encoding::is_name(&name) {
             return Err(self.error(offset, format!("'{name}' can't be the name of an element")));
         }
-        let mut element = Element {
-            name,
-            position: self.position(offset),
-            ..Element::default()
-        };
+        let mut element = Element { name, position: self.position(offset), ..Element::default() };
         for attribute in start.attributes() {
             let attribute = attribute.map_err(|error| self.error(offset, error.to_string()))?;
             if element.attributes.len() >= self.limits.attributes {
@@ -285,9 +244,7 @@ impl<'a> Builder<'a> {
         let mut element = element;
         // White space between elements is layout, not content.
         if element.elements().next().is_some() {
-            element
-                .children
-                .retain(|node| !matches!(node, Node::Text(text) if text.trim().is_empty()));
+            element.children.retain(|node| !matches!(node, Node::Text(text) if text.trim().is_empty()));
         }
         match self.stack.last_mut() {
             Some(parent) => parent.push(element),
@@ -330,10 +287,7 @@ fn check_raw(raw: &str, limits: Limits) -> Result<(), XmlError> {
 
 fn resolve(name: &str) -> Option<char> {
     let number = |digits: &str, radix| {
-        u32::from_str_radix(digits, radix)
-            .ok()
-            .and_then(char::from_u32)
-            .filter(|c| encoding::is_allowed(*c))
+        u32::from_str_radix(digits, radix).ok().and_then(char::from_u32).filter(|c| encoding::is_allowed(*c))
     };
     match name {
         "lt" => Some('<'),
@@ -390,13 +344,7 @@ mod tests {
 
     #[test]
     fn characters_that_xml_lacks_are_refused() {
-        for text in [
-            "<a>\0</a>",
-            "<a>\u{1}</a>",
-            "<a>&#1;</a>",
-            "<a>&#0;</a>",
-            "<a b='&#8;'/>",
-        ] {
+        for text in ["<a>\0</a>", "<a>\u{1}</a>", "<a>&#1;</a>", "<a>&#0;</a>", "<a b='&#8;'/>"] {
             assert!(read(text).is_err(), "{text:?}");
         }
         assert_eq!(read("<a>&#9;&#xe9;&amp;</a>").unwrap().text(), "\t\u{e9}&");
@@ -428,10 +376,7 @@ mod tests {
         assert!(refused(deep).contains("deeper"));
         let many: String = (0..300).map(|n| format!(" a{n}='1'")).collect();
         assert!(refused(format!("<a{many}/>")).contains("attributes"));
-        let limits = Limits {
-            elements: 3,
-            ..Limits::default()
-        };
+        let limits = Limits { elements: 3, ..Limits::default() };
         assert!(parse(b"<a><b/><b/><b/></a>", limits, "").is_err());
     }
 
@@ -439,10 +384,7 @@ mod tests {
     fn metadata_is_kept_as_it_is_but_must_be_well_formed() {
         let kept =
             read("<domain><metadata> <x:y xmlns:x='u'  a=\"1\"/><!-- c --></metadata></domain>").unwrap();
-        assert!(
-            kept.to_xml()
-                .contains("<metadata> <x:y xmlns:x='u'  a=\"1\"/><!-- c --></metadata>")
-        );
+        assert!(kept.to_xml().contains("<metadata> <x:y xmlns:x='u'  a=\"1\"/><!-- c --></metadata>"));
         assert!(read("<domain><metadata><x>&nope;</x></metadata></domain>").is_err());
         assert!(read("<domain><metadata><x a='1' a='2'/></metadata></domain>").is_err());
     }
@@ -451,9 +393,6 @@ mod tests {
     fn namespaces_are_resolved() {
         let element = read("<domain xmlns:qemu='u'><qemu:arg value='1'/></domain>").unwrap();
         let child = element.elements().next().unwrap();
-        assert_eq!(
-            (child.name.as_str(), child.namespace.as_deref()),
-            ("qemu:arg", Some("u"))
-        );
+        assert_eq!((child.name.as_str(), child.namespace.as_deref()), ("qemu:arg", Some("u")));
     }
 }

@@ -56,10 +56,7 @@ impl Element {
     /// An element without attributes or children.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            ..Self::default()
-        }
+        Self { name: name.to_owned(), ..Self::default() }
     }
 
     /// Adds an attribute; for building trees in one expression.
@@ -86,10 +83,7 @@ impl Element {
     /// The value of an attribute.
     #[must_use]
     pub fn attr(&self, name: &str) -> Option<&str> {
-        self.attributes
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// Sets an attribute, keeping its place if it is there already.
@@ -146,10 +140,7 @@ impl Element {
 
     /// The first child of that name, made (at the end) if there is none.
     pub fn child_or_insert(&mut self, name: &str) -> &mut Element {
-        let found = self
-            .children
-            .iter()
-            .position(|node| matches!(node, Node::Element(e) if e.name == name));
+        let found = self.children.iter().position(|node| matches!(node, Node::Element(e) if e.name == name));
         let index = found.unwrap_or_else(|| {
             self.push(Element::new(name));
             self.children.len() - 1
@@ -162,10 +153,8 @@ impl Element {
 
     /// Removes the first child element of that name and returns it.
     pub fn take(&mut self, name: &str) -> Option<Element> {
-        let index = self
-            .children
-            .iter()
-            .position(|node| matches!(node, Node::Element(e) if e.name == name))?;
+        let index =
+            self.children.iter().position(|node| matches!(node, Node::Element(e) if e.name == name))?;
         match self.children.remove(index) {
             Node::Element(element) => Some(element),
             _ => None,
@@ -175,8 +164,7 @@ impl Element {
     /// Follows a path of child names (`os/type`), the first of each.
     #[must_use]
     pub fn at(&self, path: &str) -> Option<&Element> {
-        path.split('/')
-            .try_fold(self, |element, name| element.child(name))
+        path.split('/').try_fold(self, |element, name| element.child(name))
     }
 
     /// The attribute of the element at a path: `path_attr("os/type", "arch")`.

@@ -36,8 +36,7 @@ fn launch() -> Result<std::convert::Infallible, String> {
     let [profile] = bulkhead_sandbox::inherited([number]);
     let mut file = std::fs::File::from(profile);
     let mut text = Vec::new();
-    file.read_to_end(&mut text)
-        .map_err(|error| format!("profile: {error}"))?;
+    file.read_to_end(&mut text).map_err(|error| format!("profile: {error}"))?;
     drop(file);
     let profile = Profile::from_json(&text).map_err(|error| format!("profile: {error}"))?;
     let count: usize = arguments

@@ -3,10 +3,7 @@
 //! Modes: `plain`; `autodestroy`; `fork` (a child that lives on, printed as `child PID`); `ignore` (SIGCHLD ignored);
 //! `reap` (a thread that reaps whatever ends). Prints `ready` or `error TEXT`, then waits for the end of its input, closes
 //! the stack and prints `closed`. Says `changed WHAT` about everything of the process that opening, starting or closing changed.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "an application that does what applications do"
-)]
+#![expect(clippy::disallowed_methods, reason = "an application that does what applications do")]
 #![expect(clippy::print_stdout, reason = "the test reads these lines")]
 
 use bulkhead::blocking::Connection;
@@ -23,18 +20,13 @@ fn own_state() -> Vec<(&'static str, String)> {
     let mask = umask(Mode::empty());
     umask(mask);
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let signals = status.lines().filter(|line| {
-        ["SigIgn", "SigCgt", "SigBlk"]
-            .iter()
-            .any(|name| line.starts_with(name))
-    });
+    let signals = status
+        .lines()
+        .filter(|line| ["SigIgn", "SigCgt", "SigBlk"].iter().any(|name| line.starts_with(name)));
     vec![
         ("umask", format!("{mask:?}")),
         ("cwd", format!("{:?}", std::env::current_dir())),
-        (
-            "environment",
-            format!("{:?}", std::env::vars_os().collect::<Vec<_>>()),
-        ),
+        ("environment", format!("{:?}", std::env::vars_os().collect::<Vec<_>>())),
         ("signals", signals.collect::<Vec<_>>().join(" ")),
     ]
 }
@@ -60,10 +52,7 @@ fn prepare(mode: &str) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn leave_a_child() -> Result<(), Box<dyn std::error::Error>> {
-    #[expect(
-        unsafe_code,
-        reason = "a child that has everything of its parent's but its threads"
-    )]
+    #[expect(unsafe_code, reason = "a child that has everything of its parent's but its threads")]
     // SAFETY: the child only sleeps.
     let forked = unsafe { fork() };
     match forked? {

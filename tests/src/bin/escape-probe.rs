@@ -60,11 +60,7 @@ fn put_in_force(profile: &str) {
 }
 
 fn eprintln_report(report: &bulkhead_sandbox::Report) {
-    let text = format!(
-        "in force: {}; missing: {}\n",
-        report.in_force.join(", "),
-        report.missing.join(", ")
-    );
+    let text = format!("in force: {}; missing: {}\n", report.in_force.join(", "), report.missing.join(", "));
     let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
 }
 
@@ -124,11 +120,7 @@ fn raw(number: libc::c_long, arguments: [usize; 6]) -> io::Result<i64> {
     let [a, b, c, d, e, f] = arguments;
     // SAFETY: every caller passes numbers, null, or pointers to memory that outlives the call.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// The first of these that succeeds; else the error of the last.
@@ -172,10 +164,7 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
             File::create(context.outside(&format!("made-{}", std::process::id()))).map(drop)
         }
         Forbidden::WriteOutside => any([
-            OpenOptions::new()
-                .append(true)
-                .open(context.outside("secret"))
-                .map(|_| 0),
+            OpenOptions::new().append(true).open(context.outside("secret")).map(|_| 0),
             raw(libc::SYS_truncate, [secret_at, 3, 0, 0, 0, 0]),
         ]),
         Forbidden::ChmodOutside => {
@@ -187,10 +176,7 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
             // What may be read may be open, and its owner is this user: the library folders are, for root.
             for readable in [context.outside("secret"), "/etc/ld.so.cache".into()] {
                 if let Ok(file) = File::open(readable) {
-                    tried.push(raw(
-                        libc::SYS_fchmod,
-                        [number(file.as_raw_fd()), 0o644, 0, 0, 0, 0],
-                    ));
+                    tried.push(raw(libc::SYS_fchmod, [number(file.as_raw_fd()), 0o644, 0, 0, 0, 0]));
                 }
             }
             any(tried)
@@ -199,26 +185,9 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
             raw(libc::SYS_utimensat, [AT_CWD, secret_at, 0, 0, 0, 0]),
             raw(
                 libc::SYS_setxattr,
-                [
-                    secret_at,
-                    c"user.x".as_ptr() as usize,
-                    c"x".as_ptr() as usize,
-                    1,
-                    0,
-                    0,
-                ],
+                [secret_at, c"user.x".as_ptr() as usize, c"x".as_ptr() as usize, 1, 0, 0],
             ),
-            raw(
-                libc::SYS_chown,
-                [
-                    secret_at,
-                    nix::unistd::getuid().as_raw() as usize,
-                    usize::MAX,
-                    0,
-                    0,
-                    0,
-                ],
-            ),
+            raw(libc::SYS_chown, [secret_at, nix::unistd::getuid().as_raw() as usize, usize::MAX, 0, 0, 0]),
         ]),
         Forbidden::LinkOutside => fs::hard_link(context.outside("secret"), own("hard")),
         Forbidden::ThroughLink => {
@@ -226,11 +195,7 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
             any([
                 read_byte(own("soft")),
                 read_byte(format!("/proc/self/root{}", context.outside("secret").display())),
-                read_byte(format!(
-                    "/proc/{}/root{}",
-                    context.broker,
-                    context.outside("secret").display()
-                )),
+                read_byte(format!("/proc/{}/root{}", context.broker, context.outside("secret").display())),
                 read_byte(own("..").join("../outside/secret")),
             ])
         }
@@ -244,12 +209,8 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
         Forbidden::UnixDatagram => {
             let path = context.outside("datagram");
             any([
-                UnixDatagram::unbound()
-                    .and_then(|socket| socket.send_to(b"x", &path))
-                    .map(|_| 0),
-                UnixDatagram::pair()
-                    .and_then(|(one, _)| one.send_to(b"x", &path))
-                    .map(|_| 0),
+                UnixDatagram::unbound().and_then(|socket| socket.send_to(b"x", &path)).map(|_| 0),
+                UnixDatagram::pair().and_then(|(one, _)| one.send_to(b"x", &path)).map(|_| 0),
             ])
         }
         Forbidden::BindTcp => TcpListener::bind("127.0.0.1:0").map(drop),
@@ -268,10 +229,7 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
                 let forked = match call {
                     0 => raw(libc::SYS_fork, [0; 6]),
                     1 => raw(libc::SYS_clone, [0; 6]),
-                    _ => raw(
-                        libc::SYS_clone3,
-                        [clone3.as_ptr() as usize, size_of_val(&clone3), 0, 0, 0, 0],
-                    ),
+                    _ => raw(libc::SYS_clone3, [clone3.as_ptr() as usize, size_of_val(&clone3), 0, 0, 0, 0]),
                 };
                 match forked {
                     // SAFETY: the child of a single-threaded process, which ends at once.
@@ -292,31 +250,15 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
                 read_byte(format!("/proc/{}/environ", context.broker)),
                 raw(
                     libc::SYS_process_vm_readv,
-                    [
-                        number(context.broker),
-                        vector.as_ptr() as usize,
-                        1,
-                        vector.as_ptr() as usize,
-                        1,
-                        0,
-                    ],
+                    [number(context.broker), vector.as_ptr() as usize, 1, vector.as_ptr() as usize, 1, 0],
                 )
-                .or_else(|error| {
-                    if error.raw_os_error() == Some(libc::EFAULT) {
-                        Ok(0)
-                    } else {
-                        Err(error)
-                    }
-                }),
+                .or_else(|error| if error.raw_os_error() == Some(libc::EFAULT) { Ok(0) } else { Err(error) }),
             ])
         }
         Forbidden::OtherChannel => {
             let taken =
                 raw(libc::SYS_pidfd_open, [number(context.broker), 0, 0, 0, 0, 0]).and_then(|pidfd| {
-                    raw(
-                        libc::SYS_pidfd_getfd,
-                        [usize::try_from(pidfd).unwrap(), 0, 0, 0, 0, 0],
-                    )
+                    raw(libc::SYS_pidfd_getfd, [usize::try_from(pidfd).unwrap(), 0, 0, 0, 0, 0])
                 });
             any([
                 taken,
@@ -334,10 +276,7 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
         Forbidden::SignalBroker => {
             let (broker, signal) = (number(context.broker), number(libc::SIGURG));
             let pidfd = raw(libc::SYS_pidfd_open, [broker, 0, 0, 0, 0, 0]).and_then(|pidfd| {
-                raw(
-                    libc::SYS_pidfd_send_signal,
-                    [usize::try_from(pidfd).unwrap(), signal, 0, 0, 0, 0],
-                )
+                raw(libc::SYS_pidfd_send_signal, [usize::try_from(pidfd).unwrap(), signal, 0, 0, 0, 0])
             });
             any([
                 raw(libc::SYS_kill, [broker, signal, 0, 0, 0, 0]),
@@ -353,14 +292,7 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
             any([
                 raw(
                     libc::SYS_prlimit64,
-                    [
-                        broker,
-                        libc::RLIMIT_CORE as usize,
-                        limit.as_ptr() as usize,
-                        0,
-                        0,
-                        0,
-                    ],
+                    [broker, libc::RLIMIT_CORE as usize, limit.as_ptr() as usize, 0, 0, 0],
                 ),
                 raw(libc::SYS_setpriority, [0, broker, 19, 0, 0, 0]),
             ])
@@ -371,10 +303,7 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
             any([
                 raw(libc::SYS_mount, [tmpfs, target.as_ptr() as usize, tmpfs, 0, 0, 0]),
                 raw(libc::SYS_fsopen, [tmpfs, 0, 0, 0, 0, 0]),
-                raw(
-                    libc::SYS_open_tree,
-                    [AT_CWD, target.as_ptr() as usize, 1, 0, 0, 0],
-                ),
+                raw(libc::SYS_open_tree, [AT_CWD, target.as_ptr() as usize, 1, 0, 0, 0]),
             ])
         }
         Forbidden::Unshare => any([
@@ -385,18 +314,12 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
         Forbidden::Bpf => {
             // BPF_MAP_CREATE of an array: type, key, value, entries.
             let attributes = [2_u32, 4, 4, 1, 0, 0, 0, 0];
-            any([raw(
-                libc::SYS_bpf,
-                [0, attributes.as_ptr() as usize, size_of_val(&attributes), 0, 0, 0],
-            )])
+            any([raw(libc::SYS_bpf, [0, attributes.as_ptr() as usize, size_of_val(&attributes), 0, 0, 0])])
         }
         Forbidden::Kernel => {
             let parameters = [0_u8; 128];
             any([
-                raw(
-                    libc::SYS_io_uring_setup,
-                    [1, parameters.as_ptr() as usize, 0, 0, 0, 0],
-                ),
+                raw(libc::SYS_io_uring_setup, [1, parameters.as_ptr() as usize, 0, 0, 0, 0]),
                 raw(libc::SYS_userfaultfd, [1, 0, 0, 0, 0, 0]),
                 raw(libc::SYS_keyctl, [0, number(-3), 1, 0, 0, 0]),
                 raw(libc::SYS_personality, [0, 0, 0, 0, 0, 0]),
@@ -407,10 +330,7 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
             let plain = raw(libc::SYS_mmap, [0, 4096, 3, flags, usize::MAX, 0])?;
             any([
                 raw(libc::SYS_mmap, [0, 4096, 7, flags, usize::MAX, 0]),
-                raw(
-                    libc::SYS_mprotect,
-                    [usize::try_from(plain).unwrap(), 4096, 5, 0, 0, 0],
-                ),
+                raw(libc::SYS_mprotect, [usize::try_from(plain).unwrap(), 4096, 5, 0, 0, 0]),
             ])
         }
         Forbidden::OtherTerminal => OpenOptions::new()
@@ -421,10 +341,7 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
             .map(drop),
         Forbidden::MakeDevice => {
             let path = c_path(&own("device"));
-            any([raw(
-                libc::SYS_mknod,
-                [path.as_ptr() as usize, 0o020_666, 0x103, 0, 0, 0],
-            )])
+            any([raw(libc::SYS_mknod, [path.as_ptr() as usize, 0o020_666, 0x103, 0, 0, 0])])
         }
         Forbidden::OtherUser => any([
             raw(libc::SYS_setuid, [65_534, 0, 0, 0, 0, 0]),
@@ -443,11 +360,7 @@ fn profile(process: Process, folder: &Path, program: &Path) -> (Profile, PathBuf
         log: folder.join("log"),
     };
     let driver = |name: &str| {
-        let own = if name == "log" {
-            folder.join("log")
-        } else {
-            folder.join("run").join(name)
-        };
+        let own = if name == "log" { folder.join("log") } else { folder.join("run").join(name) };
         (profiles::of_driver(name, &folders(name)).unwrap(), own)
     };
     let helper = |class: &str, network: bool| {
@@ -488,9 +401,7 @@ fn stand_in(program: &Path, profile: &str) -> Ended {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    io::BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
     Ended(child)
 }
@@ -536,9 +447,7 @@ fn suite(folder: &Path) {
         let output = command.stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let said = if said.is_empty() {
-            let complaint = String::from_utf8_lossy(&output.stderr)
-                .trim()
-                .replace('\n', " / ");
+            let complaint = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " / ");
             format!("broken {}: {complaint}", output.status)
         } else {
             said
@@ -581,11 +490,11 @@ fn suite(folder: &Path) {
                     io::Write::write_all(&mut memory, &text).unwrap();
                     io::Seek::rewind(&mut memory).unwrap();
                     let mut command = Command::new(&launch);
-                    command
-                        .arg(memory.as_raw_fd().to_string())
-                        .arg("0")
-                        .arg(&program)
-                        .args(["attempt", &name, &context.text()]);
+                    command.arg(memory.as_raw_fd().to_string()).arg("0").arg(&program).args([
+                        "attempt",
+                        &name,
+                        &context.text(),
+                    ]);
                     (command, memory)
                 }
             };
@@ -594,20 +503,11 @@ fn suite(folder: &Path) {
         }
     }
     let mut command = Command::new(&program);
-    let output = command
-        .args(["panic", neighbour_profile.to_str().unwrap()])
-        .output()
-        .unwrap();
+    let output = command.args(["panic", neighbour_profile.to_str().unwrap()]).output().unwrap();
     let heard = String::from_utf8_lossy(&output.stderr).contains("heard through the filter");
     let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
     println!("Panic {heard} {signal:?}");
-    println!(
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-            .lines()
-            .next()
-            .unwrap_or_default()
-    );
+    println!("{}", String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default());
     drop(terminal);
 }
 
@@ -620,9 +520,6 @@ fn terminal() -> (OwnedFd, String) {
         let mut name = [0_u8; 64];
         assert_eq!(libc::ptsname_r(side, name.as_mut_ptr().cast(), name.len()), 0);
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-        (
-            OwnedFd::from_raw_fd(side),
-            String::from_utf8_lossy(name).into_owned(),
-        )
+        (OwnedFd::from_raw_fd(side), String::from_utf8_lossy(name).into_owned())
     }
 }

@@ -24,21 +24,13 @@ pub(crate) struct Side {
 
 impl Figure {
     pub(crate) fn new(name: &str, aim: Option<&str>) -> Self {
-        Self {
-            name: name.to_owned(),
-            aim: aim.map(str::to_owned),
-            sides: Vec::new(),
-        }
+        Self { name: name.to_owned(), aim: aim.map(str::to_owned), sides: Vec::new() }
     }
 
     /// Adds a side, unless it has no samples.
     pub(crate) fn side(mut self, name: &str, samples: Vec<f64>) -> Self {
         if let Some(median) = median(&samples) {
-            self.sides.push(Side {
-                name: name.to_owned(),
-                median,
-                samples,
-            });
+            self.sides.push(Side { name: name.to_owned(), median, samples });
         }
         self
     }

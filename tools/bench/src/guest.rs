@@ -69,10 +69,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     let sides = ["stack", "the same QEMU without a stack", "stock libvirt"];
     let all = |name, aim, samples: [Vec<f64>; 3]| {
         let figure = Figure::new(name, Some(aim));
-        sides
-            .into_iter()
-            .zip(samples)
-            .fold(figure, |figure, (side, samples)| figure.side(side, samples))
+        sides.into_iter().zip(samples).fold(figure, |figure, (side, samples)| figure.side(side, samples))
     };
     Ok(vec![
         all("start of a paused guest [ms]", "1.5 of raw QEMU or less", starts),

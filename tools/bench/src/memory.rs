@@ -13,12 +13,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     if let Some(folder) = &bench.libexec {
         command.arg("--libexec").arg(folder);
     }
-    let mut owner = command
-        .arg("hold")
-        .arg(&root)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
+    let mut owner = command.arg("hold").arg(&root).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     BufReader::new(owner.stdout.take().context("no output")?).read_line(&mut line)?;
     let drivers = Connection::attach(&root).await?.status().await?.drivers;
@@ -36,10 +31,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     }
     drop(owner.stdin.take());
     owner.wait()?;
-    let all = Figure::new(
-        "memory of the idle stack, proportional set size [MiB]",
-        Some("under 12 MiB"),
-    );
+    let all = Figure::new("memory of the idle stack, proportional set size [MiB]", Some("under 12 MiB"));
     figures.insert(0, all.side("stack", vec![sum]));
     Ok(figures)
 }
@@ -48,9 +40,6 @@ fn pss_mib(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let kib: f64 = line
-        .and_then(|line| line.split_whitespace().next())
-        .context("no Pss")?
-        .parse()?;
+    let kib: f64 = line.and_then(|line| line.split_whitespace().next()).context("no Pss")?.parse()?;
     Ok(kib / 1024.0)
 }

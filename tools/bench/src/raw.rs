@@ -58,9 +58,7 @@ impl Raw {
 pub(crate) fn command_line(pid: u32) -> Result<Vec<String>> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline"))?;
     let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
-    let mut arguments: Vec<String> = words
-        .map(|word| String::from_utf8_lossy(word).into_owned())
-        .collect();
+    let mut arguments: Vec<String> = words.map(|word| String::from_utf8_lossy(word).into_owned()).collect();
     let mut monitors = 0;
     for argument in &mut arguments {
         if argument.starts_with("socket,id=charmonitor,fd=") {

@@ -24,11 +24,7 @@ impl Stock {
             .spawn()?;
         let input = process.stdin.take().context("no input")?;
         let output = BufReader::new(process.stdout.take().context("no output")?).lines();
-        Ok(Some(Self {
-            process,
-            input,
-            output,
-        }))
+        Ok(Some(Self { process, input, output }))
     }
 
     fn run(&mut self, command: &str) -> Result<f64> {
@@ -67,10 +63,8 @@ impl Stock {
 
 /// The script that starts a private daemon, in the shared folder beside the repository.
 fn runner() -> Option<PathBuf> {
-    let shared = std::env::var_os("BULKHEAD_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-        PathBuf::from,
-    );
+    let shared = std::env::var_os("BULKHEAD_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
     let runner = shared.join("tools/peer-run");
     (runner.is_file() && Path::new("/usr/sbin/libvirtd").is_file() && nix::unistd::getuid().is_root())
         .then_some(runner)

@@ -41,11 +41,8 @@ pub(crate) async fn open(
     faults: Vec<FaultRule>,
 ) -> Result<Arc<Hold>, OpenError> {
     root::check(root).map_err(bulkhead_broker::OpenError::from)?;
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(root)
-        .and_then(|()| root.metadata());
+    let made =
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).and_then(|()| root.metadata());
     let metadata = made.map_err(|source| {
         let what = "the folder can't be made or looked at".to_owned();
         bulkhead_broker::OpenError::from(bulkhead_broker::RootError::Io {
@@ -65,25 +62,11 @@ pub(crate) async fn open(
                     _ => entry.ended.clone(),
                 },
                 None => {
-                    let config = Config {
-                        mode: Mode::Embed,
-                        root: root.to_owned(),
-                        libexec,
-                        intensity,
-                        faults,
-                    };
+                    let config =
+                        Config { mode: Mode::Embed, root: root.to_owned(), libexec, intensity, faults };
                     let (handle, ended) = bulkhead_broker::open(config, root::embed_layout(root))?;
-                    let hold = Arc::new(Hold {
-                        handle,
-                        ended: ended.clone(),
-                    });
-                    open.insert(
-                        key,
-                        Entry {
-                            hold: Arc::downgrade(&hold),
-                            ended,
-                        },
-                    );
+                    let hold = Arc::new(Hold { handle, ended: ended.clone() });
+                    open.insert(key, Entry { hold: Arc::downgrade(&hold), ended });
                     return Ok(hold);
                 }
             }

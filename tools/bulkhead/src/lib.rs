@@ -150,9 +150,7 @@ impl Builder {
                 let libexec = self.libexec.unwrap_or_else(default_libexec);
                 let hold = embed::open(&root, libexec, self.intensity, self.faults).await?;
                 // The one that the caller waits for comes first.
-                hold.handle
-                    .want(&[uri.driver, Driver::Network, Driver::Log])
-                    .await?;
+                hold.handle.want(&[uri.driver, Driver::Network, Driver::Log]).await?;
                 let client = hold.handle.client_up(identity(self.read_only)).await?;
                 Ok(Connection::new(
                     Backend::Embedded { client, hold },
@@ -168,21 +166,14 @@ impl Builder {
 }
 
 fn default_libexec() -> PathBuf {
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|program| program.parent().map(Path::to_owned));
+    let beside = std::env::current_exe().ok().and_then(|program| program.parent().map(Path::to_owned));
     let candidates = [
         beside.clone(),
         beside.as_ref().map(|folder| folder.join("../libexec/bulkhead")),
         Some(PathBuf::from("/usr/libexec/bulkhead")),
     ];
-    let found = candidates
-        .into_iter()
-        .flatten()
-        .find(|folder| folder.join("bulkhead-launch").is_file());
-    found
-        .or(beside)
-        .unwrap_or_else(|| PathBuf::from("/usr/libexec/bulkhead"))
+    let found = candidates.into_iter().flatten().find(|folder| folder.join("bulkhead-launch").is_file());
+    found.or(beside).unwrap_or_else(|| PathBuf::from("/usr/libexec/bulkhead"))
 }
 
 /// The folders of this user's own stack.
@@ -190,15 +181,9 @@ fn default_libexec() -> PathBuf {
 /// # Errors
 /// No home or runtime folder in the environment.
 pub fn session_layout() -> Result<Layout, OpenError> {
-    let variable = |name: &'static str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .ok_or(OpenError::NoHome(name))
-    };
-    Ok(root::session_layout(
-        &variable("HOME")?,
-        &variable("XDG_RUNTIME_DIR")?,
-    ))
+    let variable =
+        |name: &'static str| std::env::var_os(name).map(PathBuf::from).ok_or(OpenError::NoHome(name));
+    Ok(root::session_layout(&variable("HOME")?, &variable("XDG_RUNTIME_DIR")?))
 }
 
 fn identity(read_only: bool) -> Identity {
@@ -295,14 +280,9 @@ impl Connection {
 
     async fn attach_at(layout: &Layout, driver: Driver, read_only: bool) -> Result<Self, OpenError> {
         let path = layout.run.join(SOCKET);
-        let not_running = |source| OpenError::NotRunning {
-            path: path.clone(),
-            source,
-        };
+        let not_running = |source| OpenError::NotRunning { path: path.clone(), source };
         let (short, _handle) = root::short_socket_path(&layout.run, SOCKET).map_err(not_running)?;
-        let stream = tokio::net::UnixStream::connect(short)
-            .await
-            .map_err(not_running)?;
+        let stream = tokio::net::UnixStream::connect(short).await.map_err(not_running)?;
         let socket = OwnedFd::from(stream.into_std().map_err(not_running)?);
         let caller = Caller::new(Driver::Broker);
         let closed = Arc::new(watch::Sender::new(false));
@@ -312,10 +292,7 @@ impl Connection {
             task_caller.hold(error.to_string());
             task_closed.send_replace(true);
         });
-        let backend = Backend::Attached {
-            control: stack::Client(caller),
-            _link: Task(link.abort_handle()),
-        };
+        let backend = Backend::Attached { control: stack::Client(caller), _link: Task(link.abort_handle()) };
         let connection = Self::new(backend, driver, read_only, closed);
         // Speaks of the revision, if that is what is wrong.
         connection.status().await?;
@@ -348,13 +325,7 @@ impl Connection {
     #[must_use]
     pub fn caller(&self, driver: Driver) -> Caller {
         let start = |caller: Caller| {
-            let work = keep_up(
-                self.source(),
-                driver,
-                caller,
-                self.0.read_only,
-                Arc::clone(&self.0.closed),
-            );
+            let work = keep_up(self.source(), driver, caller, self.0.read_only, Arc::clone(&self.0.closed));
             let runtime = tokio::runtime::Handle::try_current().unwrap_or_else(|_| self.0.runtime.clone());
             Task(runtime.spawn(work).abort_handle())
         };
@@ -383,10 +354,7 @@ impl Connection {
     pub async fn domain_events(&self) -> Result<mpsc::Receiver<DomainEvent>, Error> {
         let runtime = tokio::runtime::Handle::try_current().unwrap_or_else(|_| self.0.runtime.clone());
         let closed = self.0.closed.subscribe();
-        self.0
-            .events
-            .listen(self.caller(Driver::Qemu), closed, &runtime)
-            .await
+        self.0.events.listen(self.caller(Driver::Qemu), closed, &runtime).await
     }
 
     /// The whole stack's state.
@@ -475,11 +443,7 @@ async fn keep_up(
             Source::Attached(control) => match control.channel_open(driver, read_only).await {
                 Ok((socket, token)) => match socket.into_owned() {
                     Some(socket) => Ok(Ok((socket, token))),
-                    None => Err(Error::new(
-                        Code::INTERNAL,
-                        Origin::RPC,
-                        "The broker sent no channel",
-                    )),
+                    None => Err(Error::new(Code::INTERNAL, Origin::RPC, "The broker sent no channel")),
                 },
                 Err(error) => Ok(Err(error.message)),
             },

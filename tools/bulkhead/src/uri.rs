@@ -39,17 +39,12 @@ impl Uri {
     /// # Errors
     /// Says what is wrong: the scheme, the driver, the path, the root.
     pub fn parse(text: &str) -> Result<Self, UriError> {
-        let wrong = |reason: String| UriError {
-            uri: text.to_owned(),
-            reason,
-        };
+        let wrong = |reason: String| UriError { uri: text.to_owned(), reason };
         let (scheme, rest) = text
             .split_once(':')
             .ok_or_else(|| wrong("it has no scheme; try 'qemu:///embed?root=/path'".to_owned()))?;
         if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_lowercase()) {
-            return Err(wrong(format!(
-                "the scheme '{scheme}' must consist of the letters a to z"
-            )));
+            return Err(wrong(format!("the scheme '{scheme}' must consist of the letters a to z")));
         }
         let driver = match scheme {
             "qemu" => Driver::Qemu,
@@ -59,35 +54,20 @@ impl Uri {
             "lock" => Driver::Lock,
             other => return Err(wrong(format!("there is no driver '{other}' that can be opened"))),
         };
-        let rest = rest
-            .strip_prefix("//")
-            .ok_or_else(|| wrong("'//' must follow the scheme".to_owned()))?;
+        let rest = rest.strip_prefix("//").ok_or_else(|| wrong("'//' must follow the scheme".to_owned()))?;
         let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if !host.is_empty() {
-            return Err(wrong(format!(
-                "host '{host}': only stacks of this machine can be opened"
-            )));
+            return Err(wrong(format!("host '{host}': only stacks of this machine can be opened")));
         }
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         match path {
             "/system" | "/session" if !query.is_empty() => {
                 Err(wrong(format!("'{query}' means nothing for this path")))
             }
-            "/system" => Ok(Self {
-                driver,
-                stack: Which::System,
-            }),
-            "/session" => Ok(Self {
-                driver,
-                stack: Which::Session,
-            }),
-            "/embed" => Ok(Self {
-                driver,
-                stack: Which::Embed(root(query).map_err(wrong)?),
-            }),
-            other => Err(wrong(format!(
-                "the path '{other}' must be /system, /session or /embed"
-            ))),
+            "/system" => Ok(Self { driver, stack: Which::System }),
+            "/session" => Ok(Self { driver, stack: Which::Session }),
+            "/embed" => Ok(Self { driver, stack: Which::Embed(root(query).map_err(wrong)?) }),
+            other => Err(wrong(format!("the path '{other}' must be /system, /session or /embed"))),
         }
     }
 }
@@ -144,14 +124,8 @@ mod tests {
         let stack = |text| Uri::parse(text).unwrap().stack;
         assert_eq!(stack("qemu:///system"), Which::System);
         assert_eq!(stack("qemu:///session"), Which::Session);
-        assert_eq!(
-            stack("qemu:///embed?root=/a%20b/100%"),
-            Which::Embed("/a b/100%".into())
-        );
-        assert_eq!(
-            Uri::parse("network:///embed?root=/r").unwrap().driver,
-            Driver::Network
-        );
+        assert_eq!(stack("qemu:///embed?root=/a%20b/100%"), Which::Embed("/a b/100%".into()));
+        assert_eq!(Uri::parse("network:///embed?root=/r").unwrap().driver, Driver::Network);
     }
 
     #[test]

@@ -23,15 +23,7 @@ struct Finding {
 }
 
 pub(crate) fn examine(output: &Output) -> Result<ExitCode> {
-    let findings = [
-        kernel(),
-        kvm(),
-        user_namespaces(),
-        landlock(),
-        seccomp(),
-        cgroups(),
-        emulators(),
-    ];
+    let findings = [kernel(), kvm(), user_namespaces(), landlock(), seccomp(), cgroups(), emulators()];
     if output.json {
         output.value(&findings)?;
     } else {
@@ -45,37 +37,23 @@ pub(crate) fn examine(output: &Output) -> Result<ExitCode> {
         }
     }
     let failed = findings.iter().any(|finding| finding.verdict == Verdict::Failure);
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn finding(what: &'static str, verdict: Verdict, text: impl Into<String>) -> Finding {
-    Finding {
-        what,
-        verdict,
-        text: text.into(),
-    }
+    Finding { what, verdict, text: text.into() }
 }
 
 fn kernel() -> Finding {
     let release = nix::sys::utsname::uname()
         .map(|name| name.release().to_string_lossy().into_owned())
         .unwrap_or_default();
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|part| part.parse::<u32>().ok());
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version >= (5, 13) {
         finding("kernel", Verdict::Ok, release)
     } else {
-        finding(
-            "kernel",
-            Verdict::Failure,
-            format!("{release} is older than 5.13; install a newer kernel"),
-        )
+        finding("kernel", Verdict::Failure, format!("{release} is older than 5.13; install a newer kernel"))
     }
 }
 
@@ -166,11 +144,7 @@ fn emulators() -> Finding {
     found.sort();
     found.dedup();
     if found.is_empty() {
-        finding(
-            "QEMU",
-            Verdict::Failure,
-            "no qemu-system-* in /usr/bin; install a qemu-system package",
-        )
+        finding("QEMU", Verdict::Failure, "no qemu-system-* in /usr/bin; install a qemu-system package")
     } else {
         finding("QEMU", Verdict::Ok, found.join(" "))
     }

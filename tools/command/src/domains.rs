@@ -68,11 +68,7 @@ pub(crate) async fn act(stack: &Connection, action: Action, output: &Output) -> 
             report(output, &domain, "undefined")
         }
         Action::List { all } => list(&domains, all, output).await,
-        Action::Start {
-            domain,
-            paused,
-            autodestroy,
-        } => {
+        Action::Start { domain, paused, autodestroy } => {
             let domain = find(&domains, &domain.domain).await?;
             let flags = u32::from(paused) | if autodestroy { 2 } else { 0 };
             let domain = domains.domain_create_with_flags(domain, flags).await?;
@@ -108,20 +104,11 @@ pub(crate) async fn act(stack: &Connection, action: Action, output: &Output) -> 
             domains.domain_resume(domain.clone()).await?;
             report(output, &domain, "resumed")
         }
-        Action::Dumpxml {
-            domain,
-            inactive,
-            secure,
-        } => {
+        Action::Dumpxml { domain, inactive, secure } => {
             let domain = find(&domains, &domain.domain).await?;
-            let xml = domains
-                .domain_get_xml_desc(domain, u32::from(secure) | if inactive { 2 } else { 0 })
-                .await?;
-            if output.json {
-                output.value(&json!({ "xml": xml }))
-            } else {
-                output.raw(xml.as_bytes())
-            }
+            let xml =
+                domains.domain_get_xml_desc(domain, u32::from(secure) | if inactive { 2 } else { 0 }).await?;
+            if output.json { output.value(&json!({ "xml": xml })) } else { output.raw(xml.as_bytes()) }
         }
         Action::Console { domain, device } => {
             let domain = find(&domains, &domain.domain).await?;
@@ -139,24 +126,16 @@ pub(crate) async fn act(stack: &Connection, action: Action, output: &Output) -> 
         Action::Events { count } => events(stack, count, output).await,
         Action::Autostart { domain, disable } => {
             let domain = find(&domains, &domain.domain).await?;
-            domains
-                .domain_set_autostart(domain.clone(), i32::from(!disable))
-                .await?;
+            domains.domain_set_autostart(domain.clone(), i32::from(!disable)).await?;
             report(
                 output,
                 &domain,
-                if disable {
-                    "not started with the stack"
-                } else {
-                    "started with the stack"
-                },
+                if disable { "not started with the stack" } else { "started with the stack" },
             )
         }
         Action::Argv { file } => {
             let xml = read_xml(&file)?;
-            let native = domains
-                .connect_domain_xml_to_native("qemu-argv".to_owned(), xml, 0)
-                .await?;
+            let native = domains.connect_domain_xml_to_native("qemu-argv".to_owned(), xml, 0).await?;
             output.line(&native)
         }
         other => bail!("{other:?} is no action on domains"),
@@ -184,21 +163,13 @@ async fn list(domains: &Client, all: bool, output: &Output) -> Result<()> {
             continue;
         };
         let label = state_label(state.state);
-        let id = if domain.id > 0 {
-            domain.id.to_string()
-        } else {
-            "-".to_owned()
-        };
+        let id = if domain.id > 0 { domain.id.to_string() } else { "-".to_owned() };
         values.push(
             json!({ "id": domain.id, "name": domain.name, "uuid": domain.uuid.to_string(), "state": label }),
         );
         rows.push(vec![id, domain.name, label.to_owned()]);
     }
-    if output.json {
-        output.value(&values)
-    } else {
-        output.table(&["Id", "Name", "State"], &rows)
-    }
+    if output.json { output.value(&values) } else { output.table(&["Id", "Name", "State"], &rows) }
 }
 
 async fn events(stack: &Connection, count: Option<u64>, output: &Output) -> Result<()> {
@@ -218,11 +189,7 @@ async fn events(stack: &Connection, count: Option<u64>, output: &Output) -> Resu
 
 fn describe(event: &DomainEvent) -> String {
     match event {
-        DomainEvent::Lifecycle {
-            domain,
-            event,
-            detail,
-        } => {
+        DomainEvent::Lifecycle { domain, event, detail } => {
             let names = [
                 "defined",
                 "undefined",
@@ -234,10 +201,7 @@ fn describe(event: &DomainEvent) -> String {
                 "pmsuspended",
                 "crashed",
             ];
-            let name = usize::try_from(*event)
-                .ok()
-                .and_then(|index| names.get(index))
-                .unwrap_or(&"unknown");
+            let name = usize::try_from(*event).ok().and_then(|index| names.get(index)).unwrap_or(&"unknown");
             format!("lifecycle: domain '{}' {name} ({detail})", domain.name)
         }
         DomainEvent::Reboot { domain } => format!("reboot: domain '{}'", domain.name),

@@ -22,10 +22,7 @@ pub(crate) async fn embed(options: &Options, command: &[String]) -> Result<ExitC
                     .with_context(|| program)
             })
             .await??;
-            status
-                .code()
-                .and_then(|code| u8::try_from(code).ok())
-                .unwrap_or(1)
+            status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
         }
         None => {
             output::complain("the stack is open until end of input");

@@ -14,13 +14,7 @@ pub(crate) struct Options {
     #[arg(long, global = true, value_name = "DIR", conflicts_with = "connect")]
     pub(crate) root: Option<PathBuf>,
     /// Folder of the drivers' programs
-    #[arg(
-        long,
-        global = true,
-        env = "BULKHEAD_LIBEXEC",
-        value_name = "DIR",
-        hide = true
-    )]
+    #[arg(long, global = true, env = "BULKHEAD_LIBEXEC", value_name = "DIR", hide = true)]
     pub(crate) libexec: Option<PathBuf>,
     /// Answers for programs, as JSON
     #[arg(long, global = true)]

@@ -45,10 +45,7 @@ impl Output {
             let mut line = String::new();
             for (width, cell) in widths.iter().zip(row) {
                 line.push_str(cell);
-                line.extend(std::iter::repeat_n(
-                    ' ',
-                    width.saturating_sub(cell.chars().count()) + 2,
-                ));
+                line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count()) + 2));
             }
             self.line(line.trim_end())?;
         }

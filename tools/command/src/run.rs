@@ -27,10 +27,9 @@ pub(crate) async fn run(
         _ => None,
     };
     let uri = match &temporary {
-        Some(folder) => format!(
-            "qemu:///embed?root={}",
-            output::percent_encode(&folder.display().to_string())
-        ),
+        Some(folder) => {
+            format!("qemu:///embed?root={}", output::percent_encode(&folder.display().to_string()))
+        }
         None => uri(options)?,
     };
     let stack = open_own(options, &uri).await?;

@@ -25,31 +25,17 @@ fn lines(status: &StackStatus) -> Vec<String> {
     let count = status.drivers.len();
     for (index, driver) in status.drivers.iter().enumerate() {
         let last = index + 1 == count;
-        lines.push(format!(
-            "{} {}",
-            if last { "└─" } else { "├─" },
-            driver_line(driver)
-        ));
+        lines.push(format!("{} {}", if last { "└─" } else { "├─" }, driver_line(driver)));
         let stem = if last { "   " } else { "│  " };
         let confinement = driver.confinement.join(", ");
         if !confinement.is_empty() {
             lines.push(format!("{stem}   in force: {confinement}"));
         }
-        lines.extend(
-            driver
-                .confinement_missing
-                .iter()
-                .map(|missing| format!("{stem}   missing: {missing}")),
-        );
+        lines.extend(driver.confinement_missing.iter().map(|missing| format!("{stem}   missing: {missing}")));
         if let Some(reason) = &driver.reason {
             lines.push(format!("{stem}   last end: {reason}"));
         }
-        lines.extend(
-            driver
-                .set_aside
-                .iter()
-                .map(|object| format!("{stem}   set aside: {object}")),
-        );
+        lines.extend(driver.set_aside.iter().map(|object| format!("{stem}   set aside: {object}")));
         lines.extend(driver.busy.iter().map(|busy| {
             format!(
                 "{stem}   {}: {} for {} ms, {} waiting",

@@ -176,10 +176,7 @@ pub const fn fingerprint(text: &str, seed: u64) -> u64 {
 
 /// The revision of the whole private wire: all tables and all types in them.
 pub const REVISION: u64 = {
-    let mut hash = fingerprint(
-        concat!("bulkhead ", env!("CARGO_PKG_VERSION")),
-        0xcbf2_9ce4_8422_2325,
-    );
+    let mut hash = fingerprint(concat!("bulkhead ", env!("CARGO_PKG_VERSION")), 0xcbf2_9ce4_8422_2325);
     hash = fingerprint(domain::TEXT, hash);
     hash = fingerprint(network::TEXT, hash);
     hash = fingerprint(log::TEXT, hash);
@@ -332,11 +329,7 @@ mod tests {
         for (driver, calls) in TABLES {
             let mut operations = std::collections::HashSet::new();
             for call in *calls {
-                assert!(
-                    operations.insert(call.operation),
-                    "{driver}: {} shares its number",
-                    call.name
-                );
+                assert!(operations.insert(call.operation), "{driver}: {} shares its number", call.name);
                 assert_eq!(call.driver, *driver);
                 if let Some(number) = call.remote {
                     assert!(remote.insert(number), "libvirt procedure {number} stands twice");

@@ -25,12 +25,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            used: 0,
-            mode: Bytes::Numbers,
-            descriptors: 0,
-        }
+        Self { bytes, used: 0, mode: Bytes::Numbers, descriptors: 0 }
     }
 
     pub(super) fn used(&self) -> usize {
@@ -43,10 +38,7 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], XdrError> {
         let end = self.used.saturating_add(count);
-        let taken = self
-            .bytes
-            .get(self.used..end)
-            .ok_or(XdrError::Truncated(self.bytes.len()))?;
+        let taken = self.bytes.get(self.used..end).ok_or(XdrError::Truncated(self.bytes.len()))?;
         self.used = end;
         Ok(taken)
     }
@@ -116,10 +108,7 @@ impl<'de> SeqAccess<'de> for Elements<'de, '_> {
 
 impl<'de> Reader<'de> {
     fn elements<V: Visitor<'de>>(&mut self, count: usize, visitor: V) -> Result<V::Value, XdrError> {
-        visitor.visit_seq(Elements {
-            reader: self,
-            left: count,
-        })
+        visitor.visit_seq(Elements { reader: self, left: count })
     }
 }
 
@@ -215,11 +204,7 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, XdrError> {
-        if self.flag("flag of an optional value")? {
-            visitor.visit_some(self)
-        } else {
-            visitor.visit_none()
-        }
+        if self.flag("flag of an optional value")? { visitor.visit_some(self) } else { visitor.visit_none() }
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, XdrError> {

@@ -15,11 +15,7 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, XdrError> {
 }
 
 fn web() -> DomainRef {
-    DomainRef {
-        name: "web".to_owned(),
-        uuid: Uuid([7; 16]),
-        id: -1,
-    }
+    DomainRef { name: "web".to_owned(), uuid: Uuid([7; 16]), id: -1 }
 }
 
 #[test]
@@ -33,13 +29,7 @@ fn a_domain_is_its_name_padded_its_uuid_and_its_number() {
 
 #[test]
 fn narrow_numbers_take_four_bytes_and_must_fit() {
-    let info = DomainInfo {
-        state: 5,
-        max_memory_kib: 1 << 40,
-        memory_kib: 2,
-        vcpus: 3,
-        cpu_time_ns: 4,
-    };
+    let info = DomainInfo { state: 5, max_memory_kib: 1 << 40, memory_kib: 2, vcpus: 3, cpu_time_ns: 4 };
     let encoded = bytes(&info);
     assert_eq!(encoded.len(), 4 + 8 + 8 + 4 + 8);
     assert_eq!(read(&encoded), Ok(info));
@@ -52,20 +42,14 @@ fn optional_values_lists_and_truth_are_a_word_first() {
     assert_eq!(bytes(&None::<String>), [0; 4]);
     assert_eq!(bytes(&Some("ab".to_owned())), b"\0\0\0\x01\0\0\0\x02ab\0\0");
     assert_eq!(bytes(&vec![true, false]), [0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0]);
-    let wrong = XdrError::Value {
-        what: "flag of an optional value",
-        value: 2,
-    };
+    let wrong = XdrError::Value { what: "flag of an optional value", value: 2 };
     assert_eq!(read::<Option<u32>>(&[0, 0, 0, 2, 0, 0, 0, 0]), Err(wrong));
 }
 
 #[test]
 fn what_libvirts_peers_overlook_is_overlooked() {
     // Padding that is not zero, text behind a zero byte, bytes that follow.
-    assert_eq!(
-        decode::<String>(b"\0\0\0\x03a\0bX____", Vec::new()),
-        Ok(("a".to_owned(), 8))
-    );
+    assert_eq!(decode::<String>(b"\0\0\0\x03a\0bX____", Vec::new()), Ok(("a".to_owned(), 8)));
 }
 
 #[test]
@@ -76,10 +60,7 @@ fn bounds_hold_before_anything_is_read() {
     assert!(matches!(read::<Vec<u32>>(&many), Err(XdrError::TooLong { .. })));
     // A list of things without bytes can't be counted up for nothing.
     assert_eq!(read::<Vec<()>>(&[0, 0, 0, 9]), Err(XdrError::Truncated(4)));
-    assert!(matches!(
-        encode(&vec![0u32; LIST_MAX + 1]),
-        Err(XdrError::TooLong { .. })
-    ));
+    assert!(matches!(encode(&vec![0u32; LIST_MAX + 1]), Err(XdrError::TooLong { .. })));
     assert_eq!(read::<String>(b"\0\0\0\x02a"), Err(XdrError::Truncated(5)));
     assert_eq!(read::<String>(b"\0\0\0\x01\xff\0\0\0"), Err(XdrError::Text));
 }
@@ -91,15 +72,9 @@ enum Choice {
 
 #[test]
 fn types_without_a_form_are_refused() {
-    assert_eq!(
-        encode(&Choice::One).unwrap_err(),
-        XdrError::Unsupported("an enum")
-    );
+    assert_eq!(encode(&Choice::One).unwrap_err(), XdrError::Unsupported("an enum"));
     assert_eq!(read::<Choice>(&[0; 4]), Err(XdrError::Unsupported("an enum")));
-    assert_eq!(
-        encode(&BTreeMap::<u32, u32>::new()).unwrap_err(),
-        XdrError::Unsupported("a map")
-    );
+    assert_eq!(encode(&BTreeMap::<u32, u32>::new()).unwrap_err(), XdrError::Unsupported("a map"));
 }
 
 #[test]
@@ -107,20 +82,14 @@ fn descriptors_travel_beside_the_bytes() {
     let open = || Descriptor::new(std::fs::File::open("/dev/null").unwrap().into());
     let (encoded, files) = encode(&open()).unwrap();
     assert_eq!((encoded.len(), files.len()), (0, 1));
-    let picture = Stream {
-        mime: Some("image/png".to_owned()),
-        file: open(),
-    };
+    let picture = Stream { mime: Some("image/png".to_owned()), file: open() };
     let (encoded, files) = encode(&(picture, open())).unwrap();
     assert_eq!(encoded, b"\0\0\0\x01\0\0\0\x09image/png\0\0\0");
     let numbers: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
     let ((picture, other), _): ((Stream, Descriptor), usize) = decode(&encoded, files).unwrap();
     let came = [picture.file, other].map(|file| file.into_owned().unwrap().as_raw_fd());
     assert_eq!(numbers, came);
-    assert!(matches!(
-        decode::<Descriptor>(&[], Vec::new()),
-        Err(XdrError::Custom(_))
-    ));
+    assert!(matches!(decode::<Descriptor>(&[], Vec::new()), Err(XdrError::Custom(_))));
     let spare = vec![std::fs::File::open("/dev/null").unwrap().into()];
     let refused = decode::<u32>(&[0; 4], spare);
     assert_eq!(refused, Err(XdrError::Descriptors { taken: 0, carried: 1 }));

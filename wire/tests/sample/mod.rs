@@ -209,10 +209,7 @@ impl<'de> Deserializer<'de> for &mut Sampler {
 /// # Errors
 /// The type has no variant of that number.
 pub(crate) fn sample<T: de::DeserializeOwned>(variant: u32) -> Result<(T, Vec<String>), NoSample> {
-    let mut sampler = Sampler {
-        variant,
-        ..Sampler::default()
-    };
+    let mut sampler = Sampler { variant, ..Sampler::default() };
     let files = (0..8).map(|_| std::fs::File::open("/dev/null").unwrap().into());
     let (value, _) = bulkhead_wire::descriptor::supplying(files.collect(), || T::deserialize(&mut sampler));
     value.map(|value| (value, sampler.asked))

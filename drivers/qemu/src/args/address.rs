@@ -49,11 +49,7 @@ impl Builder<'_> {
         let function = number_attr(address, "function")?.unwrap_or(0);
         properties.set("bus", self.pci_bus(bus)?);
         properties.set_some("multifunction", switch(address, "multifunction"));
-        let place = if function == 0 {
-            format!("{slot:#x}")
-        } else {
-            format!("{slot:#x}.{function:#x}")
-        };
+        let place = if function == 0 { format!("{slot:#x}") } else { format!("{slot:#x}.{function:#x}") };
         properties.set("addr", place);
         if let Some(acpi) = device.child("acpi") {
             properties.set_some("acpi-index", number_attr(acpi, "index")?);
@@ -124,10 +120,5 @@ pub(crate) fn devno(address: &Element) -> Result<String, Error> {
         attr(address, name)?;
         Ok::<_, Error>(number_attr(address, name)?.unwrap_or(0))
     };
-    Ok(format!(
-        "{:x}.{:x}.{:04x}",
-        part("cssid")?,
-        part("ssid")?,
-        part("devno")?
-    ))
+    Ok(format!("{:x}.{:x}.{:04x}", part("cssid")?, part("ssid")?, part("devno")?))
 }

@@ -20,10 +20,8 @@ pub fn assign(root: &mut Element) {
     };
     let mut next = Counters::of(devices);
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
-    let mut serial = devices
-        .child("serial")
-        .and_then(|first| first.path_attr("alias", "name"))
-        .map(str::to_owned);
+    let mut serial =
+        devices.child("serial").and_then(|first| first.path_attr("alias", "name")).map(str::to_owned);
     for device in devices.elements_mut() {
         let place = seen.entry(device.name.clone()).or_default();
         let number = *place;
@@ -57,9 +55,7 @@ fn insert(device: &mut Element, alias: &str) {
         .iter()
         .position(|node| matches!(node, bulkhead_xml::Node::Element(child) if child.name == "address"))
         .unwrap_or(device.children.len());
-    device
-        .children
-        .insert(place, bulkhead_xml::Node::Element(element));
+    device.children.insert(place, bulkhead_xml::Node::Element(element));
 }
 
 struct Guest {
@@ -75,10 +71,7 @@ impl Guest {
         let x86 = matches!(arch, "x86_64" | "i686");
         // The boards of 32-bit ARM have one bus that bears no number.
         let numbered_root = !arch.starts_with("arm") && arch != "aarch64" || is_family(machine, "virt");
-        Self {
-            q35: x86 && is_family(machine, "q35"),
-            numbered_root,
-        }
+        Self { q35: x86 && is_family(machine, "q35"), numbered_root }
     }
 }
 
@@ -88,10 +81,7 @@ struct Counters(BTreeMap<String, u64>);
 impl Counters {
     fn of(devices: &Element) -> Self {
         let mut counters = Self(BTreeMap::new());
-        for alias in devices
-            .elements()
-            .filter_map(|device| device.path_attr("alias", "name"))
-        {
+        for alias in devices.elements().filter_map(|device| device.path_attr("alias", "name")) {
             let prefix = alias.trim_end_matches(|letter: char| letter.is_ascii_digit());
             if let Ok(number) = alias[prefix.len()..].parse::<u64>() {
                 let next = counters.0.entry(prefix.to_owned()).or_default();
@@ -177,9 +167,7 @@ pub(crate) fn disk_index(name: &str) -> Option<u64> {
     }
     letters
         .bytes()
-        .try_fold(0_u64, |sum, letter| {
-            sum.checked_mul(26)?.checked_add(u64::from(letter - b'a') + 1)
-        })
+        .try_fold(0_u64, |sum, letter| sum.checked_mul(26)?.checked_add(u64::from(letter - b'a') + 1))
         .map(|sum| sum - 1)
 }
 
@@ -206,12 +194,7 @@ mod tests {
         let text = format!(
             "<domain><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os><devices>{devices}</devices></domain>"
         );
-        bulkhead_xml::parse(
-            text.as_bytes(),
-            bulkhead_xml::Limits::default(),
-            "domain/metadata",
-        )
-        .unwrap()
+        bulkhead_xml::parse(text.as_bytes(), bulkhead_xml::Limits::default(), "domain/metadata").unwrap()
     }
 
     fn aliases(devices: &str) -> Vec<String> {
@@ -277,9 +260,6 @@ mod tests {
         let mut root = domain("<rng><address type='pci'/></rng>");
         assign(&mut root);
         let rng = root.at("devices/rng").unwrap();
-        assert_eq!(
-            rng.elements().map(|e| e.name.as_str()).collect::<Vec<_>>(),
-            ["alias", "address"]
-        );
+        assert_eq!(rng.elements().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["alias", "address"]);
     }
 }

@@ -97,18 +97,15 @@ fn machine(builder: &mut Builder<'_>) -> Result<(), Error> {
 }
 
 fn thread_pool(element: &Element, object: &mut Object) -> Result<(), Error> {
-    for (attribute, property) in [
-        ("thread_pool_min", "thread-pool-min"),
-        ("thread_pool_max", "thread-pool-max"),
-    ] {
+    for (attribute, property) in
+        [("thread_pool_min", "thread-pool-min"), ("thread_pool_max", "thread-pool-max")]
+    {
         object.set_some(property, number_attr(element, attribute)?);
     }
     if let Some(poll) = element.child("poll") {
-        for (attribute, property) in [
-            ("max", "poll-max-ns"),
-            ("grow", "poll-grow"),
-            ("shrink", "poll-shrink"),
-        ] {
+        for (attribute, property) in
+            [("max", "poll-max-ns"), ("grow", "poll-grow"), ("shrink", "poll-shrink")]
+        {
             object.set_some(property, number_attr(poll, attribute)?);
         }
     }
@@ -117,11 +114,7 @@ fn thread_pool(element: &Element, object: &mut Object) -> Result<(), Error> {
 
 fn io_threads(builder: &mut Builder<'_>) -> Result<(), Error> {
     let root = builder.root;
-    let thread = |id: u64| {
-        Object::new()
-            .with("qom-type", "iothread")
-            .with("id", format!("iothread{id}"))
-    };
+    let thread = |id: u64| Object::new().with("qom-type", "iothread").with("id", format!("iothread{id}"));
     match root.child("iothreadids") {
         Some(ids) => {
             for one in ids.all("iothread") {
@@ -144,9 +137,7 @@ fn io_threads(builder: &mut Builder<'_>) -> Result<(), Error> {
         }
     }
     if let Some(default) = root.child("defaultiothread") {
-        let mut object = Object::new()
-            .with("qom-type", "main-loop")
-            .with("id", "main-loop");
+        let mut object = Object::new().with("qom-type", "main-loop").with("id", "main-loop");
         thread_pool(default, &mut object)?;
         builder.object(&object);
     }
@@ -162,9 +153,8 @@ fn throttle_groups(builder: &mut Builder<'_>) -> Result<(), Error> {
         .flat_map(|groups| groups.all("throttlegroup"))
         .collect();
     for group in groups {
-        let name = group
-            .child_text("group_name")
-            .ok_or_else(|| invalid("<throttlegroup> has no <group_name>"))?;
+        let name =
+            group.child_text("group_name").ok_or_else(|| invalid("<throttlegroup> has no <group_name>"))?;
         let limit = |element: &str| group.child(element).map(super::builder::number_text).transpose();
         let mut limits = Object::new();
         for (element, property) in [("bytes", "bps"), ("iops", "iops")] {
@@ -198,9 +188,7 @@ fn throttle_groups(builder: &mut Builder<'_>) -> Result<(), Error> {
 /// Identity, monitor, clock, boot.
 fn platform(builder: &mut Builder<'_>) -> Result<(), Error> {
     let root = builder.root;
-    let uuid = root
-        .child_text("uuid")
-        .ok_or_else(|| invalid("The definition has no <uuid>"))?;
+    let uuid = root.child_text("uuid").ok_or_else(|| invalid("The definition has no <uuid>"))?;
     let uuid = root.child_text("hwuuid").unwrap_or(uuid);
     builder.option("-uuid", KeyValues::new(&uuid))?;
     builder.smbios()?;
@@ -209,10 +197,7 @@ fn platform(builder: &mut Builder<'_>) -> Result<(), Error> {
         builder.option("-display", KeyValues::new("none"))?;
     }
     if let Some(id) = root.child("genid") {
-        let object = Object::new()
-            .with("driver", "vmgenid")
-            .with("guid", id.text())
-            .with("id", "vmgenid0");
+        let object = Object::new().with("driver", "vmgenid").with("guid", id.text()).with("id", "vmgenid0");
         builder.device(&object);
     }
     builder.flag("-no-user-config");
@@ -237,10 +222,8 @@ fn monitor(builder: &mut Builder<'_>) -> Result<(), Error> {
     }
     list.switch("server", true).switch("wait", false);
     builder.option("-chardev", list)?;
-    let list = KeyValues::empty()
-        .with("chardev", "charmonitor")
-        .with("id", "monitor")
-        .with("mode", "control");
+    let list =
+        KeyValues::empty().with("chardev", "charmonitor").with("id", "monitor").with("mode", "control");
     builder.option("-mon", list)
 }
 
@@ -301,10 +284,7 @@ fn reservations(builder: &mut Builder<'_>) {
 /// What comes after the devices, and devices that come late.
 fn rest(builder: &mut Builder<'_>) -> Result<(), Error> {
     let root = builder.root;
-    if root
-        .at("features/vmcoreinfo")
-        .is_some_and(|feature| switch(feature, "state") == Some(true))
-    {
+    if root.at("features/vmcoreinfo").is_some_and(|feature| switch(feature, "state") == Some(true)) {
         builder.device(&Object::new().with("driver", "vmcoreinfo"));
     }
     for part in root.elements().filter(|part| is_passthrough(part, "commandline")) {
@@ -323,10 +303,7 @@ fn rest(builder: &mut Builder<'_>) -> Result<(), Error> {
     each(builder, "vsock", device::vsock::args::build)?;
     each(builder, "crypto", device::crypto::args::build)?;
     each(builder, "pstore", device::pstore::args::build)?;
-    if let Some(on) = root
-        .at("features/async-teardown")
-        .and_then(|feature| switch(feature, "enabled"))
-    {
+    if let Some(on) = root.at("features/async-teardown").and_then(|feature| switch(feature, "enabled")) {
         if builder.capabilities.at_least(8, 1) {
             let mut list = KeyValues::empty();
             list.switch("async-teardown", on);
@@ -363,27 +340,17 @@ fn environment(builder: &Builder<'_>) -> Vec<(String, String)> {
         variables.push(("TZ".to_owned(), zone.to_owned()));
     }
     variables.extend(device::audio::args::environment(builder));
-    for graphics in builder
-        .devices("graphics")
-        .filter(|one| one.attr("type") == Some("sdl"))
-    {
+    for graphics in builder.devices("graphics").filter(|one| one.attr("type") == Some("sdl")) {
         for (attribute, name) in [("xauth", "XAUTHORITY"), ("display", "DISPLAY")] {
             if let Some(value) = graphics.attr(attribute) {
                 variables.push((name.to_owned(), value.to_owned()));
             }
         }
     }
-    for part in builder
-        .root
-        .elements()
-        .filter(|part| is_passthrough(part, "commandline"))
-    {
+    for part in builder.root.elements().filter(|part| is_passthrough(part, "commandline")) {
         for variable in part.elements().filter(|variable| is_passthrough(variable, "env")) {
             if let Some(name) = variable.attr("name") {
-                variables.push((
-                    name.to_owned(),
-                    variable.attr("value").unwrap_or_default().to_owned(),
-                ));
+                variables.push((name.to_owned(), variable.attr("value").unwrap_or_default().to_owned()));
             }
         }
     }

@@ -17,10 +17,9 @@ impl BootOrder {
             return Ok(order);
         };
         for device in devices.elements() {
-            if let (Some(text), Some(alias)) = (
-                device.path_attr("boot", "order"),
-                device.path_attr("alias", "name"),
-            ) {
+            if let (Some(text), Some(alias)) =
+                (device.path_attr("boot", "order"), device.path_attr("alias", "name"))
+            {
                 let index = number(text)
                     .ok_or_else(|| invalid(format!("Boot order of {alias} is not a number: '{text}'")))?;
                 order.0.insert(alias.to_owned(), index);
@@ -33,12 +32,8 @@ impl BootOrder {
                 Some("hd") => devices
                     .all("disk")
                     .find(|disk| matches!(disk.attr("device"), None | Some("disk" | "lun"))),
-                Some("cdrom") => devices
-                    .all("disk")
-                    .find(|disk| disk.attr("device") == Some("cdrom")),
-                Some("fd") => devices
-                    .all("disk")
-                    .find(|disk| disk.attr("device") == Some("floppy")),
+                Some("cdrom") => devices.all("disk").find(|disk| disk.attr("device") == Some("cdrom")),
+                Some("fd") => devices.all("disk").find(|disk| disk.attr("device") == Some("floppy")),
                 _ => None,
             };
             if let Some(alias) = first.and_then(|device| device.path_attr("alias", "name")) {

@@ -35,9 +35,7 @@ impl<'a> Builder<'a> {
         capabilities: &'a Capabilities,
         paths: &'a Paths,
     ) -> Result<Self, Error> {
-        let kind = root
-            .at("os/type")
-            .ok_or_else(|| invalid("The definition has no <os><type>"))?;
+        let kind = root.at("os/type").ok_or_else(|| invalid("The definition has no <os><type>"))?;
         Ok(Self {
             root,
             capabilities,
@@ -84,10 +82,7 @@ impl<'a> Builder<'a> {
 
     /// All devices of one name.
     pub(crate) fn devices(&self, name: &'a str) -> impl DoubleEndedIterator<Item = &'a Element> + use<'a> {
-        self.root
-            .child("devices")
-            .into_iter()
-            .flat_map(move |devices| devices.all(name))
+        self.root.child("devices").into_iter().flat_map(move |devices| devices.all(name))
     }
 
     /// Refuses what needs a device's property that this QEMU's device lacks.
@@ -158,10 +153,7 @@ impl<'a> Builder<'a> {
         let number = self.descriptor(purpose);
         let set = self.sets;
         self.sets += 1;
-        let list = KeyValues::empty()
-            .with("set", set)
-            .with("fd", number)
-            .with("opaque", name);
+        let list = KeyValues::empty().with("set", set).with("fd", number).with("opaque", name);
         self.option("-add-fd", list)?;
         Ok(format!("/dev/fdset/{set}"))
     }
@@ -170,17 +162,11 @@ impl<'a> Builder<'a> {
     pub(crate) fn secret(&mut self, id: &str) {
         let object = Object::new().with("qom-type", "secret").with("id", id);
         let object = if self.launches() {
-            let number = self.descriptor(Purpose::Secret {
-                object: id.to_owned(),
-            });
+            let number = self.descriptor(Purpose::Secret { object: id.to_owned() });
             object.with("file", format!("/proc/self/fd/{number}"))
         } else {
             // Stock prints the value under the master key's encryption.
-            object
-                .with("data", "")
-                .with("keyid", "masterKey0")
-                .with("iv", "")
-                .with("format", "base64")
+            object.with("data", "").with("keyid", "masterKey0").with("iv", "").with("format", "base64")
         };
         self.object(&object);
     }
@@ -200,10 +186,7 @@ impl<'a> Builder<'a> {
 
 /// Whether a machine type is a family's short name or one of its versions.
 pub(crate) fn is_family(machine: &str, family: &str) -> bool {
-    let machine = machine
-        .strip_prefix("pc-")
-        .filter(|_| family == "q35")
-        .unwrap_or(machine);
+    let machine = machine.strip_prefix("pc-").filter(|_| family == "q35").unwrap_or(machine);
     machine == family
         || machine
             .strip_prefix(family)
@@ -223,16 +206,12 @@ pub(crate) fn unsupported(message: impl Into<String>) -> Error {
 
 /// An attribute that must be there.
 pub(crate) fn attr<'a>(element: &'a Element, name: &str) -> Result<&'a str, Error> {
-    element
-        .attr(name)
-        .ok_or_else(|| invalid(format!("<{}> has no attribute {name}", element.name)))
+    element.attr(name).ok_or_else(|| invalid(format!("<{}> has no attribute {name}", element.name)))
 }
 
 /// The device's alias.
 pub(crate) fn alias(element: &Element) -> Result<&str, Error> {
-    element
-        .path_attr("alias", "name")
-        .ok_or_else(|| invalid(format!("<{}> has no alias", element.name)))
+    element.path_attr("alias", "name").ok_or_else(|| invalid(format!("<{}> has no alias", element.name)))
 }
 
 /// Whether a switch's value means on.
@@ -264,10 +243,7 @@ pub(crate) fn number_attr(element: &Element, name: &str) -> Result<Option<u64>, 
         .attr(name)
         .map(|text| {
             number(text).ok_or_else(|| {
-                invalid(format!(
-                    "Attribute {name} of <{}> is not a number: '{text}'",
-                    element.name
-                ))
+                invalid(format!("Attribute {name} of <{}> is not a number: '{text}'", element.name))
             })
         })
         .transpose()
@@ -292,15 +268,10 @@ pub(crate) fn bytes(element: &Element, value: u64) -> Result<u64, Error> {
         "T" | "TiB" => 1 << 40,
         "P" | "PiB" => 1 << 50,
         unit => {
-            return Err(invalid(format!(
-                "<{}> has an unknown unit '{unit}'",
-                element.name
-            )));
+            return Err(invalid(format!("<{}> has an unknown unit '{unit}'", element.name)));
         }
     };
-    value
-        .checked_mul(factor)
-        .ok_or_else(|| invalid(format!("The size in <{}> is too large", element.name)))
+    value.checked_mul(factor).ok_or_else(|| invalid(format!("The size in <{}> is too large", element.name)))
 }
 
 /// The size in an element's text, in bytes.

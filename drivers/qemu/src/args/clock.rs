@@ -14,18 +14,13 @@ impl Builder<'_> {
         let base = match clock.attr("offset") {
             Some("localtime" | "timezone") => "localtime".to_owned(),
             Some("variable") => {
-                let adjustment = clock
-                    .attr("adjustment")
-                    .and_then(|text| text.parse::<i64>().ok())
-                    .unwrap_or(0);
+                let adjustment =
+                    clock.attr("adjustment").and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
                 date(self.paths.now.saturating_add(adjustment))
             }
-            Some("absolute") => date(
-                clock
-                    .attr("start")
-                    .and_then(|text| text.parse::<i64>().ok())
-                    .unwrap_or(0),
-            ),
+            Some("absolute") => {
+                date(clock.attr("start").and_then(|text| text.parse::<i64>().ok()).unwrap_or(0))
+            }
             _ => "utc".to_owned(),
         };
         let mut list = KeyValues::empty();
@@ -68,14 +63,8 @@ impl Builder<'_> {
             return Ok(());
         };
         let part = if self.is_q35() { "ICH9-LPC" } else { "PIIX4_PM" };
-        for (element, property) in [
-            ("suspend-to-mem", "disable_s3"),
-            ("suspend-to-disk", "disable_s4"),
-        ] {
-            if let Some(enabled) = management
-                .child(element)
-                .and_then(|state| switch(state, "enabled"))
-            {
+        for (element, property) in [("suspend-to-mem", "disable_s3"), ("suspend-to-disk", "disable_s4")] {
+            if let Some(enabled) = management.child(element).and_then(|state| switch(state, "enabled")) {
                 let list = KeyValues::empty().with(&format!("{part}.{property}"), i32::from(!enabled));
                 self.option("-global", list)?;
             }
@@ -85,9 +74,7 @@ impl Builder<'_> {
 
     /// PCI hotplug at the root, where the definition says something of it.
     pub(crate) fn root_hotplug(&mut self) -> Result<(), Error> {
-        let root = self
-            .devices("controller")
-            .find(|controller| controller.attr("model") == Some("pci-root"));
+        let root = self.devices("controller").find(|controller| controller.attr("model") == Some("pci-root"));
         let Some(on) = root
             .and_then(|root| root.child("target"))
             .and_then(|target| switch(target, "hotplug"))
@@ -111,17 +98,9 @@ fn date(seconds: i64) -> String {
     let of_year = day - (365 * year + year / 4 - year / 100);
     let month = (5 * of_year + 2) / 153;
     let of_month = of_year - (153 * month + 2) / 5 + 1;
-    let (year, month) = if month < 10 {
-        (year + era * 400, month + 3)
-    } else {
-        (year + era * 400 + 1, month - 9)
-    };
-    format!(
-        "{year:04}-{month:02}-{of_month:02}T{:02}:{:02}:{:02}",
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    )
+    let (year, month) =
+        if month < 10 { (year + era * 400, month + 3) } else { (year + era * 400 + 1, month - 9) };
+    format!("{year:04}-{month:02}-{of_month:02}T{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
 #[cfg(test)]

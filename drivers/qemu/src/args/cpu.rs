@@ -22,10 +22,7 @@ impl Builder<'_> {
         self.clock_features(&mut rest);
         self.feature_flags(&mut rest)?;
         self.hyperv(&mut rest)?;
-        if self
-            .devices("panic")
-            .any(|panic| panic.attr("model") == Some("hyperv"))
-        {
+        if self.devices("panic").any(|panic| panic.attr("model") == Some("hyperv")) {
             rest.word("hv-crash");
         }
         self.kvm_features(&mut rest);
@@ -48,10 +45,7 @@ impl Builder<'_> {
         let wanted = self.machine().and_then(|machine| machine.default_cpu.as_deref());
         wanted
             .and_then(|wanted| {
-                self.capabilities
-                    .cpus
-                    .iter()
-                    .find(|cpu| cpu.type_name == wanted || cpu.name == wanted)
+                self.capabilities.cpus.iter().find(|cpu| cpu.type_name == wanted || cpu.name == wanted)
             })
             .map(|cpu| cpu.name.as_str())
             .ok_or_else(|| {
@@ -105,9 +99,7 @@ impl Builder<'_> {
             }
             // The name becomes a key, which nothing could escape.
             if name.is_empty()
-                || !name
-                    .bytes()
-                    .all(|letter| letter.is_ascii_alphanumeric() || b"_-.".contains(&letter))
+                || !name.bytes().all(|letter| letter.is_ascii_alphanumeric() || b"_-.".contains(&letter))
             {
                 return Err(invalid(format!("'{name}' can't be the name of a CPU feature")));
             }
@@ -173,12 +165,7 @@ impl Builder<'_> {
 
     /// Clocks that are CPU features.
     fn clock_features(&self, list: &mut KeyValues) {
-        for timer in self
-            .root
-            .child("clock")
-            .into_iter()
-            .flat_map(|clock| clock.all("timer"))
-        {
+        for timer in self.root.child("clock").into_iter().flat_map(|clock| clock.all("timer")) {
             let present = switch(timer, "present");
             match timer.attr("name") {
                 Some("kvmclock") => {
@@ -211,10 +198,7 @@ impl Builder<'_> {
         if let Some(on) = features.child("apic").and_then(|apic| switch(apic, "eoi")) {
             list.switch("kvm-pv-eoi", on);
         }
-        if let Some(on) = features
-            .child("pvspinlock")
-            .and_then(|lock| switch(lock, "state"))
-        {
+        if let Some(on) = features.child("pvspinlock").and_then(|lock| switch(lock, "state")) {
             list.switch("kvm-pv-unhalt", on);
         }
         if let Some(on) = features.child("pmu").and_then(|pmu| switch(pmu, "state")) {
@@ -230,10 +214,7 @@ impl Builder<'_> {
         if hyperv.attr("mode") == Some("passthrough") {
             list.switch("hv-passthrough", true);
         }
-        for feature in hyperv
-            .elements()
-            .filter(|feature| feature.attr("state").is_some_and(is_on))
-        {
+        for feature in hyperv.elements().filter(|feature| feature.attr("state").is_some_and(is_on)) {
             let name = feature.name.replace('_', "-");
             match feature.name.as_str() {
                 "spinlocks" => {
@@ -279,17 +260,11 @@ impl Builder<'_> {
     pub(crate) fn smp(&mut self) -> Result<(), Error> {
         let vcpu = self.root.child("vcpu");
         let most = vcpu.map(number_text).transpose()?.unwrap_or(1);
-        let explicit = self.root.child("vcpus").map(|vcpus| {
-            vcpus
-                .all("vcpu")
-                .filter(|one| one.attr("enabled") == Some("yes"))
-                .count()
-        });
-        let now = match vcpu
-            .map(|vcpu| number_attr(vcpu, "current"))
-            .transpose()?
-            .flatten()
-        {
+        let explicit = self
+            .root
+            .child("vcpus")
+            .map(|vcpus| vcpus.all("vcpu").filter(|one| one.attr("enabled") == Some("yes")).count());
+        let now = match vcpu.map(|vcpu| number_attr(vcpu, "current")).transpose()?.flatten() {
             Some(current) => current,
             None => explicit
                 .and_then(|count| u64::try_from(count).ok())
@@ -325,9 +300,7 @@ impl Builder<'_> {
             .all("vcpu")
             .filter(|one| one.attr("enabled") == Some("yes") && one.attr("hotpluggable") == Some("yes"))
             .count();
-        Ok(now
-            .saturating_sub(u64::try_from(pluggable).unwrap_or(u64::MAX))
-            .max(1))
+        Ok(now.saturating_sub(u64::try_from(pluggable).unwrap_or(u64::MAX)).max(1))
     }
 }
 

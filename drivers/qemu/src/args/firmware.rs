@@ -15,8 +15,7 @@ impl<'a> Builder<'a> {
     }
 
     fn flash(&self) -> Option<(&'a Element, String)> {
-        self.loader()
-            .filter(|(loader, _)| loader.attr("type") == Some("pflash"))
+        self.loader().filter(|(loader, _)| loader.attr("type") == Some("pflash"))
     }
 
     /// Block nodes of flash memory, before the machine that names them.
@@ -55,9 +54,7 @@ impl<'a> Builder<'a> {
                 source::secrets(self, described, auth, &format!("{name}-auth"), name, &mut node)?;
                 node
             }
-            None => Object::new()
-                .with("driver", "file")
-                .with("filename", store.text()),
+            None => Object::new().with("driver", "file").with("filename", store.text()),
         };
         node.set("node-name", name);
         if format == "raw" {
@@ -86,14 +83,7 @@ impl<'a> Builder<'a> {
         list.set("pflash0", "libvirt-pflash0-format");
         if let Some(store) = self.root.at("os/nvram") {
             let raw = store.attr("format").is_none_or(|format| format == "raw");
-            list.set(
-                "pflash1",
-                if raw {
-                    "libvirt-pflash1-storage"
-                } else {
-                    "libvirt-pflash1-format"
-                },
-            );
+            list.set("pflash1", if raw { "libvirt-pflash1-storage" } else { "libvirt-pflash1-format" });
         }
     }
 
@@ -126,10 +116,7 @@ impl<'a> Builder<'a> {
         {
             list.switch("menu", on);
         }
-        list.set_some(
-            "reboot-timeout",
-            os.and_then(|os| os.path_attr("bios", "rebootTimeout")),
-        );
+        list.set_some("reboot-timeout", os.and_then(|os| os.path_attr("bios", "rebootTimeout")));
         if let Some(menu) = menu.filter(|menu| switch(menu, "enable") == Some(true)) {
             list.set_some("splash-time", menu.attr("timeout"));
         }
@@ -151,10 +138,7 @@ impl<'a> Builder<'a> {
         }
         for table in os.child("acpi").into_iter().flat_map(|acpi| acpi.all("table")) {
             let mut list = KeyValues::empty();
-            if let Some(kind) = table
-                .attr("type")
-                .filter(|kind| !matches!(*kind, "raw" | "rawset"))
-            {
+            if let Some(kind) = table.attr("type").filter(|kind| !matches!(*kind, "raw" | "rawset")) {
                 list.set("sig", kind.to_uppercase());
             }
             list.set("file", table.text());

@@ -190,10 +190,7 @@ mod tests {
             .with("a", 3_u64)
             .with("list", vec![Json::Null, true.into()])
             .with("inner", Object::new().with("x", -1));
-        assert_eq!(
-            object.to_string(),
-            r#"{"z":"a\"b\\c\nd,e","a":3,"list":[null,true],"inner":{"x":-1}}"#
-        );
+        assert_eq!(object.to_string(), r#"{"z":"a\"b\\c\nd,e","a":3,"list":[null,true],"inner":{"x":-1}}"#);
         let parsed: serde_json::Value = serde_json::from_str(&object.to_string()).unwrap();
         assert_eq!(parsed["z"], "a\"b\\c\nd,e");
     }

@@ -12,26 +12,18 @@ impl Builder<'_> {
         // USB controllers are devices of their own.
         list.switch("usb", false);
         self.machine_features(&mut list)?;
-        let iommu = self
-            .devices("iommu")
-            .find(|iommu| iommu.attr("model") == Some("smmuv3"));
+        let iommu = self.devices("iommu").find(|iommu| iommu.attr("model") == Some("smmuv3"));
         if iommu.is_some() {
             list.set("iommu", "smmuv3");
         }
         self.key_wrap(&mut list);
         self.pseries_features(&mut list)?;
-        let core = self
-            .root
-            .path_attr("memory", "dumpCore")
-            .is_some_and(|value| value == "on");
+        let core = self.root.path_attr("memory", "dumpCore").is_some_and(|value| value == "on");
         list.switch("dump-guest-core", core);
         if self.root.at("memoryBacking/nosharepages").is_some() {
             list.switch("mem-merge", false);
         }
-        if self
-            .devices("memory")
-            .any(|memory| memory.attr("model") == Some("nvdimm"))
-        {
+        if self.devices("memory").any(|memory| memory.attr("model") == Some("nvdimm")) {
             list.switch("nvdimm", true);
         }
         if self.root.at("cpu/numa").is_some_and(|numa| {
@@ -49,12 +41,7 @@ impl Builder<'_> {
         }
         self.speaker(&mut list);
         if self.is_x86() {
-            for timer in self
-                .root
-                .at("clock")
-                .into_iter()
-                .flat_map(|clock| clock.all("timer"))
-            {
+            for timer in self.root.at("clock").into_iter().flat_map(|clock| clock.all("timer")) {
                 if let (Some("hpet"), Some(present)) = (timer.attr("name"), switch(timer, "present")) {
                     list.switch("hpet", present);
                 }
@@ -111,11 +98,7 @@ impl Builder<'_> {
     }
 
     fn key_wrap(&self, list: &mut KeyValues) {
-        let ciphers = self
-            .root
-            .child("keywrap")
-            .into_iter()
-            .flat_map(|wrap| wrap.all("cipher"));
+        let ciphers = self.root.child("keywrap").into_iter().flat_map(|wrap| wrap.all("cipher"));
         for cipher in ciphers {
             let property = match cipher.attr("name") {
                 Some("aes") => "aes-key-wrap",
@@ -139,15 +122,10 @@ impl Builder<'_> {
                 list.set("cap-hpt-max-page-size", format!("{}k", value / 1024));
             }
         }
-        for (element, property) in [
-            ("htm", "cap-htm"),
-            ("nested-hv", "cap-nested-hv"),
-            ("ccf-assist", "cap-ccf-assist"),
-        ] {
-            if let Some(on) = features
-                .child(element)
-                .and_then(|feature| switch(feature, "state"))
-            {
+        for (element, property) in
+            [("htm", "cap-htm"), ("nested-hv", "cap-nested-hv"), ("ccf-assist", "cap-ccf-assist")]
+        {
+            if let Some(on) = features.child(element).and_then(|feature| switch(feature, "state")) {
                 list.switch(property, on);
             }
         }
@@ -161,9 +139,7 @@ impl Builder<'_> {
 
     /// The PC speaker, which is a part of the machine.
     fn speaker(&self, list: &mut KeyValues) {
-        let speaker = self
-            .devices("sound")
-            .find(|sound| sound.attr("model") == Some("pcspk"));
+        let speaker = self.devices("sound").find(|sound| sound.attr("model") == Some("pcspk"));
         if let Some(speaker) = speaker {
             let id = speaker.path_attr("audio", "id").unwrap_or("1");
             list.set("pcspk-audiodev", format!("audio{id}"));
@@ -175,11 +151,7 @@ impl Builder<'_> {
         let value = match self.root.attr("type") {
             Some("kvm") => {
                 let mut list = KeyValues::new("kvm");
-                if let Some(ring) = self
-                    .root
-                    .at("features/kvm/dirty-ring")
-                    .filter(|ring| is_enabled(ring))
-                {
+                if let Some(ring) = self.root.at("features/kvm/dirty-ring").filter(|ring| is_enabled(ring)) {
                     list.set_some("dirty-ring-size", number_attr(ring, "size")?);
                 }
                 list
@@ -208,10 +180,7 @@ impl Builder<'_> {
             return Ok(());
         };
         let size = super::builder::size_text(tseg)? >> 20;
-        self.option(
-            "-global",
-            KeyValues::empty().with("mch.extended-tseg-mbytes", size),
-        )
+        self.option("-global", KeyValues::empty().with("mch.extended-tseg-mbytes", size))
     }
 }
 

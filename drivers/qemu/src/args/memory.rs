@@ -37,10 +37,7 @@ impl Builder<'_> {
                     .ok_or_else(|| invalid("The memory of all NUMA cells is too large"))
             });
         }
-        let memory = self
-            .root
-            .child("memory")
-            .ok_or_else(|| invalid("The definition has no <memory>"))?;
+        let memory = self.root.child("memory").ok_or_else(|| invalid("The definition has no <memory>"))?;
         let mut size = size_text(memory)?;
         for device in self.devices("memory") {
             if let Some(part) = device.at("target/size") {
@@ -110,9 +107,8 @@ impl Builder<'_> {
     pub(crate) fn backend(&self, wanted: &Backend<'_>) -> Result<MadeBackend, Error> {
         let backing = self.root.child("memoryBacking");
         let source = backing.and_then(|backing| backing.path_attr("source", "type"));
-        let access = wanted
-            .access
-            .or_else(|| backing.and_then(|backing| backing.path_attr("access", "mode")));
+        let access =
+            wanted.access.or_else(|| backing.and_then(|backing| backing.path_attr("access", "mode")));
         let model = wanted.device.and_then(|device| device.attr("model"));
         let page = self.page_size(wanted)?;
         let discards = wanted.discard.is_some_and(is_on)
@@ -155,9 +151,7 @@ impl Builder<'_> {
         let prealloc = self.preallocates()
             || (model == Some("nvdimm")
                 && own_file
-                && wanted
-                    .device
-                    .is_none_or(|device| device.at("source/pmem").is_none()));
+                && wanted.device.is_none_or(|device| device.at("source/pmem").is_none()));
         if prealloc {
             object.set("prealloc", true);
             if let Some(threads) = backing
@@ -169,10 +163,7 @@ impl Builder<'_> {
         }
         object.set("size", wanted.size);
         self.policy(wanted, &mut object)?;
-        Ok(MadeBackend {
-            object,
-            file_or_memfd: file || memfd,
-        })
+        Ok(MadeBackend { object, file_or_memfd: file || memfd })
     }
 
     /// The page size that the definition asks for, unless it is the host's own.
@@ -199,10 +190,7 @@ impl Builder<'_> {
         let Some(nodes) = nodes else {
             return Ok(());
         };
-        let policy = match setting
-            .and_then(|setting| setting.attr("mode"))
-            .unwrap_or("strict")
-        {
+        let policy = match setting.and_then(|setting| setting.attr("mode")).unwrap_or("strict") {
             "strict" => "bind",
             "preferred" => "preferred",
             "interleave" => "interleave",
@@ -223,21 +211,13 @@ impl Builder<'_> {
 
     /// Memory comes in whole MiB; pseries' in blocks.
     pub(crate) fn align(&self, size: u64) -> u64 {
-        let alignment = if self.arch.starts_with("ppc64") {
-            256 * MEBIBYTE
-        } else {
-            MEBIBYTE
-        };
+        let alignment = if self.arch.starts_with("ppc64") { 256 * MEBIBYTE } else { MEBIBYTE };
         align_to(size, alignment)
     }
 
     /// The NUMA cells.
     pub(crate) fn cells(&self) -> Vec<&Element> {
-        self.root
-            .at("cpu/numa")
-            .into_iter()
-            .flat_map(|numa| numa.all("cell"))
-            .collect()
+        self.root.at("cpu/numa").into_iter().flat_map(|numa| numa.all("cell")).collect()
     }
 }
 

@@ -139,13 +139,8 @@ impl CommandLine {
     /// The line as a person would type it into a shell, variables first: the answer of `domainXMLToNative`.
     #[must_use]
     pub fn to_shell(&self) -> String {
-        let variables = self
-            .environment
-            .iter()
-            .map(|(name, value)| format!("{name}={}", quote(value)));
-        let words = std::iter::once(&self.program)
-            .chain(&self.arguments)
-            .map(|word| quote(word));
+        let variables = self.environment.iter().map(|(name, value)| format!("{name}={}", quote(value)));
+        let words = std::iter::once(&self.program).chain(&self.arguments).map(|word| quote(word));
         variables.chain(words).collect::<Vec<_>>().join(" ")
     }
 }

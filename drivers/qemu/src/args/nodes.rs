@@ -18,9 +18,7 @@ impl NodeNumbers {
         let Some(devices) = root.child("devices") else {
             return numbers;
         };
-        let scsi = devices
-            .all("hostdev")
-            .filter(|device| device.attr("type") == Some("scsi"));
+        let scsi = devices.all("hostdev").filter(|device| device.attr("type") == Some("scsi"));
         // Cards in slots of the machine's own are not block nodes.
         let is_node = |device: &&Element| device.path_attr("target", "bus") != Some("sd");
         for device in devices.all("disk").rev().filter(is_node).chain(scsi) {
@@ -56,9 +54,7 @@ pub(crate) fn has_source(disk: &Element) -> bool {
 
 /// Filters that slow a disk down, between its chain and the device.
 fn filters(disk: &Element) -> u32 {
-    let count = disk
-        .child("throttlefilters")
-        .map_or(0, |filters| filters.all("throttlefilter").count());
+    let count = disk.child("throttlefilters").map_or(0, |filters| filters.all("throttlefilter").count());
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
@@ -69,10 +65,7 @@ fn images(image: &Element) -> u32 {
         if let Some(store) = at.at("source/dataStore") {
             count += images(store);
         }
-        match at
-            .child("backingStore")
-            .filter(|store| store.attr("type").is_some())
-        {
+        match at.child("backingStore").filter(|store| store.attr("type").is_some()) {
             Some(store) => {
                 count += 1;
                 at = store;

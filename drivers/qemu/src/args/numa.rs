@@ -50,13 +50,7 @@ fn ranges(members: &[u64]) -> Vec<String> {
     }
     found
         .into_iter()
-        .map(|(first, last)| {
-            if first == last {
-                first.to_string()
-            } else {
-                format!("{first}-{last}")
-            }
-        })
+        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
         .collect()
 }
 
@@ -143,11 +137,7 @@ impl Builder<'_> {
         let mut given = std::collections::BTreeMap::new();
         for cell in cells {
             let from = number_attr(cell, "id")?.unwrap_or(0);
-            for sibling in cell
-                .child("distances")
-                .into_iter()
-                .flat_map(|all| all.all("sibling"))
-            {
+            for sibling in cell.child("distances").into_iter().flat_map(|all| all.all("sibling")) {
                 attr(sibling, "id")?;
                 let to = number_attr(sibling, "id")?.unwrap_or(0);
                 given.insert((from, to), number_attr(sibling, "value")?.unwrap_or(0));
@@ -160,10 +150,7 @@ impl Builder<'_> {
                     .or_else(|| given.get(&(*to, *from)))
                     .copied()
                     .unwrap_or(if from == to { 10 } else { 20 });
-                let list = KeyValues::new("dist")
-                    .with("src", from)
-                    .with("dst", to)
-                    .with("val", value);
+                let list = KeyValues::new("dist").with("src", from).with("dst", to).with("val", value);
                 self.option("-numa", list)?;
             }
         }
@@ -171,15 +158,10 @@ impl Builder<'_> {
     }
 
     fn interconnects(&mut self, numa: &Element) -> Result<(), Error> {
-        for link in numa
-            .child("interconnects")
-            .into_iter()
-            .flat_map(Element::elements)
-        {
+        for link in numa.child("interconnects").into_iter().flat_map(Element::elements) {
             let latency = link.name == "latency";
             let mut list = KeyValues::new("hmat-lb");
-            list.set("initiator", attr(link, "initiator")?)
-                .set("target", attr(link, "target")?);
+            list.set("initiator", attr(link, "initiator")?).set("target", attr(link, "target")?);
             let hierarchy = match number_attr(link, "cache")?.unwrap_or(0) {
                 0 => "memory",
                 1 => "first-level",
@@ -190,12 +172,10 @@ impl Builder<'_> {
             let kind = attr(link, "type")?;
             let value = number_attr(link, "value")?.unwrap_or(0);
             if latency {
-                list.set("data-type", format!("{kind}-latency"))
-                    .set("latency", value);
+                list.set("data-type", format!("{kind}-latency")).set("latency", value);
             } else {
                 let kibibytes = bytes(link, value)? >> 10;
-                list.set("data-type", format!("{kind}-bandwidth"))
-                    .set("bandwidth", format!("{kibibytes}K"));
+                list.set("data-type", format!("{kind}-bandwidth")).set("bandwidth", format!("{kibibytes}K"));
             }
             self.option("-numa", list)?;
         }

@@ -66,12 +66,7 @@ fn paths(rendering: Rendering) -> Paths {
 }
 
 fn domain() -> Element {
-    bulkhead_xml::parse(
-        DOMAIN.as_bytes(),
-        bulkhead_xml::Limits::default(),
-        "domain/metadata",
-    )
-    .unwrap()
+    bulkhead_xml::parse(DOMAIN.as_bytes(), bulkhead_xml::Limits::default(), "domain/metadata").unwrap()
 }
 
 fn count(element: &Element) -> usize {
@@ -220,23 +215,13 @@ fn control_characters_reach_no_plain_option() {
 #[test]
 fn a_disk_path_is_only_a_path() {
     let plain = build(&domain(), &capabilities(), &paths(Rendering::Native)).unwrap();
-    for path in [
-        "/a,readonly=off",
-        "/a\",\"read-only\":false,\"x\":\"",
-        "/a\nb",
-        "/a\\\"",
-        "/a'$(id)",
-    ] {
+    for path in ["/a,readonly=off", "/a\",\"read-only\":false,\"x\":\"", "/a\nb", "/a\\\"", "/a'$(id)"] {
         let mut root = domain();
         let disk = root.child_mut("devices").unwrap().child_mut("disk").unwrap();
         disk.child_mut("source").unwrap().set("file", path);
         let line = build(&root, &capabilities(), &paths(Rendering::Native)).unwrap();
-        let changed: Vec<_> = plain
-            .arguments
-            .iter()
-            .zip(&line.arguments)
-            .filter(|(one, two)| one != two)
-            .collect();
+        let changed: Vec<_> =
+            plain.arguments.iter().zip(&line.arguments).filter(|(one, two)| one != two).collect();
         assert_eq!(plain.arguments.len(), line.arguments.len());
         assert_eq!(changed.len(), 1, "{changed:?}");
         let node: serde_json::Value = serde_json::from_str(changed[0].1).unwrap();

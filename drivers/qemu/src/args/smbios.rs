@@ -8,16 +8,8 @@ use bulkhead_xml::Element;
 /// The element in `<sysinfo>`, the table's number, and `(entry, property)`.
 type Table = (&'static str, u32, &'static [(&'static str, &'static str)]);
 
-const BIOS: Table = (
-    "bios",
-    0,
-    &[
-        ("vendor", "vendor"),
-        ("version", "version"),
-        ("date", "date"),
-        ("release", "release"),
-    ],
-);
+const BIOS: Table =
+    ("bios", 0, &[("vendor", "vendor"), ("version", "version"), ("date", "date"), ("release", "release")]);
 const SYSTEM: Table = (
     "system",
     1,
@@ -61,10 +53,7 @@ impl Builder<'_> {
         if root.path_attr("os/smbios", "mode") != Some("sysinfo") {
             return Ok(());
         }
-        let Some(info) = root
-            .all("sysinfo")
-            .find(|info| info.attr("type") == Some("smbios"))
-        else {
+        let Some(info) = root.all("sysinfo").find(|info| info.attr("type") == Some("smbios")) else {
             return Ok(());
         };
         for table in [BIOS, SYSTEM, BOARD, CHASSIS] {
@@ -96,11 +85,7 @@ impl Builder<'_> {
     }
 
     pub(crate) fn firmware_configuration(&mut self) -> Result<(), Error> {
-        for info in self
-            .root
-            .all("sysinfo")
-            .filter(|info| info.attr("type") == Some("fwcfg"))
-        {
+        for info in self.root.all("sysinfo").filter(|info| info.attr("type") == Some("fwcfg")) {
             for entry in info.all("entry") {
                 let list = KeyValues::empty().with("name", attr(entry, "name")?);
                 let list = match entry.attr("file") {

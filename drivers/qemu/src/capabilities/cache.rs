@@ -50,54 +50,17 @@ mod tests {
 
     #[test]
     fn every_part_counts() {
-        let host = HostFacts {
-            kvm: true,
-            cpu: "c".into(),
-            microcode: "1".into(),
-            kernel: "6".into(),
-        };
+        let host = HostFacts { kvm: true, cpu: "c".into(), microcode: "1".into(), kernel: "6".into() };
         let key = CacheKey::new("/usr/bin/q", 1, 2, host.clone());
         assert_eq!(key, CacheKey::new("/usr/bin/q", 1, 2, host.clone()));
         let others = [
             CacheKey::new("/usr/bin/r", 1, 2, host.clone()),
             CacheKey::new("/usr/bin/q", 2, 2, host.clone()),
             CacheKey::new("/usr/bin/q", 1, 3, host.clone()),
-            CacheKey::new(
-                "/usr/bin/q",
-                1,
-                2,
-                HostFacts {
-                    kvm: false,
-                    ..host.clone()
-                },
-            ),
-            CacheKey::new(
-                "/usr/bin/q",
-                1,
-                2,
-                HostFacts {
-                    microcode: "2".into(),
-                    ..host.clone()
-                },
-            ),
-            CacheKey::new(
-                "/usr/bin/q",
-                1,
-                2,
-                HostFacts {
-                    kernel: "7".into(),
-                    ..host.clone()
-                },
-            ),
-            CacheKey::new(
-                "/usr/bin/q",
-                1,
-                2,
-                HostFacts {
-                    cpu: "d".into(),
-                    ..host
-                },
-            ),
+            CacheKey::new("/usr/bin/q", 1, 2, HostFacts { kvm: false, ..host.clone() }),
+            CacheKey::new("/usr/bin/q", 1, 2, HostFacts { microcode: "2".into(), ..host.clone() }),
+            CacheKey::new("/usr/bin/q", 1, 2, HostFacts { kernel: "7".into(), ..host.clone() }),
+            CacheKey::new("/usr/bin/q", 1, 2, HostFacts { cpu: "d".into(), ..host }),
         ];
         assert!(others.iter().all(|other| *other != key));
     }

@@ -53,11 +53,7 @@ impl Version {
     /// A version's first two numbers, for comparing.
     #[must_use]
     pub fn new(major: u32, minor: u32) -> Self {
-        Self {
-            major,
-            minor,
-            micro: 0,
-        }
+        Self { major, minor, micro: 0 }
     }
 }
 
@@ -115,11 +111,7 @@ impl Capabilities {
         self.machines
             .iter()
             .find(|machine| machine.name == name)
-            .or_else(|| {
-                self.machines
-                    .iter()
-                    .find(|machine| machine.alias.as_deref() == Some(name))
-            })
+            .or_else(|| self.machines.iter().find(|machine| machine.alias.as_deref() == Some(name)))
     }
 
     /// Whether there is a device or object type of that name.
@@ -131,17 +123,13 @@ impl Capabilities {
     /// Whether a type has a property; `false` also for types whose properties were not asked for.
     #[must_use]
     pub fn has_property(&self, type_name: &str, property: &str) -> bool {
-        self.properties
-            .get(type_name)
-            .is_some_and(|properties| properties.contains(property))
+        self.properties.get(type_name).is_some_and(|properties| properties.contains(property))
     }
 
     /// Whether an option of the command line has a property.
     #[must_use]
     pub fn has_option(&self, option: &str, property: &str) -> bool {
-        self.options
-            .get(option)
-            .is_some_and(|properties| properties.contains(property))
+        self.options.get(option).is_some_and(|properties| properties.contains(property))
     }
 
     /// Whether QEMU is at least this old.

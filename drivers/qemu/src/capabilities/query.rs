@@ -74,19 +74,13 @@ const ASKED_TYPES: [&str; 9] = [
 /// The commands to run, in this order, after `qmp_capabilities`.
 #[must_use]
 pub fn queries() -> Vec<Query> {
-    let plain = |command| Query {
-        command,
-        arguments: Value::Null,
-    };
+    let plain = |command| Query { command, arguments: Value::Null };
     let mut queries = vec![
         plain("query-version"),
         plain("query-target"),
         plain("query-kvm"),
         plain("query-machines"),
-        Query {
-            command: "qom-list-types",
-            arguments: json!({"abstract": false}),
-        },
+        Query { command: "qom-list-types", arguments: json!({"abstract": false}) },
         plain("query-command-line-options"),
         plain("query-cpu-definitions"),
         Query {
@@ -94,10 +88,11 @@ pub fn queries() -> Vec<Query> {
             arguments: json!({"type": "full", "model": {"name": "max"}}),
         },
     ];
-    queries.extend(ASKED_TYPES.iter().map(|name| Query {
-        command: "device-list-properties",
-        arguments: json!({"typename": name}),
-    }));
+    queries.extend(
+        ASKED_TYPES
+            .iter()
+            .map(|name| Query { command: "device-list-properties", arguments: json!({"typename": name}) }),
+    );
     queries
 }
 
@@ -108,28 +103,11 @@ impl Capabilities {
     /// Replies that are missing, of another shape than documented, or larger than any real one.
     pub fn from_replies(replies: &[Reply]) -> Result<Self, ReplyError> {
         let expected = queries().len();
-        let [
-            version,
-            target,
-            kvm,
-            machines,
-            types,
-            options,
-            cpus,
-            best,
-            properties @ ..,
-        ] = replies
-        else {
-            return Err(ReplyError::Count {
-                expected,
-                found: replies.len(),
-            });
+        let [version, target, kvm, machines, types, options, cpus, best, properties @ ..] = replies else {
+            return Err(ReplyError::Count { expected, found: replies.len() });
         };
         if replies.len() != expected {
-            return Err(ReplyError::Count {
-                expected,
-                found: replies.len(),
-            });
+            return Err(ReplyError::Count { expected, found: replies.len() });
         }
         let mut of_types = BTreeMap::new();
         for (name, reply) in ASKED_TYPES.iter().zip(properties) {
@@ -141,9 +119,7 @@ impl Capabilities {
         Ok(Self {
             version: read_version(required("query-version", version)?)?,
             target: name("query-target", required("query-target", target)?, "arch")?,
-            kvm: kvm
-                .as_ref()
-                .is_ok_and(|value| value["enabled"].as_bool().unwrap_or(false)),
+            kvm: kvm.as_ref().is_ok_and(|value| value["enabled"].as_bool().unwrap_or(false)),
             machines: list("query-machines", required("query-machines", machines)?)?
                 .iter()
                 .map(machine)
@@ -153,10 +129,9 @@ impl Capabilities {
             options: read_options(required("query-command-line-options", options)?)?,
             // Some targets have no such query.
             cpus: match cpus {
-                Ok(value) => list("query-cpu-definitions", value)?
-                    .iter()
-                    .map(cpu)
-                    .collect::<Result<_, _>>()?,
+                Ok(value) => {
+                    list("query-cpu-definitions", value)?.iter().map(cpu).collect::<Result<_, _>>()?
+                }
                 Err(_) => Vec::new(),
             },
             cpu_features: match best {
@@ -176,15 +151,9 @@ fn required<'a>(command: &'static str, reply: &'a Reply) -> Result<&'a Value, Re
 }
 
 fn list<'a>(command: &'static str, value: &'a Value) -> Result<&'a [Value], ReplyError> {
-    let list = value.as_array().ok_or(ReplyError::Shape {
-        command,
-        member: "list",
-    })?;
+    let list = value.as_array().ok_or(ReplyError::Shape { command, member: "list" })?;
     if list.len() > MOST_ENTRIES {
-        return Err(ReplyError::TooLarge {
-            command,
-            limit: MOST_ENTRIES,
-        });
+        return Err(ReplyError::TooLarge { command, limit: MOST_ENTRIES });
     }
     Ok(list)
 }
@@ -194,17 +163,11 @@ fn name(command: &'static str, value: &Value, member: &'static str) -> Result<St
 }
 
 fn optional_name(value: &Value, member: &str) -> Option<String> {
-    value[member]
-        .as_str()
-        .filter(|text| !text.is_empty() && text.len() <= LONGEST_NAME)
-        .map(str::to_owned)
+    value[member].as_str().filter(|text| !text.is_empty() && text.len() <= LONGEST_NAME).map(str::to_owned)
 }
 
 fn names(command: &'static str, value: &Value) -> Result<BTreeSet<String>, ReplyError> {
-    list(command, value)?
-        .iter()
-        .map(|entry| name(command, entry, "name"))
-        .collect()
+    list(command, value)?.iter().map(|entry| name(command, entry, "name")).collect()
 }
 
 fn read_version(value: &Value) -> Result<Version, ReplyError> {
@@ -212,16 +175,9 @@ fn read_version(value: &Value) -> Result<Version, ReplyError> {
         value["qemu"][member]
             .as_u64()
             .and_then(|number| u32::try_from(number).ok())
-            .ok_or(ReplyError::Shape {
-                command: "query-version",
-                member,
-            })
+            .ok_or(ReplyError::Shape { command: "query-version", member })
     };
-    Ok(Version {
-        major: number("major")?,
-        minor: number("minor")?,
-        micro: number("micro")?,
-    })
+    Ok(Version { major: number("major")?, minor: number("minor")?, micro: number("micro")? })
 }
 
 fn machine(value: &Value) -> Result<Machine, ReplyError> {
@@ -231,10 +187,7 @@ fn machine(value: &Value) -> Result<Machine, ReplyError> {
         name: name("query-machines", value, "name")?,
         alias: optional_name(value, "alias"),
         default: flag("is-default"),
-        cpu_max: value["cpu-max"]
-            .as_u64()
-            .and_then(|number| u32::try_from(number).ok())
-            .unwrap_or(1),
+        cpu_max: value["cpu-max"].as_u64().and_then(|number| u32::try_from(number).ok()).unwrap_or(1),
         hotpluggable_cpus: flag("hotpluggable-cpus"),
         numa: flag("numa-mem-supported"),
         deprecated: flag("deprecated"),
@@ -268,15 +221,10 @@ fn cpu(value: &Value) -> Result<Cpu, ReplyError> {
 
 fn features(value: &Value) -> Result<BTreeSet<String>, ReplyError> {
     const COMMAND: &str = "query-cpu-model-expansion";
-    let properties = value["model"]["props"].as_object().ok_or(ReplyError::Shape {
-        command: COMMAND,
-        member: "props",
-    })?;
+    let properties =
+        value["model"]["props"].as_object().ok_or(ReplyError::Shape { command: COMMAND, member: "props" })?;
     if properties.len() > MOST_ENTRIES {
-        return Err(ReplyError::TooLarge {
-            command: COMMAND,
-            limit: MOST_ENTRIES,
-        });
+        return Err(ReplyError::TooLarge { command: COMMAND, limit: MOST_ENTRIES });
     }
     Ok(properties
         .iter()
@@ -304,17 +252,13 @@ mod tests {
             Ok(json!({"qemu": {"major": 7, "minor": 2, "micro": 9}, "package": ""})),
             Ok(json!({"arch": "x86_64"})),
             Ok(json!({"enabled": false, "present": true})),
-            Ok(
-                json!([{"name": "pc-q35-7.2", "alias": "q35", "cpu-max": 288, "hotpluggable-cpus": true,
-                "numa-mem-supported": true, "deprecated": false, "default-cpu-type": "qemu64-x86_64-cpu", "default-ram-id": "pc.ram"}]),
-            ),
+            Ok(json!([{"name": "pc-q35-7.2", "alias": "q35", "cpu-max": 288, "hotpluggable-cpus": true,
+                "numa-mem-supported": true, "deprecated": false, "default-cpu-type": "qemu64-x86_64-cpu", "default-ram-id": "pc.ram"}])),
             Ok(json!([{"name": "virtio-blk-pci", "parent": "x"}])),
             Ok(json!([{"option": "sandbox", "parameters": [{"name": "enable", "type": "boolean"}]}])),
             Ok(json!([{"name": "qemu64", "typename": "qemu64-x86_64-cpu", "unavailable-features": ["svm"]}])),
         ];
-        replies.push(Ok(
-            json!({"model": {"name": "base", "props": {"sse2": true, "vmx": false}}}),
-        ));
+        replies.push(Ok(json!({"model": {"name": "base", "props": {"sse2": true, "vmx": false}}})));
         replies.push(Ok(json!([{"name": "packed", "type": "bool"}])));
         replies.resize(queries().len(), Err("Device not found".to_owned()));
         replies
@@ -335,31 +279,18 @@ mod tests {
 
     #[test]
     fn refuses_what_no_qemu_says() {
-        assert!(matches!(
-            Capabilities::from_replies(&[]),
-            Err(ReplyError::Count { found: 0, .. })
-        ));
+        assert!(matches!(Capabilities::from_replies(&[]), Err(ReplyError::Count { found: 0, .. })));
         for index in 0..queries().len() {
             let mut bad = replies();
             bad[index] = Ok(json!("x"));
             let optional = queries()[index].command == "query-kvm";
-            assert_eq!(
-                Capabilities::from_replies(&bad).is_ok(),
-                optional,
-                "reply {index}"
-            );
+            assert_eq!(Capabilities::from_replies(&bad).is_ok(), optional, "reply {index}");
         }
         let mut huge = replies();
         huge[4] = Ok(Value::Array(vec![json!({"name": "x"}); MOST_ENTRIES + 1]));
-        assert!(matches!(
-            Capabilities::from_replies(&huge),
-            Err(ReplyError::TooLarge { .. })
-        ));
+        assert!(matches!(Capabilities::from_replies(&huge), Err(ReplyError::TooLarge { .. })));
         let mut long = replies();
         long[1] = Ok(json!({"arch": "x".repeat(LONGEST_NAME + 1)}));
-        assert!(matches!(
-            Capabilities::from_replies(&long),
-            Err(ReplyError::Shape { .. })
-        ));
+        assert!(matches!(Capabilities::from_replies(&long), Err(ReplyError::Shape { .. })));
     }
 }

@@ -17,10 +17,7 @@ const PCI_PARTS: &[Attribute] = &[
 
 const ZPCI: Shape = shape(
     "zpci",
-    &[
-        attribute("uid", Kind::Hex(4, 0xffff_ffff)),
-        attribute("fid", Kind::Hex(8, 0xffff_ffff)),
-    ],
+    &[attribute("uid", Kind::Hex(4, 0xffff_ffff)), attribute("fid", Kind::Hex(8, 0xffff_ffff))],
     &[],
 );
 
@@ -29,34 +26,12 @@ const TYPES: &[(&str, Shape)] = &[
     ("pci", shape("address", PCI_PARTS, &[ZPCI])),
     (
         "drive",
-        shape(
-            "address",
-            &[
-                number("controller"),
-                number("bus"),
-                number("target"),
-                number("unit"),
-            ],
-            &[],
-        ),
+        shape("address", &[number("controller"), number("bus"), number("target"), number("unit")], &[]),
     ),
-    (
-        "virtio-serial",
-        shape(
-            "address",
-            &[number("controller"), number("bus"), number("port")],
-            &[],
-        ),
-    ),
-    (
-        "ccid",
-        shape("address", &[number("controller"), number("slot")], &[]),
-    ),
+    ("virtio-serial", shape("address", &[number("controller"), number("bus"), number("port")], &[])),
+    ("ccid", shape("address", &[number("controller"), number("slot")], &[])),
     ("usb", shape("address", &[number("bus"), text("port")], &[])),
-    (
-        "spapr-vio",
-        shape("address", &[attribute("reg", Kind::Hex(8, u64::MAX))], &[]),
-    ),
+    ("spapr-vio", shape("address", &[attribute("reg", Kind::Hex(8, u64::MAX))], &[])),
     (
         "ccw",
         shape(
@@ -74,43 +49,19 @@ const TYPES: &[(&str, Shape)] = &[
         "isa",
         shape(
             "address",
-            &[
-                attribute("iobase", Kind::Hex(1, 0xffff_ffff)),
-                attribute("irq", Kind::Hex(1, 0xffff_ffff)),
-            ],
+            &[attribute("iobase", Kind::Hex(1, 0xffff_ffff)), attribute("irq", Kind::Hex(1, 0xffff_ffff))],
             &[],
         ),
     ),
-    (
-        "dimm",
-        shape(
-            "address",
-            &[number("slot"), attribute("base", Kind::Hex(1, u64::MAX))],
-            &[],
-        ),
-    ),
+    ("dimm", shape("address", &[number("slot"), attribute("base", Kind::Hex(1, u64::MAX))], &[])),
     ("unassigned", shape("address", &[], &[])),
 ];
 
 /// Parts that count as 0 when they are not given, once any address is.
 const ZEROES: &[(&str, &[(&str, &str)])] = &[
-    (
-        "pci",
-        &[
-            ("domain", "0x0000"),
-            ("bus", "0x00"),
-            ("slot", "0x00"),
-            ("function", "0x0"),
-        ],
-    ),
-    (
-        "drive",
-        &[("controller", "0"), ("bus", "0"), ("target", "0"), ("unit", "0")],
-    ),
-    (
-        "virtio-serial",
-        &[("controller", "0"), ("bus", "0"), ("port", "0")],
-    ),
+    ("pci", &[("domain", "0x0000"), ("bus", "0x00"), ("slot", "0x00"), ("function", "0x0")]),
+    ("drive", &[("controller", "0"), ("bus", "0"), ("target", "0"), ("unit", "0")]),
+    ("virtio-serial", &[("controller", "0"), ("bus", "0"), ("port", "0")]),
     ("ccid", &[("controller", "0"), ("slot", "0")]),
     ("usb", &[("bus", "0")]),
     ("dimm", &[("slot", "0")]),
@@ -161,12 +112,7 @@ pub(crate) fn read_host_pci(input: &Element) -> Result<Element, Error> {
     const HOST: Shape = shape("address", PCI_PARTS, &[]);
     let mut address = HOST.read(input)?;
     address.unset("multifunction");
-    for (name, zero) in [
-        ("domain", "0x0000"),
-        ("bus", "0x00"),
-        ("slot", "0x00"),
-        ("function", "0x0"),
-    ] {
+    for (name, zero) in [("domain", "0x0000"), ("bus", "0x00"), ("slot", "0x00"), ("function", "0x0")] {
         if address.attr(name).is_none() {
             address.set(name, zero);
         }
@@ -187,10 +133,7 @@ fn check_pci(address: &Element) -> Result<(), Error> {
             return Err(Error::new(
                 Code::XML_ERROR,
                 Origin::NONE,
-                format!(
-                    "PCI address ({}): {name} {given:#x} is above {maximum:#x}",
-                    address.position
-                ),
+                format!("PCI address ({}): {name} {given:#x} is above {maximum:#x}", address.position),
             ));
         }
     }
@@ -210,10 +153,7 @@ fn check_zpci(address: &Element) -> Result<(), Error> {
 }
 
 fn check_ccw(address: &Element) -> Result<(), Error> {
-    let given = ["cssid", "ssid", "devno"]
-        .iter()
-        .filter(|name| address.attr(name).is_some())
-        .count();
+    let given = ["cssid", "ssid", "devno"].iter().filter(|name| address.attr(name).is_some()).count();
     if given == 0 {
         return Ok(());
     }
@@ -236,10 +176,8 @@ fn check_ccw(address: &Element) -> Result<(), Error> {
 
 /// `1.2.3`: up to four numbers.
 fn usb_port(address: &Element, port: &str) -> Result<String, Error> {
-    let numbers: Option<Vec<String>> = port
-        .split('.')
-        .map(|part| super::value::decimal(part).map(|number| number.to_string()))
-        .collect();
+    let numbers: Option<Vec<String>> =
+        port.split('.').map(|part| super::value::decimal(part).map(|number| number.to_string())).collect();
     match numbers {
         Some(numbers) if numbers.len() <= 4 => Ok(numbers.join(".")),
         _ => Err(Error::new(

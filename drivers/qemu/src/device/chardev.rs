@@ -27,20 +27,10 @@ pub(crate) const TYPES: Kind = Kind::Supported(&[
     "dbus",
 ]);
 
-const RECONNECT: Shape = shape(
-    "reconnect",
-    &[yes_no("enabled").required(), number("timeout")],
-    &[],
-);
+const RECONNECT: Shape = shape("reconnect", &[yes_no("enabled").required(), number("timeout")], &[]);
 const LOG: Shape = shape("log", &[text("file"), on_off("append")], &[]);
-const PROTOCOL: Shape = shape(
-    "protocol",
-    &[attribute(
-        "type",
-        Kind::OneOf(&["raw", "telnet", "telnets", "tls"]),
-    )],
-    &[],
-);
+const PROTOCOL: Shape =
+    shape("protocol", &[attribute("type", Kind::OneOf(&["raw", "telnet", "telnets", "tls"]))], &[]);
 const CLIPBOARD: Shape = shape("clipboard", &[yes_no("copypaste").required()], &[]);
 const MOUSE: Shape = shape("mouse", &[one_of("mode", &["server", "client"]).required()], &[]);
 const MODE: Attribute = attribute("mode", Kind::OneOf(&["connect", "bind"]));
@@ -49,27 +39,11 @@ const MODE: Attribute = attribute("mode", Kind::OneOf(&["connect", "bind"]));
 const SOURCES: &[(&str, Shape)] = &[
     ("dev", shape("source", &[text("path")], &[SECLABEL])),
     ("pipe", shape("source", &[text("path")], &[SECLABEL])),
-    (
-        "file",
-        shape("source", &[text("path"), on_off("append")], &[SECLABEL]),
-    ),
+    ("file", shape("source", &[text("path"), on_off("append")], &[SECLABEL])),
     ("nmdm", shape("source", &[text("master"), text("slave")], &[])),
-    (
-        "udp",
-        shape("source", &[MODE, text("host"), text("service")], &[]),
-    ),
-    (
-        "tcp",
-        shape(
-            "source",
-            &[MODE, text("host"), text("service"), yes_no("tls")],
-            &[RECONNECT],
-        ),
-    ),
-    (
-        "unix",
-        shape("source", &[MODE, text("path")], &[RECONNECT, SECLABEL]),
-    ),
+    ("udp", shape("source", &[MODE, text("host"), text("service")], &[])),
+    ("tcp", shape("source", &[MODE, text("host"), text("service"), yes_no("tls")], &[RECONNECT])),
+    ("unix", shape("source", &[MODE, text("path")], &[RECONNECT, SECLABEL])),
     ("spiceport", shape("source", &[text("channel")], &[])),
     ("qemu-vdagent", shape("source", &[], &[CLIPBOARD, MOUSE])),
     ("dbus", shape("source", &[text("channel")], &[])),
@@ -99,10 +73,7 @@ pub(crate) fn append(
     }
     let limit = if kind == "udp" { 2 } else { 1 };
     if sources.len() > limit {
-        return Err(refusal::xml(
-            input,
-            format!("a device of type '{kind}' has at most {limit} <source>"),
-        ));
+        return Err(refusal::xml(input, format!("a device of type '{kind}' has at most {limit} <source>")));
     }
     match kind {
         "udp" => append_udp(input, device, &sources)?,
@@ -127,18 +98,11 @@ pub(crate) fn append(
 }
 
 fn missing(input: &Element, kind: &str, what: &str) -> Error {
-    refusal::internal(
-        input,
-        format!("a device of type '{kind}' needs the {what} of its <source>"),
-    )
+    refusal::internal(input, format!("a device of type '{kind}' needs the {what} of its <source>"))
 }
 
 fn append_udp(input: &Element, device: &mut Element, sources: &[Element]) -> Result<(), Error> {
-    let of_mode = |bind: bool| {
-        sources
-            .iter()
-            .find(|source| (source.attr("mode") == Some("bind")) == bind)
-    };
+    let of_mode = |bind: bool| sources.iter().find(|source| (source.attr("mode") == Some("bind")) == bind);
     let end = |mode: &str, source: &Element| {
         let mut end = Element::new("source").with("mode", mode);
         for name in ["host", "service"] {
@@ -199,9 +163,7 @@ fn append_unix(
 
 fn complete_mode(source: &mut Element) {
     if source.attr("mode").is_none() {
-        source
-            .attributes
-            .insert(0, ("mode".to_owned(), "connect".to_owned()));
+        source.attributes.insert(0, ("mode".to_owned(), "connect".to_owned()));
     }
 }
 

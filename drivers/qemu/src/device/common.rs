@@ -17,36 +17,17 @@ pub(crate) struct Parts {
 }
 
 /// A device without boot order and ROM.
-pub(crate) const PLAIN: Parts = Parts {
-    boot: false,
-    rom: false,
-};
+pub(crate) const PLAIN: Parts = Parts { boot: false, rom: false };
 /// A device that can be booted from.
-pub(crate) const BOOTABLE: Parts = Parts {
-    boot: true,
-    rom: false,
-};
+pub(crate) const BOOTABLE: Parts = Parts { boot: true, rom: false };
 /// A device that can be booted from and has a ROM.
-pub(crate) const WITH_ROM: Parts = Parts {
-    boot: true,
-    rom: true,
-};
+pub(crate) const WITH_ROM: Parts = Parts { boot: true, rom: true };
 
-const BOOT: Shape = shape(
-    "boot",
-    &[
-        attribute("order", Kind::Number(1, u32::MAX as u64)).required(),
-        text("loadparm"),
-    ],
-    &[],
-);
+const BOOT: Shape =
+    shape("boot", &[attribute("order", Kind::Number(1, u32::MAX as u64)).required(), text("loadparm")], &[]);
 const MASTER: Shape = shape("master", &[number("startport")], &[]);
 const ROM: Shape = shape("rom", &[yes_no("enabled"), on_off("bar"), text("file")], &[]);
-const ACPI: Shape = shape(
-    "acpi",
-    &[attribute("index", Kind::Number(1, u32::MAX as u64))],
-    &[],
-);
+const ACPI: Shape = shape("acpi", &[attribute("index", Kind::Number(1, u32::MAX as u64))], &[]);
 
 /// The options that every virtio device's `<driver>` has, in the order in which they are printed: through an IOMMU,
 pub(crate) const IOMMU: Attribute = on_off("iommu");
@@ -98,9 +79,7 @@ pub(crate) fn append(input: &Element, device: &mut Element, parts: Parts) -> Res
 /// An alias of a client's own: `ua-` and then letters, digits, `_` and `-`.
 fn is_user_alias(name: &str) -> bool {
     name.starts_with("ua-")
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
 fn append_boot(input: &Element, device: &mut Element) -> Result<(), Error> {
@@ -111,9 +90,7 @@ fn append_boot(input: &Element, device: &mut Element) -> Result<(), Error> {
     if let Some(parameter) = boot.unset("loadparm") {
         let parameter = parameter.to_ascii_uppercase();
         let fits = (1..=8).contains(&parameter.len())
-            && parameter
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b' '));
+            && parameter.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b' '));
         if !fits {
             return Err(refusal::internal(
                 input,

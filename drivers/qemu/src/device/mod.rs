@@ -62,11 +62,7 @@ const fn kind(
     complete: fn(&Element, &Context<'_>) -> Result<Element, Error>,
     check: fn(&Element, &Context<'_>) -> Result<(), Error>,
 ) -> Kind {
-    Kind {
-        name,
-        complete,
-        check,
-    }
+    Kind { name, complete, check }
 }
 
 /// A kind of device that suits every guest once it is complete.

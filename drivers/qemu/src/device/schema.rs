@@ -31,12 +31,7 @@ impl Attribute {
 
 /// An attribute of that name and kind.
 pub(crate) const fn attribute(name: &'static str, kind: Kind) -> Attribute {
-    Attribute {
-        name,
-        kind,
-        required: false,
-        neutral: None,
-    }
+    Attribute { name, kind, required: false, neutral: None }
 }
 
 /// An attribute with free text.
@@ -197,17 +192,12 @@ impl Shape {
     /// Brings attributes and children that were added later to their places; what the table does not name stays behind.
     pub(crate) fn arrange(&self, element: &mut Element) {
         element.attributes.sort_by_key(|(name, _)| {
-            self.attributes
-                .iter()
-                .position(|attribute| attribute.name == name)
-                .unwrap_or(usize::MAX)
+            self.attributes.iter().position(|attribute| attribute.name == name).unwrap_or(usize::MAX)
         });
         element.children.sort_by_key(|node| match node {
-            bulkhead_xml::Node::Element(child) => self
-                .children
-                .iter()
-                .position(|shape| shape.name == child.name)
-                .unwrap_or(usize::MAX),
+            bulkhead_xml::Node::Element(child) => {
+                self.children.iter().position(|shape| shape.name == child.name).unwrap_or(usize::MAX)
+            }
             _ => usize::MAX,
         });
         for shape in self.children.iter().filter(|child| !child.read_elsewhere) {

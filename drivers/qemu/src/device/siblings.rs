@@ -54,10 +54,7 @@ pub(crate) fn check_for_qemu(devices: &Element, context: &Context<'_>) -> Result
 
 fn one_balloon(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
     match devices.all("memballoon").nth(1) {
-        Some(second) => Err(refusal::internal(
-            second,
-            "a guest has one memory balloon; remove this one",
-        )),
+        Some(second) => Err(refusal::internal(second, "a guest has one memory balloon; remove this one")),
         None => Ok(()),
     }
 }
@@ -74,10 +71,7 @@ fn disk_targets_differ(devices: &Element, _: &Context<'_>) -> Result<(), Error> 
     for device in devices.all("disk") {
         let target = disk::View(device).target();
         if !seen.insert(target) {
-            return Err(refusal::xml(
-                device,
-                format!("another disk has the target '{target}' too"),
-            ));
+            return Err(refusal::xml(device, format!("another disk has the target '{target}' too")));
         }
     }
     Ok(())
@@ -105,10 +99,7 @@ fn host_devices_differ(devices: &Element, _: &Context<'_>) -> Result<(), Error> 
         if let Some(identity) = host_identity(device)
             && !seen.insert(identity)
         {
-            return Err(refusal::xml(
-                device,
-                "the guest has this device of the host already",
-            ));
+            return Err(refusal::xml(device, "the guest has this device of the host already"));
         }
     }
     Ok(())
@@ -136,19 +127,12 @@ fn drive_address(device: &Element) -> Option<(&str, &str, &str, &str)> {
     if address.attr("type") != Some("drive") {
         return None;
     }
-    Some((
-        address.attr("controller")?,
-        address.attr("bus")?,
-        address.attr("target")?,
-        address.attr("unit")?,
-    ))
+    Some((address.attr("controller")?, address.attr("bus")?, address.attr("target")?, address.attr("unit")?))
 }
 
 fn drive_addresses_differ(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
     let mut seen = BTreeSet::new();
-    let disks = devices
-        .all("disk")
-        .map(|device| (disk::View(device).bus(), device));
+    let disks = devices.all("disk").map(|device| (disk::View(device).bus(), device));
     let hosts = devices
         .all("hostdev")
         .filter(|device| device.attr("type") == Some("scsi"))
@@ -173,10 +157,7 @@ fn audio_is_there(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
         if let Some(id) = audio.attr("id")
             && !seen.insert(id)
         {
-            return Err(refusal::xml(
-                audio,
-                format!("another <audio> has the id {id} too"),
-            ));
+            return Err(refusal::xml(audio, format!("another <audio> has the id {id} too")));
         }
     }
     for device in devices.elements().filter(|device| device.name != "audio") {
@@ -217,10 +198,7 @@ fn no_video_stands_alone(devices: &Element, _: &Context<'_>) -> Result<(), Error
     if devices.all("video").count() < 2 {
         return Ok(());
     }
-    match devices
-        .all("video")
-        .find(|device| video::View(device).model() == "none")
-    {
+    match devices.all("video").find(|device| video::View(device).model() == "none") {
         Some(none) => Err(refusal::unsupported(
             none,
             "model 'none' says that there is no video adapter, but there are others",
@@ -273,10 +251,7 @@ fn pci_roots_fit(devices: &Element, context: &Context<'_>) -> Result<(), Error> 
         () if context.is_i440fx() || context.is_pseries() => "pci-root",
         () => return Ok(()),
     };
-    for device in devices
-        .all("controller")
-        .filter(|device| device.attr("type") == Some("pci"))
-    {
+    for device in devices.all("controller").filter(|device| device.attr("type") == Some("pci")) {
         let model = device.attr("model").unwrap_or_default();
         let first = device.attr("index") == Some("0");
         let refuse = |message: String| {
@@ -308,10 +283,7 @@ fn io_threads(document: &Element) -> BTreeSet<u64> {
         .flat_map(|ids| ids.all("iothread"))
         .filter_map(|thread| thread.attr("id").and_then(decimal))
         .collect();
-    let count = document
-        .child_text("iothreads")
-        .and_then(|count| decimal(count.trim()))
-        .unwrap_or(0);
+    let count = document.child_text("iothreads").and_then(|count| decimal(count.trim())).unwrap_or(0);
     let mut next = 1;
     while (ids.len() as u64) < count.min(u64::from(u16::MAX)) {
         ids.insert(next);
@@ -322,10 +294,7 @@ fn io_threads(document: &Element) -> BTreeSet<u64> {
 
 fn io_threads_exist(devices: &Element, context: &Context<'_>) -> Result<(), Error> {
     let ids = io_threads(context.document);
-    for device in devices
-        .elements()
-        .filter(|device| matches!(device.name.as_str(), "disk" | "controller"))
-    {
+    for device in devices.elements().filter(|device| matches!(device.name.as_str(), "disk" | "controller")) {
         let Some(driver) = device.child("driver") else {
             continue;
         };
@@ -359,10 +328,7 @@ fn throttle_groups_agree(devices: &Element, _: &Context<'_>) -> Result<(), Error
         if *earlier != limits {
             return Err(refusal::unsupported_by_qemu(
                 device,
-                format!(
-                    "'{}' has other limits than another disk of its group",
-                    disk::View(device).target()
-                ),
+                format!("'{}' has other limits than another disk of its group", disk::View(device).target()),
             ));
         }
     }
@@ -375,10 +341,7 @@ fn lsilogic_has_no_targets(devices: &Element, _: &Context<'_>) -> Result<(), Err
         .filter(|device| device.attr("type") == Some("scsi") && device.attr("model") == Some("lsilogic"))
         .filter_map(|device| device.attr("index"))
         .collect();
-    for device in devices
-        .all("disk")
-        .filter(|device| disk::View(device).bus() == "scsi")
-    {
+    for device in devices.all("disk").filter(|device| disk::View(device).bus() == "scsi") {
         if let Some((controller, _, target, _)) = drive_address(device)
             && lsilogic.contains(controller)
             && target != "0"
@@ -393,20 +356,10 @@ fn lsilogic_has_no_targets(devices: &Element, _: &Context<'_>) -> Result<(), Err
 }
 
 fn spice_is_there(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
-    if devices
-        .all("graphics")
-        .any(|display| display.attr("type") == Some("spice"))
-    {
+    if devices.all("graphics").any(|display| display.attr("type") == Some("spice")) {
         return Ok(());
     }
-    let kinds = [
-        "serial",
-        "parallel",
-        "console",
-        "channel",
-        "redirdev",
-        "smartcard",
-    ];
+    let kinds = ["serial", "parallel", "console", "channel", "redirdev", "smartcard"];
     let asking = devices
         .elements()
         .filter(|device| kinds.contains(&device.name.as_str()))
@@ -421,16 +374,10 @@ fn spice_is_there(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
 }
 
 fn spice_audio_is_heard(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
-    if devices
-        .all("graphics")
-        .any(|display| display.attr("type") == Some("spice"))
-    {
+    if devices.all("graphics").any(|display| display.attr("type") == Some("spice")) {
         return Ok(());
     }
-    match devices
-        .all("audio")
-        .find(|audio| audio.attr("type") == Some("spice"))
-    {
+    match devices.all("audio").find(|audio| audio.attr("type") == Some("spice")) {
         Some(audio) => Err(refusal::unsupported_by_qemu(
             audio,
             "audio of type 'spice' needs <graphics type='spice'>; add one",
@@ -441,10 +388,7 @@ fn spice_audio_is_heard(devices: &Element, _: &Context<'_>) -> Result<(), Error>
 
 /// The adapters that need not be the first are those without a VGA.
 fn other_video_is_secondary(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
-    let primary = devices
-        .all("video")
-        .position(|device| video::View(device).is_primary())
-        .unwrap_or(0);
+    let primary = devices.all("video").position(|device| video::View(device).is_primary()).unwrap_or(0);
     let found = devices.all("video").enumerate().find(|(index, device)| {
         *index != primary && !matches!(video::View(device).model(), "qxl" | "virtio")
     });
@@ -470,11 +414,7 @@ fn has_opengl(display: &Element) -> bool {
 }
 
 fn one_opengl_display(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
-    match devices
-        .all("graphics")
-        .filter(|display| has_opengl(display))
-        .nth(1)
-    {
+    match devices.all("graphics").filter(|display| has_opengl(display)).nth(1) {
         Some(second) => Err(refusal::unsupported_by_qemu(
             second,
             "QEMU draws with OpenGL on one display at most; disable it on this one",
@@ -487,14 +427,10 @@ fn mediated_display_is_shown(devices: &Element, _: &Context<'_>) -> Result<(), E
     if devices.child("graphics").is_some() {
         return Ok(());
     }
-    match devices
-        .all("hostdev")
-        .find(|device| device.attr("display") == Some("on"))
-    {
-        Some(device) => Err(refusal::unsupported_by_qemu(
-            device,
-            "its display needs a <graphics> device; add one",
-        )),
+    match devices.all("hostdev").find(|device| device.attr("display") == Some("on")) {
+        Some(device) => {
+            Err(refusal::unsupported_by_qemu(device, "its display needs a <graphics> device; add one"))
+        }
         None => Ok(()),
     }
 }
@@ -513,27 +449,18 @@ fn one_tpm(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
 }
 
 fn watchdogs_agree(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
-    if let Some(second) = devices
-        .all("watchdog")
-        .filter(|device| device.attr("model") == Some("itco"))
-        .nth(1)
+    if let Some(second) = devices.all("watchdog").filter(|device| device.attr("model") == Some("itco")).nth(1)
     {
-        return Err(refusal::unsupported_by_qemu(
-            second,
-            "a guest has one watchdog of model 'itco'",
-        ));
+        return Err(refusal::unsupported_by_qemu(second, "a guest has one watchdog of model 'itco'"));
     }
-    let mut actions = devices
-        .all("watchdog")
-        .map(|device| (device, device.attr("action")));
+    let mut actions = devices.all("watchdog").map(|device| (device, device.attr("action")));
     let Some((_, first)) = actions.next() else {
         return Ok(());
     };
     match actions.find(|(_, action)| *action != first) {
-        Some((other, _)) => Err(refusal::unsupported_by_qemu(
-            other,
-            "all watchdogs of a guest take the same action",
-        )),
+        Some((other, _)) => {
+            Err(refusal::unsupported_by_qemu(other, "all watchdogs of a guest take the same action"))
+        }
         None => Ok(()),
     }
 }
@@ -542,9 +469,7 @@ fn watchdogs_agree(devices: &Element, _: &Context<'_>) -> Result<(), Error> {
 fn shares_memory(context: &Context<'_>) -> bool {
     let document = context.document;
     let shared = |element: &Element, name: &str| element.attr(name) == Some("shared");
-    document
-        .at("memoryBacking/access")
-        .is_some_and(|access| access.attr("mode") == Some("shared"))
+    document.at("memoryBacking/access").is_some_and(|access| access.attr("mode") == Some("shared"))
         || document.at("cpu/numa").is_some_and(|numa| {
             numa.all("cell").next().is_some() && numa.all("cell").all(|cell| shared(cell, "memAccess"))
         })

@@ -8,16 +8,8 @@ use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::{Element, Node};
 
 /// The types of storage.
-pub(crate) const TYPES: &[&str] = &[
-    "file",
-    "block",
-    "dir",
-    "network",
-    "volume",
-    "nvme",
-    "vhostuser",
-    "vhostvdpa",
-];
+pub(crate) const TYPES: &[&str] =
+    &["file", "block", "dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa"];
 
 /// Formats of images that libvirt has names for.
 pub(crate) const FORMATS: &[&str] = &[
@@ -51,29 +43,18 @@ const SLICE: Shape = shape(
 const RESERVATIONS: Shape = shape(
     "reservations",
     &[yes_no("managed"), yes_no("migration")],
-    &[shape(
-        "source",
-        &[text("type"), text("path"), one_of("mode", &["client"])],
-        &[],
-    )],
+    &[shape("source", &[text("type"), text("path"), one_of("mode", &["client"])], &[])],
 );
 
 /// A secret named by UUID or by what it is for.
-const SECRET: Shape = shape(
-    "secret",
-    &[text("type"), attribute("uuid", Kind::Uuid), text("usage")],
-    &[],
-);
+const SECRET: Shape = shape("secret", &[text("type"), attribute("uuid", Kind::Uuid), text("usage")], &[]);
 
 const AUTH: Shape = shape("auth", &[text("username")], &[SECRET]);
 
 const ENCRYPTIONS: &[&str] = &["default", "qcow", "luks", "luks2", "luks-any"];
 
-const ENCRYPTION: Shape = shape(
-    "encryption",
-    &[text("format"), one_of("engine", &["qemu", "librbd"])],
-    &[SECRET.many()],
-);
+const ENCRYPTION: Shape =
+    shape("encryption", &[text("format"), one_of("engine", &["qemu", "librbd"])], &[SECRET.many()]);
 
 /// A server of network storage.
 const HOST: Shape = shape(
@@ -89,13 +70,8 @@ const HOST: Shape = shape(
 .many()
 .kept();
 
-const IDENTITY: &[Attribute] = &[
-    text("user"),
-    text("group"),
-    text("username"),
-    text("keyfile"),
-    text("agentsock"),
-];
+const IDENTITY: &[Attribute] =
+    &[text("user"), text("group"), text("username"), text("keyfile"), text("agentsock")];
 
 /// The children of all types of source.
 const CHILDREN: &[Shape] = &[
@@ -104,28 +80,12 @@ const CHILDREN: &[Shape] = &[
     shape("config", &[text("file")], &[]),
     shape("initiator", &[], &[shape("iqn", &[text("name")], &[])]),
     shape("ssl", &[yes_no("verify")], &[]),
-    shape(
-        "cookies",
-        &[],
-        &[content("cookie", Kind::Text).with(&[text("name")]).many()],
-    ),
-    shape(
-        "readahead",
-        &[attribute("size", Kind::Number(0, u64::MAX)).unless("0")],
-        &[],
-    ),
-    shape(
-        "timeout",
-        &[attribute("seconds", Kind::Number(0, u64::MAX)).unless("0")],
-        &[],
-    ),
+    shape("cookies", &[], &[content("cookie", Kind::Text).with(&[text("name")]).many()]),
+    shape("readahead", &[attribute("size", Kind::Number(0, u64::MAX)).unless("0")], &[]),
+    shape("timeout", &[attribute("seconds", Kind::Number(0, u64::MAX)).unless("0")], &[]),
     shape("knownHosts", &[text("path")], &[]),
     shape("identity", IDENTITY, &[]),
-    shape(
-        "reconnect",
-        &[yes_no("enabled"), number("timeout"), number("delay")],
-        &[],
-    ),
+    shape("reconnect", &[yes_no("enabled"), number("timeout"), number("delay")], &[]),
     place("address"),
     SECLABEL,
     shape("slices", &[], &[SLICE]),
@@ -170,10 +130,7 @@ const PORTS: &[(&str, &str)] = &[
 
 /// What `<source>` of each type of storage holds.
 const SOURCES: &[(&str, Shape)] = &[
-    (
-        "file",
-        shape("source", &[text("file"), text("fdgroup"), STARTUP], CHILDREN),
-    ),
+    ("file", shape("source", &[text("file"), text("fdgroup"), STARTUP], CHILDREN)),
     ("block", shape("source", &[text("dev"), STARTUP], CHILDREN)),
     ("dir", shape("source", &[text("dir"), STARTUP], CHILDREN)),
     (
@@ -195,12 +152,7 @@ const SOURCES: &[(&str, Shape)] = &[
         "volume",
         shape(
             "source",
-            &[
-                text("pool"),
-                text("volume"),
-                one_of("mode", &["host", "direct"]),
-                STARTUP,
-            ],
+            &[text("pool"), text("volume"), one_of("mode", &["host", "direct"]), STARTUP],
             CHILDREN,
         ),
     ),
@@ -217,14 +169,7 @@ const SOURCES: &[(&str, Shape)] = &[
             CHILDREN,
         ),
     ),
-    (
-        "vhostuser",
-        shape(
-            "source",
-            &[one_of("type", &["unix"]).required(), text("path"), STARTUP],
-            CHILDREN,
-        ),
-    ),
+    ("vhostuser", shape("source", &[one_of("type", &["unix"]).required(), text("path"), STARTUP], CHILDREN)),
     ("vhostvdpa", shape("source", &[text("dev"), STARTUP], CHILDREN)),
 ];
 
@@ -252,10 +197,7 @@ fn read_level(kind: &str, input: &Element, level: usize) -> Result<Option<Elemen
         "network" => complete_network(&mut source)?,
         "nvme" => {
             if source.attr("namespace") == Some("0") {
-                return Err(refusal::unsupported(
-                    input,
-                    "namespaces of NVMe are counted from 1",
-                ));
+                return Err(refusal::unsupported(input, "namespaces of NVMe are counted from 1"));
             }
             let address = input
                 .child("address")
@@ -269,10 +211,7 @@ fn read_level(kind: &str, input: &Element, level: usize) -> Result<Option<Elemen
             return Err(refusal::xml(input, "a volume is named by its pool and its name"));
         }
         "vhostuser" if source.attr("path").is_none() => {
-            return Err(refusal::internal(
-                input,
-                "a vhost-user disk needs the path of its socket",
-            ));
+            return Err(refusal::internal(input, "a vhost-user disk needs the path of its socket"));
         }
         _ => {}
     }
@@ -315,10 +254,7 @@ pub(crate) fn complete_labels(source: &mut Element) {
 
 /// Only slices of the storage itself mean something.
 fn drop_other_slices(source: &mut Element) {
-    if source
-        .at("slices/slice")
-        .is_some_and(|slice| slice.attr("type") != Some("storage"))
-    {
+    if source.at("slices/slice").is_some_and(|slice| slice.attr("type") != Some("storage")) {
         source.take("slices");
     }
 }
@@ -330,14 +266,8 @@ pub(crate) fn check_labels(source: &Element) -> Result<(), Error> {
         return Err(refusal::xml(source, "several <seclabel> need a model each"));
     }
     let mut seen = std::collections::BTreeSet::new();
-    if !source
-        .all("seclabel")
-        .all(|label| seen.insert(label.attr("model")))
-    {
-        return Err(refusal::xml(
-            source,
-            "it has several <seclabel> for one security model",
-        ));
+    if !source.all("seclabel").all(|label| seen.insert(label.attr("model"))) {
+        return Err(refusal::xml(source, "it has several <seclabel> for one security model"));
     }
     Ok(())
 }
@@ -345,25 +275,16 @@ pub(crate) fn check_labels(source: &Element) -> Result<(), Error> {
 fn complete_network(source: &mut Element) -> Result<(), Error> {
     let protocol = source.attr("protocol").unwrap_or_default().to_owned();
     if protocol == "sheepdog" || protocol == "vitastor" {
-        return Err(refusal::unsupported(
-            source,
-            format!("no hypervisor reads protocol '{protocol}'"),
-        ));
+        return Err(refusal::unsupported(source, format!("no hypervisor reads protocol '{protocol}'")));
     }
     if source.attr("name").is_none() && protocol != "nbd" {
-        return Err(refusal::xml(
-            source,
-            format!("a source of protocol '{protocol}' needs a name"),
-        ));
+        return Err(refusal::xml(source, format!("a source of protocol '{protocol}' needs a name")));
     }
     if !matches!(protocol.as_str(), "http" | "https") {
         source.unset("query");
     }
     if protocol == "gluster" && !source.attr("name").unwrap_or_default().contains('/') {
-        return Err(refusal::xml(
-            source,
-            "the name of a gluster source is VOLUME/IMAGE",
-        ));
+        return Err(refusal::xml(source, "the name of a gluster source is VOLUME/IMAGE"));
     }
     if protocol == "iscsi"
         && let Some(name) = source.attr("name")
@@ -383,10 +304,7 @@ fn complete_host(host: &mut Element, protocol: &str, source: &Element) -> Result
     let transport = host.unset("transport").unwrap_or_else(|| "tcp".to_owned());
     if transport == "unix" {
         if host.attr("socket").is_none() {
-            return Err(refusal::xml(
-                source,
-                "a host with transport 'unix' needs a socket",
-            ));
+            return Err(refusal::xml(source, "a host with transport 'unix' needs a socket"));
         }
     } else {
         if host.attr("socket").is_some() {
@@ -422,10 +340,7 @@ fn check_port(host: &Element) -> Result<(), Error> {
         _ => Err(Error::new(
             Code::INVALID_ARG,
             Origin::NONE,
-            format!(
-                "<host> ({}): port '{port}' is not a number up to 65535",
-                host.position
-            ),
+            format!("<host> ({}): port '{port}' is not a number up to 65535", host.position),
         )),
     }
 }
@@ -438,11 +353,9 @@ fn complete_reservations(reservations: &mut Element) -> Result<(), Error> {
     if reservations.attr("managed") == Some("yes") {
         return Ok(());
     }
-    let complete = reservations.child("source").is_some_and(|source| {
-        ["type", "path", "mode"]
-            .iter()
-            .all(|name| source.attr(name).is_some())
-    });
+    let complete = reservations
+        .child("source")
+        .is_some_and(|source| ["type", "path", "mode"].iter().all(|name| source.attr(name).is_some()));
     if !complete {
         return Err(of_storage(
             reservations,
@@ -456,11 +369,7 @@ fn complete_reservations(reservations: &mut Element) -> Result<(), Error> {
 const STORAGE: Origin = Origin(18);
 
 fn of_storage(element: &Element, message: &str) -> Error {
-    Error::new(
-        Code::XML_ERROR,
-        STORAGE,
-        format!("<{}> ({}): {message}", element.name, element.position),
-    )
+    Error::new(Code::XML_ERROR, STORAGE, format!("<{}> ({}): {message}", element.name, element.position))
 }
 
 /// A secret is named by UUID or by usage, not by both.
@@ -499,17 +408,11 @@ pub(crate) fn read_encryption(input: &Element) -> Result<Element, Error> {
     for secret in input.all("secret") {
         check_secret(input, secret)?;
     }
-    if let Some(format) = input
-        .attr("format")
-        .filter(|format| !ENCRYPTIONS.contains(format))
-    {
+    if let Some(format) = input.attr("format").filter(|format| !ENCRYPTIONS.contains(format)) {
         return Err(Error::new(
             Code::CONFIG_UNSUPPORTED,
             STORAGE,
-            format!(
-                "<encryption> ({}): format '{format}' is unknown; use 'luks'",
-                input.position
-            ),
+            format!("<encryption> ({}): format '{format}' is unknown; use 'luks'", input.position),
         ));
     }
     let mut encryption = ENCRYPTION.read(input)?;
@@ -526,15 +429,9 @@ fn read_format(input: &Element) -> Result<Element, Error> {
     const FORMAT: Shape = shape(
         "format",
         &[attribute("type", Kind::Supported(FORMATS)).required()],
-        &[shape(
-            "metadata_cache",
-            &[],
-            &[content("max_size", Kind::Text).with(&[text("unit")])],
-        )],
+        &[shape("metadata_cache", &[], &[content("max_size", Kind::Text).with(&[text("unit")])])],
     );
-    let given = input
-        .child("format")
-        .ok_or_else(|| refusal::xml(input, "it needs a <format>"))?;
+    let given = input.child("format").ok_or_else(|| refusal::xml(input, "it needs a <format>"))?;
     let mut format = FORMAT.read(given)?;
     complete_metadata_cache(&mut format)?;
     Ok(format)
@@ -542,10 +439,7 @@ fn read_format(input: &Element) -> Result<Element, Error> {
 
 /// The size of the cache of an image's metadata is spelled in bytes.
 pub(crate) fn complete_metadata_cache(driver: &mut Element) -> Result<(), Error> {
-    let Some(size) = driver
-        .child_mut("metadata_cache")
-        .and_then(|cache| cache.child_mut("max_size"))
-    else {
+    let Some(size) = driver.child_mut("metadata_cache").and_then(|cache| cache.child_mut("max_size")) else {
         return Ok(());
     };
     let bytes = value::bytes(&size.text(), size.attr("unit"), 1, "<max_size>")?;
@@ -571,9 +465,7 @@ fn push_source(parent: &mut Element, kind: &str, input: &Element, level: usize) 
     if level >= LONGEST_CHAIN {
         return Err(refusal::xml(input, "images are nested too deeply"));
     }
-    let given = input
-        .child("source")
-        .ok_or_else(|| refusal::xml(input, "it needs a <source>"))?;
+    let given = input.child("source").ok_or_else(|| refusal::xml(input, "it needs a <source>"))?;
     if let Some(source) = read_level(kind, given, level + 1)? {
         parent.push(source);
     }

@@ -47,10 +47,8 @@ const FLOORS: &[(&str, usize)] = &[
 const REFUSED: usize = 139;
 
 fn shared() -> Option<PathBuf> {
-    let path = std::env::var_os("BULKHEAD_SHARED").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-        PathBuf::from,
-    );
+    let path = std::env::var_os("BULKHEAD_SHARED")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
     let found = path.join("corpus/expected.json").is_file();
     if !found {
         println!("skipped: no corpus at {}", path.display());
@@ -79,9 +77,9 @@ fn cases() -> Option<Vec<(String, Element, serde_json::Value)>> {
 fn key(device: &Element, index: usize) -> String {
     match device.name.as_str() {
         "disk" => device.path_attr("target", "dev").unwrap_or_default().to_owned(),
-        "controller" => ["type", "index", "model"]
-            .map(|name| device.attr(name).unwrap_or_default())
-            .join(" "),
+        "controller" => {
+            ["type", "index", "model"].map(|name| device.attr(name).unwrap_or_default()).join(" ")
+        }
         _ => index.to_string(),
     }
 }
@@ -159,13 +157,7 @@ fn differences(ours: &Element, stock: &Element, path: &str, out: &mut Vec<String
                 out.push(format!("{path} has @{name}='{value}' too much"));
             }
         }
-        let order = |element: &Element| {
-            element
-                .attributes
-                .iter()
-                .map(|(n, _)| n.clone())
-                .collect::<Vec<_>>()
-        };
+        let order = |element: &Element| element.attributes.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
         let (a, b) = (order(ours), order(stock));
         let mut sorted = (a.clone(), b.clone());
         sorted.0.sort();
@@ -193,11 +185,7 @@ fn differences(ours: &Element, stock: &Element, path: &str, out: &mut Vec<String
         }
     }
     if ours.elements().next().is_none() && ours.text() != stock.text() {
-        out.push(format!(
-            "{path} text ours '{}' stock '{}'",
-            ours.text(),
-            stock.text()
-        ));
+        out.push(format!("{path} text ours '{}' stock '{}'", ours.text(), stock.text()));
     }
 }
 
@@ -284,10 +272,7 @@ fn accepted_devices_come_out_as_stock_prints_them() {
             let score = equal.entry(device.name.clone()).or_default();
             score.1 += 1;
             let Some(twin) = twins.get(&(device.name.clone(), key(device, *index))) else {
-                reasons
-                    .entry(format!("{} has no twin", device.name))
-                    .or_default()
-                    .push(case.clone());
+                reasons.entry(format!("{} has no twin", device.name)).or_default().push(case.clone());
                 continue;
             };
             let (mut a, mut b) = (device.clone(), (*twin).clone());
@@ -317,17 +302,10 @@ fn accepted_devices_come_out_as_stock_prints_them() {
     for (kind, (good, all)) in &equal {
         println!("(\"{kind}\", {good}), // of {all}");
     }
-    assert!(
-        refused.is_empty(),
-        "{} devices of accepted domains are refused",
-        refused.len()
-    );
+    assert!(refused.is_empty(), "{} devices of accepted domains are refused", refused.len());
     for (kind, floor) in FLOORS {
         let (good, _) = equal.get(*kind).copied().unwrap_or_default();
-        assert!(
-            good >= *floor,
-            "{kind}: {good} devices are equal to stock's, {floor} were"
-        );
+        assert!(good >= *floor, "{kind}: {good} devices are equal to stock's, {floor} were");
     }
 }
 
@@ -358,8 +336,5 @@ fn devices_that_stock_refuses_are_refused_alike() {
         }
     }
     println!("{same} refused alike");
-    assert!(
-        same >= REFUSED,
-        "{same} domains are refused as stock refuses them, {REFUSED} were"
-    );
+    assert!(same >= REFUSED, "{same} domains are refused as stock refuses them, {REFUSED} were");
 }

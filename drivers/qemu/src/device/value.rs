@@ -37,11 +37,7 @@ pub(crate) struct Fault {
 
 impl Fault {
     fn new(code: Code, origin: Origin, message: String) -> Self {
-        Self {
-            code,
-            origin,
-            message,
-        }
+        Self { code, origin, message }
     }
 
     /// The error that a caller sees.
@@ -91,19 +87,12 @@ impl Kind {
                 }),
             Self::Uuid => uuid(value)
                 .ok_or_else(|| Fault::new(Code::XML_ERROR, Origin::XML, format!("'{value}' is not a UUID"))),
-            Self::Ip => value
-                .parse::<std::net::IpAddr>()
-                .map(|_| value.to_owned())
-                .map_err(|_| {
-                    Fault::new(
-                        Code::XML_ERROR,
-                        Origin::DOMAIN,
-                        format!("'{value}' is not an IP address"),
-                    )
-                }),
-            Self::As(code, origin, kind) => kind
-                .read(value)
-                .map_err(|fault| Fault::new(code, origin, fault.message)),
+            Self::Ip => value.parse::<std::net::IpAddr>().map(|_| value.to_owned()).map_err(|_| {
+                Fault::new(Code::XML_ERROR, Origin::DOMAIN, format!("'{value}' is not an IP address"))
+            }),
+            Self::As(code, origin, kind) => {
+                kind.read(value).map_err(|fault| Fault::new(code, origin, fault.message))
+            }
             Self::Mac => mac(value).ok_or_else(|| {
                 Fault::new(
                     Code::XML_ERROR,
@@ -179,13 +168,7 @@ pub(crate) fn number_set(text: &str) -> Option<String> {
     }
     let spelled: Vec<String> = ranges
         .into_iter()
-        .map(|(first, last)| {
-            if first == last {
-                first.to_string()
-            } else {
-                format!("{first}-{last}")
-            }
-        })
+        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
         .collect();
     (!spelled.is_empty()).then(|| spelled.join(","))
 }
@@ -207,13 +190,8 @@ pub(crate) fn uuid(value: &str) -> Option<String> {
     if digits.len() != 32 {
         return None;
     }
-    let parts = [
-        digits.get(..8)?,
-        digits.get(8..12)?,
-        digits.get(12..16)?,
-        digits.get(16..20)?,
-        digits.get(20..)?,
-    ];
+    let parts =
+        [digits.get(..8)?, digits.get(8..12)?, digits.get(12..16)?, digits.get(16..20)?, digits.get(20..)?];
     Some(parts.join("-"))
 }
 
@@ -252,11 +230,7 @@ pub(crate) fn bytes(
     place: &str,
 ) -> Result<u64, Error> {
     let number = decimal(value.trim_end()).ok_or_else(|| {
-        Error::new(
-            Code::XML_ERROR,
-            Origin::DOMAIN,
-            format!("{place}: '{value}' is not a size"),
-        )
+        Error::new(Code::XML_ERROR, Origin::DOMAIN, format!("{place}: '{value}' is not a size"))
     })?;
     let factor = match unit_name {
         None => default_unit,
@@ -269,11 +243,7 @@ pub(crate) fn bytes(
         })?,
     };
     number.checked_mul(factor).ok_or_else(|| {
-        Error::new(
-            Code::OVERFLOW,
-            Origin::NONE,
-            format!("{place}: {value} is too large for its unit"),
-        )
+        Error::new(Code::OVERFLOW, Origin::NONE, format!("{place}: {value} is too large for its unit"))
     })
 }
 
@@ -319,13 +289,7 @@ mod tests {
         assert_eq!(bytes("2", Some("MiB"), 1, "x").ok(), Some(2 << 20));
         assert_eq!(bytes("2", Some("KB"), 1, "x").ok(), Some(2000));
         assert_eq!(bytes("2", None, 1024, "x").ok(), Some(2048));
-        assert_eq!(
-            bytes("2", Some("parsec"), 1, "x").map_err(|e| e.code),
-            Err(Code::INVALID_ARG)
-        );
-        assert_eq!(
-            bytes("99999999999999", Some("EiB"), 1, "x").map_err(|e| e.code),
-            Err(Code::OVERFLOW)
-        );
+        assert_eq!(bytes("2", Some("parsec"), 1, "x").map_err(|e| e.code), Err(Code::INVALID_ARG));
+        assert_eq!(bytes("99999999999999", Some("EiB"), 1, "x").map_err(|e| e.code), Err(Code::OVERFLOW));
     }
 }

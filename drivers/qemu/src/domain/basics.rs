@@ -13,23 +13,13 @@ const MAXIMUM_VCPUS: u32 = 16384;
 pub(super) fn name(root: &Element) -> Result<String, Error> {
     let name = root.child_text("name").unwrap_or_default();
     if name.is_empty() {
-        return Err(Error::new(
-            refuse::NO_NAME,
-            Origin::DOMAIN,
-            "<domain> has no <name>; add one",
-        ));
+        return Err(Error::new(refuse::NO_NAME, Origin::DOMAIN, "<domain> has no <name>; add one"));
     }
     if name.contains('\n') {
-        return Err(Error::new(
-            Code::XML_DETAIL,
-            Origin::XML,
-            "<name> holds a line break; remove it",
-        ));
+        return Err(Error::new(Code::XML_DETAIL, Origin::XML, "<name> holds a line break; remove it"));
     }
     if name.contains('/') || name == "." || name == ".." {
-        return Err(refuse::xml(format!(
-            "<name> '{name}' can't be the name of a file"
-        )));
+        return Err(refuse::xml(format!("<name> '{name}' can't be the name of a file")));
     }
     // Longer names can't be files beside their definitions.
     if name.len() > 250 {
@@ -48,9 +38,7 @@ pub(super) fn title(root: &Element) -> Result<Option<Element>, Error> {
         return Ok(None);
     };
     if title.contains('\n') {
-        return Err(refuse::xml(
-            "<title> holds a line break; remove it or use <description>",
-        ));
+        return Err(refuse::xml("<title> holds a line break; remove it or use <description>"));
     }
     Ok(Some(Element::new("title").with_text(title)))
 }
@@ -103,9 +91,7 @@ pub(super) fn memory(
     if cells > 0 {
         total = cells.saturating_add(plugged);
     } else if total == 0 {
-        return Err(refuse::xml(
-            "<domain> has no memory; add <memory unit='MiB'>...</memory>",
-        ));
+        return Err(refuse::xml("<domain> has no memory; add <memory unit='MiB'>...</memory>"));
     } else if plugged > total {
         return Err(refuse::xml(format!(
             "Memory devices have {plugged} KiB, more than the {total} KiB of <memory>"
@@ -123,9 +109,7 @@ pub(super) fn memory(
         }
         let mut element = in_kib("maxMemory", maximum);
         if slots > 0 {
-            element
-                .attributes
-                .insert(0, ("slots".to_owned(), slots.to_string()));
+            element.attributes.insert(0, ("slots".to_owned(), slots.to_string()));
         }
         all.push(element);
     } else if root.path_attr("maxMemory", "slots").is_some() {
@@ -134,23 +118,12 @@ pub(super) fn memory(
     let mut memory = in_kib("memory", total);
     if let Some(dump) = root.path_attr("memory", "dumpCore") {
         if !matches!(dump, "on" | "off") {
-            return Err(refuse::value(format!(
-                "<memory>: dumpCore '{dump}' is neither on nor off"
-            )));
+            return Err(refuse::value(format!("<memory>: dumpCore '{dump}' is neither on nor off")));
         }
-        memory
-            .attributes
-            .insert(0, ("dumpCore".to_owned(), dump.to_owned()));
+        memory.attributes.insert(0, ("dumpCore".to_owned(), dump.to_owned()));
     }
     all.push(memory);
-    all.push(in_kib(
-        "currentMemory",
-        if current == 0 || current > total {
-            total
-        } else {
-            current
-        },
-    ));
+    all.push(in_kib("currentMemory", if current == 0 || current > total { total } else { current }));
     Ok(all)
 }
 
@@ -172,15 +145,8 @@ fn plugged_memory(devices: &Element) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-const VCPU: Shape = shape(
-    "vcpu",
-    &[
-        one_of("placement", &["static", "auto"]),
-        text("cpuset"),
-        text("current"),
-    ],
-    &[],
-);
+const VCPU: Shape =
+    shape("vcpu", &[one_of("placement", &["static", "auto"]), text("cpuset"), text("current")], &[]);
 
 const VCPUS: Shape = shape(
     "vcpus",
@@ -209,9 +175,7 @@ pub(super) fn vcpu(root: &Element) -> Result<(Element, u32), Error> {
         1
     } else {
         count(text.trim()).ok_or_else(|| {
-            refuse::xml(format!(
-                "<vcpu>: '{text}' is not a number of vCPUs up to {MAXIMUM_VCPUS}"
-            ))
+            refuse::xml(format!("<vcpu>: '{text}' is not a number of vCPUs up to {MAXIMUM_VCPUS}"))
         })?
     };
     if maximum == 0 {
@@ -276,33 +240,14 @@ pub(super) fn generation_id(
 
 /// What happens at the guest's end: element, choices, default.
 const EVENTS: &[(&str, &[&str], Option<&str>)] = &[
-    (
-        "on_poweroff",
-        &["destroy", "restart", "rename-restart", "preserve"],
-        Some("destroy"),
-    ),
-    (
-        "on_reboot",
-        &["destroy", "restart", "rename-restart", "preserve"],
-        Some("restart"),
-    ),
+    ("on_poweroff", &["destroy", "restart", "rename-restart", "preserve"], Some("destroy")),
+    ("on_reboot", &["destroy", "restart", "rename-restart", "preserve"], Some("restart")),
     (
         "on_crash",
-        &[
-            "destroy",
-            "restart",
-            "rename-restart",
-            "preserve",
-            "coredump-destroy",
-            "coredump-restart",
-        ],
+        &["destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart"],
         Some("destroy"),
     ),
-    (
-        "on_lockfailure",
-        &["poweroff", "restart", "pause", "ignore"],
-        None,
-    ),
+    ("on_lockfailure", &["poweroff", "restart", "pause", "ignore"], None),
 ];
 
 /// `<on_poweroff>` and its like.

@@ -10,10 +10,7 @@ use bulkhead_xml::Element;
 const CLOCK: Shape = shape(
     "clock",
     &[
-        one_of(
-            "offset",
-            &["utc", "localtime", "variable", "timezone", "absolute"],
-        ),
+        one_of("offset", &["utc", "localtime", "variable", "timezone", "absolute"]),
         text("timezone"),
         text("adjustment"),
         one_of("basis", &["utc", "localtime"]),
@@ -24,16 +21,7 @@ const CLOCK: Shape = shape(
         &[
             one_of(
                 "name",
-                &[
-                    "platform",
-                    "pit",
-                    "rtc",
-                    "hpet",
-                    "tsc",
-                    "kvmclock",
-                    "hypervclock",
-                    "armvtimer",
-                ],
+                &["platform", "pit", "rtc", "hpet", "tsc", "kvmclock", "hypervclock", "armvtimer"],
             )
             .required(),
             yes_no("present"),
@@ -42,11 +30,7 @@ const CLOCK: Shape = shape(
             attribute("frequency", Kind::Number(0, u64::MAX)),
             one_of("mode", &["auto", "native", "emulate", "paravirt", "smpsafe"]),
         ],
-        &[shape(
-            "catchup",
-            &[number("threshold"), number("slew"), number("limit")],
-            &[],
-        )],
+        &[shape("catchup", &[number("threshold"), number("slew"), number("limit")], &[])],
     )
     .many()],
 );
@@ -87,9 +71,7 @@ pub(super) fn complete(input: &Element, context: &Context) -> Result<Element, Er
             clock.unset("basis");
             clock.unset("start");
             if clock.attr("timezone").is_none() {
-                return Err(refuse::xml(
-                    "<clock>: offset 'timezone' needs the attribute 'timezone'",
-                ));
+                return Err(refuse::xml("<clock>: offset 'timezone' needs the attribute 'timezone'"));
             }
         }
         _ => {
@@ -97,9 +79,7 @@ pub(super) fn complete(input: &Element, context: &Context) -> Result<Element, Er
             clock.unset("adjustment");
             clock.unset("basis");
             if clock.attr("start").is_none() {
-                return Err(refuse::value(
-                    "<clock>: offset 'absolute' needs the attribute 'start'",
-                ));
+                return Err(refuse::value("<clock>: offset 'absolute' needs the attribute 'start'"));
             }
         }
     }
@@ -107,11 +87,9 @@ pub(super) fn complete(input: &Element, context: &Context) -> Result<Element, Er
 }
 
 fn number_of(text: &str) -> Result<i64, Error> {
-    text.trim_start().parse().map_err(|_| {
-        refuse::value(format!(
-            "<clock>: adjustment '{text}' is neither a number nor 'reset'"
-        ))
-    })
+    text.trim_start()
+        .parse()
+        .map_err(|_| refuse::value(format!("<clock>: adjustment '{text}' is neither a number nor 'reset'")))
 }
 
 fn complete_timers(mut clock: Element, context: &Context) -> Result<Element, Error> {

@@ -29,12 +29,7 @@ const NUMA: Shape = shape(
                 shape(
                     "distances",
                     &[],
-                    &[shape(
-                        "sibling",
-                        &[number("id").required(), number("value").required()],
-                        &[],
-                    )
-                    .many()],
+                    &[shape("sibling", &[number("id").required(), number("value").required()], &[]).many()],
                 ),
                 shape(
                     "cache",
@@ -96,12 +91,7 @@ const CPU: Shape = shape(
         on_off("deprecated_features"),
     ],
     &[
-        shape(
-            "model",
-            &[one_of("fallback", &["allow", "forbid"]), text("vendor_id")],
-            &[],
-        )
-        .kept(),
+        shape("model", &[one_of("fallback", &["allow", "forbid"]), text("vendor_id")], &[]).kept(),
         shape("vendor", &[], &[]).kept(),
         shape(
             "topology",
@@ -124,11 +114,7 @@ const CPU: Shape = shape(
         ),
         shape(
             "maxphysaddr",
-            &[
-                one_of("mode", &["emulate", "passthrough"]).required(),
-                number("bits"),
-                number("limit"),
-            ],
+            &[one_of("mode", &["emulate", "passthrough"]).required(), number("bits"), number("limit")],
             &[],
         ),
         shape(
@@ -181,10 +167,7 @@ pub(super) fn complete(input: &Element, vcpus: u32, context: &Context) -> Result
         return Err(Error::new(
             Code::CONFIG_UNSUPPORTED,
             Origin::CPU,
-            format!(
-                "<cpu>: feature policy '{policy}' is not among {}",
-                POLICIES.join(", ")
-            ),
+            format!("<cpu>: feature policy '{policy}' is not among {}", POLICIES.join(", ")),
         ));
     }
     let mut cpu = CPU.read(given)?;
@@ -225,11 +208,7 @@ fn complete_model(
             ));
         }
         if vendor.contains(',') {
-            return Err(Error::new(
-                Code::XML_ERROR,
-                Origin::CPU,
-                "<cpu>: vendor_id holds a comma",
-            ));
+            return Err(Error::new(Code::XML_ERROR, Origin::CPU, "<cpu>: vendor_id holds a comma"));
         }
     }
     if mode != "host-passthrough" && mode != "maximum" {
@@ -251,10 +230,7 @@ fn complete_model(
             }
             let check = cpu.attr("check").map(str::to_owned);
             let checked = context.virt_type == "kvm" && !implied;
-            cpu.set(
-                "check",
-                check.unwrap_or_else(|| if checked { "partial" } else { "none" }.to_owned()),
-            );
+            cpu.set("check", check.unwrap_or_else(|| if checked { "partial" } else { "none" }.to_owned()));
             let model = cpu.child_or_insert("model");
             if implied {
                 model.set("fallback", "forbid");
@@ -345,15 +321,15 @@ fn check_cache(cpu: &Element, mode: &str) -> Result<(), Error> {
                 "<cpu>: cache mode 'passthrough' needs CPU mode 'host-passthrough' or 'maximum'",
             ))
         }
-        Some("passthrough") if level.is_some() => Err(refuse::unsupported_by_qemu(
-            "<cpu>: cache mode 'passthrough' takes no level; remove it",
-        )),
-        Some("emulate") if level.is_some_and(|level| level != "3") => Err(refuse::unsupported_by_qemu(
-            "<cpu>: cache mode 'emulate' is for level 3 alone",
-        )),
-        Some("disable") if level.is_some() => Err(refuse::unsupported_by_qemu(
-            "<cpu>: cache mode 'disable' takes no level; remove it",
-        )),
+        Some("passthrough") if level.is_some() => {
+            Err(refuse::unsupported_by_qemu("<cpu>: cache mode 'passthrough' takes no level; remove it"))
+        }
+        Some("emulate") if level.is_some_and(|level| level != "3") => {
+            Err(refuse::unsupported_by_qemu("<cpu>: cache mode 'emulate' is for level 3 alone"))
+        }
+        Some("disable") if level.is_some() => {
+            Err(refuse::unsupported_by_qemu("<cpu>: cache mode 'disable' takes no level; remove it"))
+        }
         _ => Ok(()),
     }
 }
@@ -371,9 +347,9 @@ fn check_address_bits(cpu: &Element, mode: &str) -> Result<(), Error> {
         Some("passthrough") if bits.attr("bits").is_some() => Err(refuse::unsupported_by_qemu(
             "<cpu>: maxphysaddr mode 'passthrough' takes no 'bits'; use 'limit'",
         )),
-        Some("emulate") if bits.attr("limit").is_some() => Err(refuse::unsupported_by_qemu(
-            "<cpu>: maxphysaddr mode 'emulate' takes no 'limit'; use 'bits'",
-        )),
+        Some("emulate") if bits.attr("limit").is_some() => {
+            Err(refuse::unsupported_by_qemu("<cpu>: maxphysaddr mode 'emulate' takes no 'limit'; use 'bits'"))
+        }
         _ => Ok(()),
     }
 }
@@ -396,11 +372,7 @@ fn complete_numa(numa: &mut Element, vcpus: u32) -> Result<(), Error> {
     let count = u32::try_from(numa.all("cell").count()).unwrap_or(u32::MAX);
     let mut ids = BTreeSet::new();
     let mut taken: BTreeSet<u32> = BTreeSet::new();
-    for (index, cell) in numa
-        .elements_mut()
-        .filter(|child| child.name == "cell")
-        .enumerate()
-    {
+    for (index, cell) in numa.elements_mut().filter(|child| child.name == "cell").enumerate() {
         let id = match cell.attr("id") {
             Some(id) => id.parse::<u32>().unwrap_or(u32::MAX),
             None => u32::try_from(index).unwrap_or(u32::MAX),
@@ -440,9 +412,8 @@ fn complete_numa(numa: &mut Element, vcpus: u32) -> Result<(), Error> {
     // vCPUs that are in no cell are in the first.
     if taken.last().is_none_or(|last| *last < vcpus)
         && taken.len() < vcpus as usize
-        && let Some(cell) = numa
-            .elements_mut()
-            .find(|child| child.name == "cell" && child.attr("id") == Some("0"))
+        && let Some(cell) =
+            numa.elements_mut().find(|child| child.name == "cell" && child.attr("id") == Some("0"))
     {
         let mut cpus = cell.attr("cpus").and_then(sets::parse).unwrap_or_default();
         cpus.extend((0..vcpus).filter(|cpu| !taken.contains(cpu)));
@@ -465,10 +436,7 @@ fn complete_numa(numa: &mut Element, vcpus: u32) -> Result<(), Error> {
     });
     complete_distances(numa, count);
     if let Some(interconnects) = numa.child_mut("interconnects") {
-        for bandwidth in interconnects
-            .elements_mut()
-            .filter(|child| child.name == "bandwidth")
-        {
+        for bandwidth in interconnects.elements_mut().filter(|child| child.name == "bandwidth") {
             to_kib(bandwidth, "value")?;
         }
     }
@@ -491,12 +459,7 @@ pub(super) fn add_numa_cell(cpu: &mut Element, vcpus: u32, memory: u64) {
 
 fn check_distances(cell: &Element, id: u32, count: u32) -> Result<(), Error> {
     for sibling in cell.child("distances").iter().flat_map(|d| d.elements()) {
-        let number = |name| {
-            sibling
-                .attr(name)
-                .and_then(|n| n.parse::<u32>().ok())
-                .unwrap_or(0)
-        };
+        let number = |name| sibling.attr(name).and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
         let (other, distance) = (number("id"), number("value"));
         let fits = (10..=254).contains(&distance) && (distance == 10) == (other == id);
         if !fits {
@@ -520,12 +483,7 @@ fn complete_distances(numa: &mut Element, count: u32) {
     for (index, cell) in numa.all("cell").enumerate() {
         let from = u32::try_from(index).unwrap_or(u32::MAX);
         for sibling in cell.child("distances").iter().flat_map(|d| d.elements()) {
-            let number = |name| {
-                sibling
-                    .attr(name)
-                    .and_then(|n| n.parse::<u32>().ok())
-                    .unwrap_or(0)
-            };
+            let number = |name| sibling.attr(name).and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
             known.insert((from, number("id")), number("value"));
         }
     }
@@ -536,11 +494,7 @@ fn complete_distances(numa: &mut Element, count: u32) {
     for (&(from, to), &distance) in &given {
         known.entry((to, from)).or_insert(distance);
     }
-    for (index, cell) in numa
-        .elements_mut()
-        .filter(|child| child.name == "cell")
-        .enumerate()
-    {
+    for (index, cell) in numa.elements_mut().filter(|child| child.name == "cell").enumerate() {
         let from = u32::try_from(index).unwrap_or(u32::MAX);
         if !known.keys().any(|(start, _)| *start == from) {
             continue;
@@ -549,11 +503,8 @@ fn complete_distances(numa: &mut Element, count: u32) {
         let mut distances = Element::new("distances");
         for to in 0..count {
             let distance = known.get(&(from, to)).copied().unwrap_or(20);
-            distances.push(
-                Element::new("sibling")
-                    .with("id", to.to_string())
-                    .with("value", distance.to_string()),
-            );
+            distances
+                .push(Element::new("sibling").with("id", to.to_string()).with("value", distance.to_string()));
         }
         cell.take("distances");
         cell.children.insert(0, bulkhead_xml::Node::Element(distances));

@@ -99,9 +99,8 @@ fn controller_key(controller: &Element) -> Option<Key> {
 
 /// The number of a disk among those of its prefix (`vda` 0, `vdaa` 26).
 pub(super) fn device_number(name: &str) -> Option<u64> {
-    let letters = ["fd", "hd", "vd", "sd", "xvd", "ubd"]
-        .iter()
-        .find_map(|prefix| name.strip_prefix(prefix))?;
+    let letters =
+        ["fd", "hd", "vd", "sd", "xvd", "ubd"].iter().find_map(|prefix| name.strip_prefix(prefix))?;
     let letters = letters.trim_end_matches(|c: char| c.is_ascii_digit());
     if letters.is_empty() || letters.len() > 6 {
         return None;

@@ -13,12 +13,7 @@ const SCSI_UNITS: u64 = 7;
 type Place = (u64, u64, u64, u64);
 
 fn place(address: &Element) -> Place {
-    let part = |name| {
-        address
-            .attr(name)
-            .and_then(|value| value.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
+    let part = |name| address.attr(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
     (part("controller"), part("bus"), part("target"), part("unit"))
 }
 

@@ -46,11 +46,7 @@ const KVM: Shape = shape(
         switch("hint-dedicated"),
         switch("poll-control"),
         switch("pv-ipi"),
-        shape(
-            "dirty-ring",
-            &[STATE, attribute("size", Kind::Number(1024, 65536))],
-            &[],
-        ),
+        shape("dirty-ring", &[STATE, attribute("size", Kind::Number(1024, 65536))], &[]),
     ],
 );
 
@@ -59,11 +55,7 @@ const XEN: Shape = shape(
     &[],
     &[
         switch("e820_host"),
-        shape(
-            "passthrough",
-            &[STATE, one_of("mode", &["default", "sync_pt", "share_pt"])],
-            &[],
-        ),
+        shape("passthrough", &[STATE, one_of("mode", &["default", "sync_pt", "share_pt"])], &[]),
     ],
 );
 
@@ -96,40 +88,19 @@ const FEATURES: Shape = shape(
         switch("nested-hv"),
         switch("msrs").with(&[one_of("unknown", &["ignore", "fault"]).required()]),
         switch("ccf-assist"),
-        shape(
-            "cfpc",
-            &[one_of("value", &["broken", "workaround", "fixed"]).required()],
-            &[],
-        ),
-        shape(
-            "sbbc",
-            &[one_of("value", &["broken", "workaround", "fixed"]).required()],
-            &[],
-        ),
+        shape("cfpc", &[one_of("value", &["broken", "workaround", "fixed"]).required()], &[]),
+        shape("sbbc", &[one_of("value", &["broken", "workaround", "fixed"]).required()], &[]),
         shape(
             "ibs",
-            &[one_of(
-                "value",
-                &["broken", "workaround", "fixed-ibs", "fixed-ccd", "fixed-na"],
-            )
-            .required()],
+            &[one_of("value", &["broken", "workaround", "fixed-ibs", "fixed-ccd", "fixed-na"]).required()],
             &[],
         ),
         shape("tcg", &[], &[shape("tb-cache", &[text("unit")], &[]).kept()]),
         shape("async-teardown", &[yes_no("enabled")], &[]).kept(),
         shape("ras", &[STATE], &[]).kept(),
         shape("ps2", &[STATE], &[]).kept(),
-        shape(
-            "aia",
-            &[one_of("value", &["none", "aplic", "aplic-imsic"]).required()],
-            &[],
-        ),
-        shape(
-            "capabilities",
-            &[one_of("policy", &["default", "allow", "deny"]).required()],
-            &[],
-        )
-        .kept(),
+        shape("aia", &[one_of("value", &["none", "aplic", "aplic-imsic"]).required()], &[]),
+        shape("capabilities", &[one_of("policy", &["default", "allow", "deny"]).required()], &[]).kept(),
     ],
 );
 
@@ -159,22 +130,11 @@ pub(super) fn complete(input: &Element, context: &Context) -> Result<Option<Elem
     {
         features.take("capabilities");
     }
-    for name in [
-        "pvspinlock",
-        "pmu",
-        "vmport",
-        "smm",
-        "vmcoreinfo",
-        "hap",
-        "ras",
-        "ps2",
-    ] {
+    for name in ["pvspinlock", "pmu", "vmport", "smm", "vmcoreinfo", "hap", "ras", "ps2"] {
         if let Some(feature) = features.child_mut(name)
             && feature.attr("state").is_none()
         {
-            feature
-                .attributes
-                .insert(0, ("state".to_owned(), "on".to_owned()));
+            feature.attributes.insert(0, ("state".to_owned(), "on".to_owned()));
         }
     }
     if let Some(teardown) = features.child_mut("async-teardown")
@@ -217,10 +177,7 @@ fn complete_sizes(given: &Element, features: &mut Element) {
             (Some(count), _) => (default, count),
             (None, _) => continue,
         };
-        if let Some(to) = features
-            .child_mut(parent)
-            .and_then(|parent| parent.child_mut(name))
-        {
+        if let Some(to) = features.child_mut(parent).and_then(|parent| parent.child_mut(name)) {
             to.set("unit", unit);
             to.set_text(size.to_string());
         }
@@ -239,10 +196,7 @@ fn complete_hyperv(given: &Element, features: &mut Element) -> Result<(), Error>
     hyperv.set("mode", mode);
     for child in hyperv.elements_mut() {
         if child.attr("state").is_none() {
-            return Err(refuse::value(format!(
-                "<hyperv>: feature '{}' needs its 'state'",
-                child.name
-            )));
+            return Err(refuse::value(format!("<hyperv>: feature '{}' needs its 'state'", child.name)));
         }
         let on = child.attr("state") == Some("on");
         if child.name == "spinlocks" {
@@ -283,9 +237,7 @@ fn complete_kvm(features: &Element) -> Result<(), Error> {
     {
         let size = ring.attr("size").and_then(|size| size.parse::<u32>().ok());
         if !size.is_some_and(u32::is_power_of_two) {
-            return Err(refuse::xml(
-                "<kvm>: the dirty ring's size is not a power of two from 1024 to 65536",
-            ));
+            return Err(refuse::xml("<kvm>: the dirty ring's size is not a power of two from 1024 to 65536"));
         }
     }
     Ok(())
@@ -303,9 +255,7 @@ fn complete_gic(features: &mut Element, context: &Context) {
 }
 
 fn is_on(features: &Element, name: &str) -> bool {
-    features
-        .child(name)
-        .is_some_and(|f| f.attr("state") != Some("off"))
+    features.child(name).is_some_and(|f| f.attr("state") != Some("off"))
 }
 
 fn check(features: &Element, context: &Context) -> Result<(), Error> {
@@ -352,9 +302,7 @@ fn check(features: &Element, context: &Context) -> Result<(), Error> {
         && features.child("ps2").and_then(|ps2| ps2.attr("state")) == Some("off")
         && features.child("vmport").is_some()
     {
-        return Err(refuse::unsupported_by_qemu(
-            "Feature 'vmport' needs 'ps2'; switch it on or remove it",
-        ));
+        return Err(refuse::unsupported_by_qemu("Feature 'vmport' needs 'ps2'; switch it on or remove it"));
     }
     Ok(())
 }

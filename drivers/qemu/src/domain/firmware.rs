@@ -33,25 +33,16 @@ const NVRAM: Shape = shape(
 
 const FEATURE: Shape = shape(
     "feature",
-    &[
-        yes_no("enabled").required(),
-        one_of("name", &["enrolled-keys", "secure-boot"]).required(),
-    ],
+    &[yes_no("enabled").required(), one_of("name", &["enrolled-keys", "secure-boot"]).required()],
     &[],
 );
 
 /// Pairs of image and template that are known without the host's list.
 const KNOWN_PAIRS: &[(&str, &str)] = &[
     ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"),
-    (
-        "/usr/share/AAVMF/AAVMF32_CODE.fd",
-        "/usr/share/AAVMF/AAVMF32_VARS.fd",
-    ),
+    ("/usr/share/AAVMF/AAVMF32_CODE.fd", "/usr/share/AAVMF/AAVMF32_VARS.fd"),
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
-    (
-        "/usr/share/OVMF/OVMF_CODE.secboot.fd",
-        "/usr/share/OVMF/OVMF_VARS.fd",
-    ),
+    ("/usr/share/OVMF/OVMF_CODE.secboot.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
 ];
 
 /// What a definition says of its firmware.
@@ -67,19 +58,12 @@ struct Wanted {
 impl Wanted {
     fn read(input: &Element, given: &Element, os: &Element) -> Result<Self, Error> {
         let mut features = Vec::new();
-        for feature in given
-            .child("firmware")
-            .iter()
-            .flat_map(|list| list.all("feature"))
-        {
+        for feature in given.child("firmware").iter().flat_map(|list| list.all("feature")) {
             let feature = FEATURE.read(feature)?;
             let name = feature.attr("name").unwrap_or_default().to_owned();
             features.push((name, feature.attr("enabled") == Some("yes")));
         }
-        let loader = given
-            .child("loader")
-            .map(|loader| LOADER.read(loader))
-            .transpose()?;
+        let loader = given.child("loader").map(|loader| LOADER.read(loader)).transpose()?;
         let path = given.child_text("loader").filter(|path| !path.is_empty());
         Ok(Self {
             kind: os.attr("firmware").map(str::to_owned),
@@ -87,9 +71,7 @@ impl Wanted {
             path,
             nvram: given.child("nvram").map(read_nvram).transpose()?,
             features,
-            smm: input
-                .at("features/smm")
-                .map(|smm| smm.attr("state") != Some("off")),
+            smm: input.at("features/smm").map(|smm| smm.attr("state") != Some("off")),
         })
     }
 
@@ -98,10 +80,7 @@ impl Wanted {
     }
 
     fn feature(&self, name: &str) -> Option<bool> {
-        self.features
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, enabled)| *enabled)
+        self.features.iter().find(|(known, _)| known == name).map(|(_, enabled)| *enabled)
     }
 
     /// Whether an image of the host is what the definition asks for.
@@ -116,18 +95,13 @@ impl Wanted {
         let format = |value: Option<&str>| value.is_none_or(|format| format == firmware.format);
         self.kind.as_ref().is_none_or(|kind| *kind == firmware.kind)
             && firmware.arch == context.arch
-            && firmware
-                .machines
-                .iter()
-                .any(|machine| matches(machine, &context.machine))
+            && firmware.machines.iter().any(|machine| matches(machine, &context.machine))
             && self.path.as_ref().is_none_or(|path| *path == firmware.loader)
             && template.is_none_or(|template| firmware.template.as_deref() == Some(template))
             && secure.is_none_or(|secure| secure == has("secure-boot"))
             && self.features.iter().all(|(name, enabled)| *enabled == has(name))
             && self.loader_attr("stateless") != Some("yes")
-            && self
-                .loader_attr("type")
-                .is_none_or(|kind| kind == firmware.loader_type)
+            && self.loader_attr("type").is_none_or(|kind| kind == firmware.loader_type)
             && self.loader_attr("readonly") != Some("no")
             && format(self.loader_attr("format"))
             && format(self.nvram.as_ref().and_then(|nvram| nvram.attr("templateFormat")))
@@ -189,13 +163,7 @@ pub(super) fn complete(
         loader.set("type", "rom");
     }
     if let Some(firmware) = (!impossible && (automatic || wanted.loader_attr("type") == Some("pflash")))
-        .then(|| {
-            context
-                .host
-                .firmware
-                .iter()
-                .find(|firmware| wanted.fits(firmware, context))
-        })
+        .then(|| context.host.firmware.iter().find(|firmware| wanted.fits(firmware, context)))
         .flatten()
     {
         let needs_smm = apply(firmware, wanted, os, variables);
@@ -222,9 +190,7 @@ fn check(wanted: &Wanted) -> Result<(), Error> {
         ));
     }
     if wanted.kind.as_deref() == Some("bios") && wanted.loader_attr("stateless") == Some("no") {
-        return Err(refuse::detail(
-            "Only EFI firmware keeps variables; remove stateless='no'",
-        ));
+        return Err(refuse::detail("Only EFI firmware keeps variables; remove stateless='no'"));
     }
     if wanted.kind.is_none() {
         if !wanted.features.is_empty() {
@@ -233,9 +199,7 @@ fn check(wanted: &Wanted) -> Result<(), Error> {
             ));
         }
         if wanted.loader.is_some() && wanted.path.is_none() {
-            return Err(refuse::detail(
-                "<loader> names no file; name one or set firmware='efi' in <os>",
-            ));
+            return Err(refuse::detail("<loader> names no file; name one or set firmware='efi' in <os>"));
         }
     }
     if wanted.nvram.is_some() {
@@ -247,9 +211,7 @@ fn check(wanted: &Wanted) -> Result<(), Error> {
             return Err(refuse::detail("<nvram> is for EFI firmware alone; remove it"));
         }
         if wanted.loader_attr("stateless") == Some("yes") {
-            return Err(refuse::detail(
-                "<nvram> and a stateless <loader> exclude each other",
-            ));
+            return Err(refuse::detail("<nvram> and a stateless <loader> exclude each other"));
         }
     }
     if wanted.kind.is_none() && wanted.loader_attr("secure") == Some("yes") {
@@ -259,9 +221,7 @@ fn check(wanted: &Wanted) -> Result<(), Error> {
             ));
         }
         if wanted.loader_attr("type") != Some("pflash") {
-            return Err(refuse::unsupported_by_qemu(
-                "A secure <loader> needs type 'pflash'",
-            ));
+            return Err(refuse::unsupported_by_qemu("A secure <loader> needs type 'pflash'"));
         }
     }
     Ok(())
@@ -317,9 +277,7 @@ fn complete_path(nvram: &mut Element, variables: &str) {
 /// A loader that the host's list does not know.
 fn as_given(wanted: Wanted, untyped: bool, os: &mut Element, variables: &str) -> Result<(), Error> {
     let Some(mut loader) = wanted.loader else {
-        return Err(refuse::detail(
-            "<nvram> needs a <loader> or firmware='efi' in <os>",
-        ));
+        return Err(refuse::detail("<nvram> needs a <loader> or firmware='efi' in <os>"));
     };
     let path = wanted.path.unwrap_or_default();
     let flash = loader.attr("type") == Some("pflash");
@@ -339,9 +297,8 @@ fn as_given(wanted: Wanted, untyped: bool, os: &mut Element, variables: &str) ->
                 nvram.set("template", *template);
             }
         }
-        let known = nvram
-            .attr("template")
-            .is_some_and(|template| KNOWN_PAIRS.contains(&(path.as_str(), template)));
+        let known =
+            nvram.attr("template").is_some_and(|template| KNOWN_PAIRS.contains(&(path.as_str(), template)));
         if known {
             nvram.set("templateFormat", "raw");
         }

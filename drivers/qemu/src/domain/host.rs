@@ -211,17 +211,7 @@ fn debian_firmware() -> Vec<Firmware> {
             &["pc-q35-*"],
             &["enrolled-keys", "requires-smm", "secure-boot"],
         ),
-        ovmf(
-            "OVMF_CODE_4M.secboot.fd",
-            "OVMF_VARS_4M.fd",
-            &["pc-q35-*"],
-            &["requires-smm", "secure-boot"],
-        ),
-        ovmf(
-            "OVMF_CODE_4M.fd",
-            "OVMF_VARS_4M.fd",
-            &["pc-i440fx-*", "pc-q35-*"],
-            &[],
-        ),
+        ovmf("OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.fd", &["pc-q35-*"], &["requires-smm", "secure-boot"]),
+        ovmf("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd", &["pc-i440fx-*", "pc-q35-*"], &[]),
     ]
 }

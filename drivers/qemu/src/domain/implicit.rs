@@ -101,9 +101,7 @@ fn consoles(devices: &mut Element, context: &Context) -> Result<(), Error> {
 /// The first console's twin takes port 0; the others move on.
 fn shift_consoles(devices: &mut Element) {
     for console in devices.elements_mut().filter(|device| device.name == "console") {
-        if let Some(port) = console
-            .path_attr("target", "port")
-            .and_then(|port| port.parse::<u32>().ok())
+        if let Some(port) = console.path_attr("target", "port").and_then(|port| port.parse::<u32>().ok())
             && let Some(target) = console.child_mut("target")
         {
             target.set("port", port.saturating_add(1).to_string());
@@ -112,15 +110,11 @@ fn shift_consoles(devices: &mut Element) {
 }
 
 fn controller(kind: &str, index: u32) -> Element {
-    Element::new("controller")
-        .with("type", kind)
-        .with("index", index.to_string())
+    Element::new("controller").with("type", kind).with("index", index.to_string())
 }
 
 fn controllers_of<'a>(devices: &'a Element, kind: &'a str) -> impl Iterator<Item = &'a Element> {
-    devices
-        .all("controller")
-        .filter(move |controller| controller.attr("type") == Some(kind))
+    devices.all("controller").filter(move |controller| controller.attr("type") == Some(kind))
 }
 
 fn number(element: &Element, name: &str) -> u32 {
@@ -153,10 +147,7 @@ fn usb_model(context: &Context, explicit: bool) -> Option<&'static str> {
 /// Indexes and models of controllers that are given, and those that the machine always has.
 fn controllers(devices: &mut Element, context: &Context) -> Result<(), Error> {
     index_controllers(devices);
-    for controller in devices
-        .elements_mut()
-        .filter(|device| device.name == "controller")
-    {
+    for controller in devices.elements_mut().filter(|device| device.name == "controller") {
         let model = match controller.attr("type") {
             Some("usb") if controller.attr("model").is_none() => usb_model(context, true),
             _ => None,
@@ -169,10 +160,7 @@ fn controllers(devices: &mut Element, context: &Context) -> Result<(), Error> {
     let explicit_usb = controllers_of(devices, "usb").next().is_some();
     let default_usb = context.is_x86() && context.machine != "isapc" && context.machine != "microvm"
         || context.arch.starts_with("ppc")
-        || matches!(
-            context.machine.as_str(),
-            "versatilepb" | "realview-pbx-a9" | "realview-eb"
-        );
+        || matches!(context.machine.as_str(), "versatilepb" | "realview-pbx-a9" | "realview-eb");
     if !explicit_usb
         && default_usb
         && let Some(model) = usb_model(context, false)
@@ -202,10 +190,7 @@ fn controllers(devices: &mut Element, context: &Context) -> Result<(), Error> {
 fn arrange_controller(controller: &mut Element) {
     const ATTRIBUTES: &[&str] = &["type", "index", "model"];
     controller.attributes.sort_by_key(|(name, _)| {
-        ATTRIBUTES
-            .iter()
-            .position(|known| known == name)
-            .unwrap_or(ATTRIBUTES.len())
+        ATTRIBUTES.iter().position(|known| known == name).unwrap_or(ATTRIBUTES.len())
     });
 }
 
@@ -219,10 +204,7 @@ fn index_controllers(devices: &mut Element) {
     }
     // The set of ICH9 controllers that is being read: its index and the models that it has.
     let mut set: Option<(u32, Vec<String>)> = None;
-    for controller in devices
-        .elements_mut()
-        .filter(|device| device.name == "controller")
-    {
+    for controller in devices.elements_mut().filter(|device| device.name == "controller") {
         let model = controller.attr("model").unwrap_or_default().to_owned();
         let companion = controller.attr("type") == Some("usb") && model.starts_with("ich9-");
         if controller.attr("index").is_some() {
@@ -244,9 +226,7 @@ fn index_controllers(devices: &mut Element) {
             arrange_controller(controller);
             continue;
         }
-        let used = taken
-            .entry(controller.attr("type").unwrap_or_default().to_owned())
-            .or_default();
+        let used = taken.entry(controller.attr("type").unwrap_or_default().to_owned()).or_default();
         let free = (0..).find(|index| !used.contains(index)).unwrap_or(0);
         used.insert(free);
         if companion {
@@ -294,10 +274,8 @@ fn add_root(devices: &mut Element, model: &str, context: &Context) -> Result<(),
 
 /// The host bridges of sPAPR guests carry a number.
 fn complete_host_bridges(devices: &mut Element) -> Result<(), Error> {
-    let mut used: std::collections::BTreeSet<u32> = devices
-        .all("controller")
-        .filter_map(|c| c.path_attr("target", "index")?.parse().ok())
-        .collect();
+    let mut used: std::collections::BTreeSet<u32> =
+        devices.all("controller").filter_map(|c| c.path_attr("target", "index")?.parse().ok()).collect();
     for bridge in devices
         .elements_mut()
         .filter(|device| device.name == "controller" && device.attr("model") == Some("pci-root"))
@@ -308,16 +286,10 @@ fn complete_host_bridges(devices: &mut Element) -> Result<(), Error> {
             bridge.children.insert(0, bulkhead_xml::Node::Element(model));
         }
         if bridge.path_attr("target", "index").is_none() {
-            let free = if index == 0 {
-                0
-            } else {
-                (1..).find(|number| !used.contains(number)).unwrap_or(0)
-            };
+            let free = if index == 0 { 0 } else { (1..).find(|number| !used.contains(number)).unwrap_or(0) };
             used.insert(free);
             if bridge.child("target").is_none() {
-                bridge
-                    .children
-                    .insert(1, bulkhead_xml::Node::Element(Element::new("target")));
+                bridge.children.insert(1, bulkhead_xml::Node::Element(Element::new("target")));
             }
             bridge.child_or_insert("target").set("index", free.to_string());
         } else if (bridge.path_attr("target", "index") == Some("0")) != (index == 0) {
@@ -363,9 +335,7 @@ fn companions(devices: &mut Element, context: &Context) -> Result<(), Error> {
             continue;
         };
         if last > 64 {
-            return Err(refuse::xml(format!(
-                "Controller {last} of type '{kind}' is beyond reason"
-            )));
+            return Err(refuse::xml(format!("Controller {last} of type '{kind}' is beyond reason")));
         }
         // Of buses for disks there are none missing below the last one.
         let disks = !matches!(kind, "virtio-serial" | "ccid");
@@ -384,9 +354,7 @@ fn companions(devices: &mut Element, context: &Context) -> Result<(), Error> {
         )));
     }
     if controllers_of(devices, "ide").any(|ide| number(ide, "index") > 0) {
-        return Err(refuse::unsupported_by_qemu(
-            "This machine has one IDE controller, index 0",
-        ));
+        return Err(refuse::unsupported_by_qemu("This machine has one IDE controller, index 0"));
     }
     let spapr = context.is_pseries();
     for scsi in devices
@@ -436,11 +404,7 @@ fn simple(devices: &mut Element, root: &Element, context: &Context) -> Result<()
             .and_then(|watchdog| watchdog.attr("action"))
             .unwrap_or("reset")
             .to_owned();
-        devices.push(
-            Element::new("watchdog")
-                .with("model", "itco")
-                .with("action", action),
-        );
+        devices.push(Element::new("watchdog").with("model", "itco").with("action", action));
     }
     let panic = if context.is_pseries() {
         Some("pseries")
@@ -450,9 +414,7 @@ fn simple(devices: &mut Element, root: &Element, context: &Context) -> Result<()
         None
     };
     if let Some(model) = panic
-        && !devices
-            .all("panic")
-            .any(|panic| panic.attr("model") == Some(model))
+        && !devices.all("panic").any(|panic| panic.attr("model") == Some(model))
     {
         devices.push(Element::new("panic").with("model", model));
     }
@@ -465,28 +427,19 @@ fn mark_primary(devices: &mut Element) -> Result<(), Error> {
     if videos.is_empty() {
         return Ok(());
     }
-    let none = videos
-        .iter()
-        .any(|video| video.path_attr("model", "type") == Some("none"));
+    let none = videos.iter().any(|video| video.path_attr("model", "type") == Some("none"));
     if none {
         if videos.len() > 1 {
-            return Err(refuse::unsupported(
-                "A video adapter 'none' is the only one; remove the others",
-            ));
+            return Err(refuse::unsupported("A video adapter 'none' is the only one; remove the others"));
         }
         return Ok(());
     }
-    let primaries = videos
-        .iter()
-        .filter(|video| video.path_attr("model", "primary") == Some("yes"))
-        .count();
+    let primaries = videos.iter().filter(|video| video.path_attr("model", "primary") == Some("yes")).count();
     if primaries > 1 {
         return Err(refuse::internal("Two video adapters are primary; there is one"));
     }
-    let first = videos
-        .iter()
-        .position(|video| video.path_attr("model", "primary") == Some("yes"))
-        .unwrap_or(0);
+    let first =
+        videos.iter().position(|video| video.path_attr("model", "primary") == Some("yes")).unwrap_or(0);
     let mut sorted = videos;
     let mut primary = sorted.remove(first);
     if let Some(model) = primary.child_mut("model")
@@ -497,9 +450,7 @@ fn mark_primary(devices: &mut Element) -> Result<(), Error> {
             .filter_map(|name| model.attributes.iter().position(|(known, _)| known == name))
             .min()
             .unwrap_or(model.attributes.len());
-        model
-            .attributes
-            .insert(place, ("primary".to_owned(), "yes".to_owned()));
+        model.attributes.insert(place, ("primary".to_owned(), "yes".to_owned()));
     }
     sorted.insert(0, primary);
     let mut sorted = sorted.into_iter();
@@ -518,11 +469,7 @@ fn audio(devices: &mut Element) {
         return;
     }
     let displays: Vec<&str> = devices.all("graphics").filter_map(|g| g.attr("type")).collect();
-    let last = displays
-        .iter()
-        .rev()
-        .copied()
-        .find(|kind| matches!(*kind, "vnc" | "spice" | "sdl"));
+    let last = displays.iter().rev().copied().find(|kind| matches!(*kind, "vnc" | "spice" | "sdl"));
     let kind = match last {
         Some("spice") => "spice",
         Some("sdl") | None if !displays.is_empty() && !has(devices, "sound") => return,

@@ -96,10 +96,7 @@ pub(super) fn settle<'a>(root: &'a Element, host: &'a Host) -> Result<Settled<'a
             ));
         }
     };
-    let given_emulator = root
-        .at("devices/emulator")
-        .map(Element::text)
-        .filter(|path| !path.is_empty());
+    let given_emulator = root.at("devices/emulator").map(Element::text).filter(|path| !path.is_empty());
     let arch = match kind.and_then(|kind| kind.attr("arch")) {
         Some(arch) if ARCHITECTURES.contains(&arch) => arch.to_owned(),
         Some(arch) => return Err(refuse::unsupported(format!("Architecture '{arch}' is unknown"))),
@@ -119,16 +116,13 @@ pub(super) fn settle<'a>(root: &'a Element, host: &'a Host) -> Result<Settled<'a
     check_emulator(host, &emulator, &arch)?;
     let requested = kind.and_then(|kind| kind.attr("machine"));
     let known = host.emulator(&arch).ok_or_else(|| {
-        refuse::unsupported_by_qemu(format!(
-            "There is no emulator for architecture '{arch}' on this host"
-        ))
+        refuse::unsupported_by_qemu(format!("There is no emulator for architecture '{arch}' on this host"))
     })?;
     let unsupported = |what: &str, value: &str| {
         refuse::unsupported_by_qemu(format!("Emulator '{emulator}' has no {what} '{value}'"))
     };
-    let mut unfit = root
-        .child("bootloader")
-        .map(|_| refuse::unsupported_by_qemu("QEMU has no <bootloader>; remove it"));
+    let mut unfit =
+        root.child("bootloader").map(|_| refuse::unsupported_by_qemu("QEMU has no <bootloader>; remove it"));
     if unfit.is_some() {
         // The first reason is told.
     } else if os_type != "hvm" {
@@ -144,19 +138,8 @@ pub(super) fn settle<'a>(root: &'a Element, host: &'a Host) -> Result<Settled<'a
             name.to_owned()
         }),
     };
-    let context = Context {
-        arch,
-        machine,
-        virt_type: virt_type.to_owned(),
-        os_type,
-        host,
-        document: root,
-    };
-    Ok(Settled {
-        context,
-        emulator,
-        unfit,
-    })
+    let context = Context { arch, machine, virt_type: virt_type.to_owned(), os_type, host, document: root };
+    Ok(Settled { context, emulator, unfit })
 }
 
 /// The architecture of the given emulator, or the host's if that emulator can run it.
@@ -172,10 +155,7 @@ fn default_architecture(host: &Host, emulator: Option<&str>, kind: Option<&Eleme
         && host.canonical_machine(&host.arch, machine).is_none()
         && emulator.is_none()
     {
-        let mut having = host
-            .emulators
-            .keys()
-            .filter(|arch| host.canonical_machine(arch, machine).is_some());
+        let mut having = host.emulators.keys().filter(|arch| host.canonical_machine(arch, machine).is_some());
         if let (Some(only), None) = (having.next(), having.next()) {
             return only.clone();
         }
@@ -185,11 +165,7 @@ fn default_architecture(host: &Host, emulator: Option<&str>, kind: Option<&Eleme
 
 /// Only the programs that the host lists are emulators: nothing that a client names is run to find out.
 fn check_emulator(host: &Host, path: &str, arch: &str) -> Result<(), Error> {
-    let mut known = host
-        .emulators
-        .iter()
-        .filter(|(_, emulator)| emulator.path == path)
-        .peekable();
+    let mut known = host.emulators.iter().filter(|(_, emulator)| emulator.path == path).peekable();
     if known.peek().is_none() {
         return Err(Error::new(
             Code::SYSTEM_ERROR,
@@ -202,7 +178,5 @@ fn check_emulator(host: &Host, path: &str, arch: &str) -> Result<(), Error> {
     if known.any(|(name, _)| name == arch || x86(name) && x86(arch) || family(name) == family(arch)) {
         return Ok(());
     }
-    Err(refuse::unsupported_by_qemu(format!(
-        "Emulator '{path}' does not emulate architecture '{arch}'"
-    )))
+    Err(refuse::unsupported_by_qemu(format!("Emulator '{path}' does not emulate architecture '{arch}'")))
 }

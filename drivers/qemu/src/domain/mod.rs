@@ -91,11 +91,7 @@ impl Definition {
     pub fn native(&self, host: &Host) -> Result<Element, Error> {
         let mut root = self.root.clone();
         crate::args::reduce_interfaces(&mut root);
-        for device in root
-            .child_mut("devices")
-            .into_iter()
-            .flat_map(Element::elements_mut)
-        {
+        for device in root.child_mut("devices").into_iter().flat_map(Element::elements_mut) {
             if device.name == "interface" {
                 device.take("address");
             }

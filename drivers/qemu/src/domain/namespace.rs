@@ -11,15 +11,12 @@ pub(super) const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 pub(super) fn complete(root: &Element) -> Result<Vec<Element>, Error> {
     let mut found = Vec::new();
     let of = |name: &'static str| {
-        root.elements()
-            .find(move |child| local(child) == name && child.namespace.as_deref() == Some(QEMU))
+        root.elements().find(move |child| local(child) == name && child.namespace.as_deref() == Some(QEMU))
     };
     if let Some(given) = of("commandline") {
         let mut line = Element::new("qemu:commandline");
         for arg in children(given, "arg") {
-            let value = arg
-                .attr("value")
-                .ok_or_else(|| refuse::internal("<qemu:arg> has no 'value'"))?;
+            let value = arg.attr("value").ok_or_else(|| refuse::internal("<qemu:arg> has no 'value'"))?;
             line.push(Element::new("qemu:arg").with("value", value));
         }
         for env in children(given, "env") {
@@ -42,9 +39,7 @@ pub(super) fn complete(root: &Element) -> Result<Vec<Element>, Error> {
     if let Some(given) = of("override") {
         let mut all = Element::new("qemu:override");
         for device in children(given, "device") {
-            let alias = device
-                .attr("alias")
-                .ok_or_else(|| refuse::xml("<qemu:device> has no 'alias'"))?;
+            let alias = device.attr("alias").ok_or_else(|| refuse::xml("<qemu:device> has no 'alias'"))?;
             let mut frontend = Element::new("qemu:frontend");
             for property in children(device, "frontend").flat_map(|f| children(f, "property")) {
                 let mut kept = Element::new("qemu:property");
@@ -74,9 +69,7 @@ fn local(element: &Element) -> &str {
 }
 
 fn children<'a>(parent: &'a Element, name: &'a str) -> impl Iterator<Item = &'a Element> {
-    parent
-        .elements()
-        .filter(move |child| local(child) == name && child.namespace.as_deref() == Some(QEMU))
+    parent.elements().filter(move |child| local(child) == name && child.namespace.as_deref() == Some(QEMU))
 }
 
 fn environment(env: &Element) -> Result<Element, Error> {
@@ -89,13 +82,8 @@ fn environment(env: &Element) -> Result<Element, Error> {
     if !starts {
         return Err(bad("a variable's name begins with neither letter nor underscore"));
     }
-    if !name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-    {
-        return Err(bad(
-            "a variable's name holds other than letters, digits and underscores",
-        ));
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        return Err(bad("a variable's name holds other than letters, digits and underscores"));
     }
     let mut kept = Element::new("qemu:env").with("name", name);
     if let Some(value) = env.attr("value") {

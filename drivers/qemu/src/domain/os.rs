@@ -27,25 +27,9 @@ const OS: Shape = shape(
                 .with(&[one_of("type", &["raw", "rawset", "slic", "msdm"]).required()])
                 .many()],
         ),
-        shape(
-            "boot",
-            &[one_of("dev", &["fd", "cdrom", "hd", "network"]).required()],
-            &[],
-        )
-        .many(),
-        shape(
-            "bootmenu",
-            &[
-                yes_no("enable"),
-                attribute("timeout", Kind::Number(0, u32::MAX as u64)),
-            ],
-            &[],
-        ),
-        shape(
-            "smbios",
-            &[one_of("mode", &["none", "emulate", "host", "sysinfo"]).required()],
-            &[],
-        ),
+        shape("boot", &[one_of("dev", &["fd", "cdrom", "hd", "network"]).required()], &[]).many(),
+        shape("bootmenu", &[yes_no("enable"), attribute("timeout", Kind::Number(0, u32::MAX as u64))], &[]),
+        shape("smbios", &[one_of("mode", &["none", "emulate", "host", "sysinfo"]).required()], &[]),
         shape("bios", &[yes_no("useserial"), text("rebootTimeout")], &[]),
     ],
 );
@@ -108,18 +92,15 @@ pub(super) fn complete(input: &Element, name: &str, context: &Context) -> Result
         for table in acpi.elements() {
             let kind = table.attr("type").unwrap_or_default();
             if kind != "raw" && kinds.contains(&kind) {
-                return Err(refuse::xml(format!(
-                    "<acpi>: there are two tables of type '{kind}'"
-                )));
+                return Err(refuse::xml(format!("<acpi>: there are two tables of type '{kind}'")));
             }
             kinds.push(kind);
         }
     }
     os.children.sort_by_key(|node| match node {
-        bulkhead_xml::Node::Element(child) => ORDER
-            .iter()
-            .position(|name| *name == child.name)
-            .unwrap_or(usize::MAX),
+        bulkhead_xml::Node::Element(child) => {
+            ORDER.iter().position(|name| *name == child.name).unwrap_or(usize::MAX)
+        }
         _ => usize::MAX,
     });
     Ok((os, needs_smm))
@@ -146,9 +127,7 @@ fn complete_boot(input: &Element, os: &mut Element) -> Result<(), Error> {
     for order in ordered {
         let same = order.trim().parse::<u32>().ok();
         if same.is_some_and(|order| !seen.insert(order)) {
-            return Err(refuse::unsupported(format!(
-                "Boot order {order} is given to more than one device"
-            )));
+            return Err(refuse::unsupported(format!("Boot order {order} is given to more than one device")));
         }
     }
     Ok(())
@@ -164,9 +143,7 @@ const SYSINFO: Shape = shape(
         shape("baseBoard", &[], &[ENTRY]).many(),
         shape("chassis", &[], &[ENTRY]),
         shape("oemStrings", &[], &[content("entry", Kind::Text).many()]),
-        content("entry", Kind::Text)
-            .with(&[text("name"), text("file")])
-            .many(),
+        content("entry", Kind::Text).with(&[text("name"), text("file")]).many(),
     ],
 );
 
@@ -175,29 +152,8 @@ const ENTRY: Shape = content("entry", Kind::Text).with(&[text("name")]).many();
 /// The names of each table's entries, in the order of printing.
 const ENTRIES: &[(&str, &[&str])] = &[
     ("bios", &["vendor", "version", "date", "release"]),
-    (
-        "system",
-        &[
-            "manufacturer",
-            "product",
-            "version",
-            "serial",
-            "uuid",
-            "sku",
-            "family",
-        ],
-    ),
-    (
-        "baseBoard",
-        &[
-            "manufacturer",
-            "product",
-            "version",
-            "serial",
-            "asset",
-            "location",
-        ],
-    ),
+    ("system", &["manufacturer", "product", "version", "serial", "uuid", "sku", "family"]),
+    ("baseBoard", &["manufacturer", "product", "version", "serial", "asset", "location"]),
     ("chassis", &["manufacturer", "version", "serial", "asset", "sku"]),
 ];
 
@@ -218,21 +174,17 @@ pub(super) fn sysinfo(input: &Element, uuid: &str) -> Result<Vec<Element>, Error
     for given in input.all("sysinfo") {
         let mut info = SYSINFO.read(given)?;
         if info.attr("type") == Some("fwcfg") {
-            info.children
-                .retain(|node| matches!(node, bulkhead_xml::Node::Element(e) if e.name == "entry"));
+            info.children.retain(|node| matches!(node, bulkhead_xml::Node::Element(e) if e.name == "entry"));
             for entry in info.elements_mut() {
                 if entry.attr("name").is_none() {
-                    return Err(refuse::value(
-                        "<sysinfo>: an entry of type 'fwcfg' needs its 'name'",
-                    ));
+                    return Err(refuse::value("<sysinfo>: an entry of type 'fwcfg' needs its 'name'"));
                 }
                 if entry.attr("file").is_some() {
                     entry.children.clear();
                 }
             }
         } else {
-            info.children
-                .retain(|node| !matches!(node, bulkhead_xml::Node::Element(e) if e.name == "entry"));
+            info.children.retain(|node| !matches!(node, bulkhead_xml::Node::Element(e) if e.name == "entry"));
             for table in info.elements_mut() {
                 complete_table(table, uuid)?;
             }

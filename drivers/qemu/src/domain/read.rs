@@ -25,10 +25,7 @@ pub(super) fn read(xml: &[u8], host: &Host, _purpose: Purpose) -> Result<Element
     let mut document = parse(xml, Limits::default(), "domain/metadata")
         .map_err(|error| Error::new(Code::XML_DETAIL, Origin::DOMAIN, error.to_string()))?;
     if document.name != "domain" {
-        return Err(refuse::value(format!(
-            "The document is a <{}>, not a <domain>",
-            document.name
-        )));
+        return Err(refuse::value(format!("The document is a <{}>, not a <domain>", document.name)));
     }
     // In a namespace of its own, none of its elements is one that counts.
     if document.namespace.is_some() {
@@ -55,17 +52,10 @@ fn join_devices(document: &mut Element) {
 }
 
 fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
-    let Settled {
-        context,
-        emulator,
-        unfit,
-    } = settled;
+    let Settled { context, emulator, unfit } = settled;
     let context = &context;
     let name = basics::name(input)?;
-    let given = input
-        .child_text("uuid")
-        .or_else(|| os::system_uuid(input))
-        .filter(|text| !text.is_empty());
+    let given = input.child_text("uuid").or_else(|| os::system_uuid(input)).filter(|text| !text.is_empty());
     let uuid = match given {
         Some(text) => {
             value::uuid(&text).ok_or_else(|| refuse::internal(format!("<uuid>: '{text}' is no UUID")))?
@@ -105,19 +95,10 @@ fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
     }
     root.push(Element::new("name").with_text(name));
     root.push(Element::new("uuid").with_text(uuid.as_str()));
-    push_all(
-        &mut root,
-        basics::generation_id(input, || context.host.new_uuid())?,
-    );
+    push_all(&mut root, basics::generation_id(input, || context.host.new_uuid())?);
     push_all(&mut root, basics::title(input)?);
     push_all(&mut root, description(input));
-    push_all(
-        &mut root,
-        input
-            .child("metadata")
-            .filter(|metadata| !metadata.children.is_empty())
-            .cloned(),
-    );
+    push_all(&mut root, input.child("metadata").filter(|metadata| !metadata.children.is_empty()).cloned());
     push_all(&mut root, memory);
     Simple(input, &mut root).add(&tuning::BLKIO_TUNE)?;
     push_all(&mut root, tuning::memory_tune(input)?);
@@ -176,9 +157,7 @@ fn iothreads(input: &Element) -> Result<Option<Element>, Error> {
         Some(text) => value::decimal(&text)
             .ok_or_else(|| refuse::xml(format!("<iothreads>: '{text}' is not a number")))?,
     };
-    let named = input
-        .child("iothreadids")
-        .map_or(0, |ids| ids.all("iothread").count() as u64);
+    let named = input.child("iothreadids").map_or(0, |ids| ids.all("iothread").count() as u64);
     let count = given.max(named);
     Ok((count > 0).then(|| Element::new("iothreads").with_text(count.to_string())))
 }

@@ -44,13 +44,7 @@ pub(super) fn format(set: &BTreeSet<u32>) -> String {
     }
     let words: Vec<String> = runs
         .into_iter()
-        .map(|(first, last)| {
-            if first == last {
-                first.to_string()
-            } else {
-                format!("{first}-{last}")
-            }
-        })
+        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
         .collect();
     words.join(",")
 }

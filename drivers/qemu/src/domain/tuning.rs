@@ -20,23 +20,14 @@ pub(super) const MEMORY_BACKING: Shape = shape(
         shape(
             "hugepages",
             &[],
-            &[shape(
-                "page",
-                &[attribute("size", U64).required(), text("unit"), text("nodeset")],
-                &[],
-            )
-            .many()],
+            &[shape("page", &[attribute("size", U64).required(), text("unit"), text("nodeset")], &[]).many()],
         )
         .kept(),
         flag("nosharepages"),
         flag("locked"),
         shape("source", &[one_of("type", &["file", "anonymous", "memfd"])], &[]),
         shape("access", &[one_of("mode", &["shared", "private"])], &[]),
-        shape(
-            "allocation",
-            &[one_of("mode", &["immediate", "ondemand"]), number("threads")],
-            &[],
-        ),
+        shape("allocation", &[one_of("mode", &["immediate", "ondemand"]), number("threads")], &[]),
         flag("discard"),
     ],
 );
@@ -80,32 +71,12 @@ const CPU_TUNE: Shape = shape(
         content("emulator_quota", Kind::Text),
         content("iothread_period", U64),
         content("iothread_quota", Kind::Text),
-        shape(
-            "vcpupin",
-            &[number("vcpu").required(), text("cpuset").required()],
-            &[],
-        )
-        .many(),
+        shape("vcpupin", &[number("vcpu").required(), text("cpuset").required()], &[]).many(),
         shape("emulatorpin", &[text("cpuset").required()], &[]),
-        shape(
-            "iothreadpin",
-            &[number("iothread").required(), text("cpuset").required()],
-            &[],
-        )
-        .many(),
+        shape("iothreadpin", &[number("iothread").required(), text("cpuset").required()], &[]).many(),
         shape("emulatorsched", &[SCHEDULER.required(), PRIORITY], &[]),
-        shape(
-            "vcpusched",
-            &[text("vcpus").required(), SCHEDULER.required(), PRIORITY],
-            &[],
-        )
-        .many(),
-        shape(
-            "iothreadsched",
-            &[text("iothreads").required(), SCHEDULER.required(), PRIORITY],
-            &[],
-        )
-        .many(),
+        shape("vcpusched", &[text("vcpus").required(), SCHEDULER.required(), PRIORITY], &[]).many(),
+        shape("iothreadsched", &[text("iothreads").required(), SCHEDULER.required(), PRIORITY], &[]).many(),
         shape(
             "cachetune",
             &[text("vcpus").required()],
@@ -122,12 +93,7 @@ const CPU_TUNE: Shape = shape(
                     &[],
                 )
                 .many(),
-                shape(
-                    "monitor",
-                    &[number("level").required(), text("vcpus").required()],
-                    &[],
-                )
-                .many(),
+                shape("monitor", &[number("level").required(), text("vcpus").required()], &[]).many(),
             ],
         )
         .many(),
@@ -135,12 +101,7 @@ const CPU_TUNE: Shape = shape(
             "memorytune",
             &[text("vcpus").required()],
             &[
-                shape(
-                    "node",
-                    &[number("id").required(), number("bandwidth").required()],
-                    &[],
-                )
-                .many(),
+                shape("node", &[number("id").required(), number("bandwidth").required()], &[]).many(),
                 shape("monitor", &[text("vcpus").required()], &[]).many(),
             ],
         )
@@ -157,20 +118,12 @@ const NUMA_TUNE: Shape = shape(
     &[
         shape(
             "memory",
-            &[
-                one_of("mode", NUMA_MODES),
-                text("nodeset"),
-                one_of("placement", &["static", "auto"]),
-            ],
+            &[one_of("mode", NUMA_MODES), text("nodeset"), one_of("placement", &["static", "auto"])],
             &[],
         ),
         shape(
             "memnode",
-            &[
-                number("cellid").required(),
-                one_of("mode", NUMA_MODES),
-                text("nodeset").required(),
-            ],
+            &[number("cellid").required(), one_of("mode", NUMA_MODES), text("nodeset").required()],
             &[],
         )
         .many(),
@@ -188,35 +141,18 @@ pub(super) const IOTHREAD_IDS: Shape = shape(
             number("thread_pool_min"),
             number("thread_pool_max"),
         ],
-        &[shape(
-            "poll",
-            &[
-                attribute("max", U64),
-                attribute("grow", U64),
-                attribute("shrink", U64),
-            ],
-            &[],
-        )],
+        &[shape("poll", &[attribute("max", U64), attribute("grow", U64), attribute("shrink", U64)], &[])],
     )
     .many()],
 );
 
 /// `<defaultiothread>`.
-pub(super) const DEFAULT_IOTHREAD: Shape = shape(
-    "defaultiothread",
-    &[number("thread_pool_min"), number("thread_pool_max")],
-    &[],
-);
+pub(super) const DEFAULT_IOTHREAD: Shape =
+    shape("defaultiothread", &[number("thread_pool_min"), number("thread_pool_max")], &[]);
 
 /// `<resource>`.
-pub(super) const RESOURCE: Shape = shape(
-    "resource",
-    &[],
-    &[
-        content("partition", Kind::Text),
-        shape("fibrechannel", &[text("appid")], &[]),
-    ],
-);
+pub(super) const RESOURCE: Shape =
+    shape("resource", &[], &[content("partition", Kind::Text), shape("fibrechannel", &[text("appid")], &[])]);
 
 /// `<idmap>`.
 pub(super) const ID_MAP: Shape = shape(
@@ -284,15 +220,7 @@ pub(super) const PERF: Shape = shape(
 pub(super) const KEY_WRAP: Shape = shape(
     "keywrap",
     &[],
-    &[shape(
-        "cipher",
-        &[
-            one_of("name", &["aes", "dea"]).required(),
-            on_off("state").required(),
-        ],
-        &[],
-    )
-    .many()],
+    &[shape("cipher", &[one_of("name", &["aes", "dea"]).required(), on_off("state").required()], &[]).many()],
 );
 
 /// `<cputune>`: sets in their usual spelling, schedulers for each thread by itself.
@@ -320,13 +248,10 @@ pub(super) fn cpu_tune(input: &Element) -> Result<Option<Element>, Error> {
     }
     let mut pinned = std::collections::BTreeSet::new();
     let mut children = Vec::new();
-    for mut child in std::mem::take(&mut tune.children)
-        .into_iter()
-        .filter_map(|node| match node {
-            Node::Element(element) => Some(element),
-            _ => None,
-        })
-    {
+    for mut child in std::mem::take(&mut tune.children).into_iter().filter_map(|node| match node {
+        Node::Element(element) => Some(element),
+        _ => None,
+    }) {
         if let Some(cpus) = child.attr("cpuset").map(str::to_owned) {
             let set = sets::parse(&cpus)
                 .ok_or_else(|| refuse::xml(format!("<cputune>: cpuset '{cpus}' is no set of CPUs")))?;
@@ -334,9 +259,7 @@ pub(super) fn cpu_tune(input: &Element) -> Result<Option<Element>, Error> {
         }
         match child.name.as_str() {
             "vcpupin" if !pinned.insert(child.attr("vcpu").map(str::to_owned)) => {
-                return Err(refuse::internal(
-                    "<cputune>: a vCPU is pinned twice; remove one <vcpupin>",
-                ));
+                return Err(refuse::internal("<cputune>: a vCPU is pinned twice; remove one <vcpupin>"));
             }
             "vcpusched" => expand(&child, "vcpus", &mut children)?,
             "iothreadsched" => expand(&child, "iothreads", &mut children)?,
@@ -389,14 +312,10 @@ pub(super) fn numa_tune(input: &Element, cpu: Option<&Element>) -> Result<Option
     let cells = cpu.and_then(|cpu| cpu.child("numa"));
     if tune.child("memnode").is_some() {
         if cells.is_none() {
-            return Err(refuse::xml(
-                "<memnode> needs the guest to have NUMA cells; add <numa> to <cpu>",
-            ));
+            return Err(refuse::xml("<memnode> needs the guest to have NUMA cells; add <numa> to <cpu>"));
         }
         if automatic {
-            return Err(refuse::unsupported(
-                "<memnode> and placement='auto' exclude each other",
-            ));
+            return Err(refuse::unsupported("<memnode> and placement='auto' exclude each other"));
         }
     }
     let mode = tune.path_attr("memory", "mode").unwrap_or("strict").to_owned();
@@ -405,9 +324,7 @@ pub(super) fn numa_tune(input: &Element, cpu: Option<&Element>) -> Result<Option
             child.set("mode", "strict");
         }
         if child.name == "memnode" && (mode == "restrictive") != (child.attr("mode") == Some("restrictive")) {
-            return Err(refuse::xml(
-                "Mode 'restrictive' is for <memory> and every <memnode>, or for none",
-            ));
+            return Err(refuse::xml("Mode 'restrictive' is for <memory> and every <memnode>, or for none"));
         }
         if let Some(nodes) = child.attr("nodeset").map(str::to_owned) {
             let set = sets::parse(&nodes).ok_or_else(|| {
@@ -420,9 +337,7 @@ pub(super) fn numa_tune(input: &Element, cpu: Option<&Element>) -> Result<Option
                 child.unset("nodeset");
             } else if child.attr("nodeset").is_none() {
                 if child.attr("placement") == Some("static") {
-                    return Err(refuse::unsupported(
-                        "<numatune>: placement 'static' needs a nodeset",
-                    ));
+                    return Err(refuse::unsupported("<numatune>: placement 'static' needs a nodeset"));
                 }
                 // Without a place it goes where the vCPUs go.
                 if input.path_attr("vcpu", "placement") == Some("auto") {
@@ -472,16 +387,8 @@ pub(super) fn launch_security(input: &Element) -> Result<Option<Element>, Error>
 
 const SECLABEL: Shape = shape(
     "seclabel",
-    &[
-        one_of("type", &["none", "dynamic", "static"]),
-        text("model"),
-        yes_no("relabel"),
-    ],
-    &[
-        content("label", Kind::Text),
-        content("imagelabel", Kind::Text),
-        content("baselabel", Kind::Text),
-    ],
+    &[one_of("type", &["none", "dynamic", "static"]), text("model"), yes_no("relabel")],
+    &[content("label", Kind::Text), content("imagelabel", Kind::Text), content("baselabel", Kind::Text)],
 );
 
 /// `<seclabel>`s with their defaults.
@@ -495,9 +402,7 @@ pub(super) fn seclabels(input: &Element) -> Result<Vec<Element>, Error> {
             // Asked for in so many words, a label of the host's own model is none where the host labels nothing.
             let default = matches!(label.attr("type"), Some("none" | "dynamic"));
             if given.len() > 1 || !default {
-                return Err(refuse::xml(
-                    "A security label needs a model ('model' attribute of <seclabel>)",
-                ));
+                return Err(refuse::xml("A security label needs a model ('model' attribute of <seclabel>)"));
             }
             "none".clone_into(&mut kind);
             read.set("model", "none");
@@ -525,10 +430,7 @@ pub(super) fn seclabels(input: &Element) -> Result<Vec<Element>, Error> {
             }
         }
         SECLABEL.arrange(&mut read);
-        if labels
-            .iter()
-            .any(|label| label.attr("model") == read.attr("model"))
-        {
+        if labels.iter().any(|label| label.attr("model") == read.attr("model")) {
             return Err(refuse::detail("A security model has two labels; remove one"));
         }
         labels.push(read);
@@ -547,11 +449,7 @@ pub(super) fn memory_tune(input: &Element) -> Result<Option<Element>, Error> {
             let bytes = value::bytes(&limit.text(), limit.attr("unit"), 1024, &format!("<{name}>"))?;
             // The largest value means "no limit" and is not printed.
             if bytes.div_ceil(1024) < (i64::MAX as u64) >> 10 {
-                tune.push(
-                    Element::new(name)
-                        .with("unit", "KiB")
-                        .with_text(bytes.div_ceil(1024).to_string()),
-                );
+                tune.push(Element::new(name).with("unit", "KiB").with_text(bytes.div_ceil(1024).to_string()));
             }
         }
     }

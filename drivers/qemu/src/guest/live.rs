@@ -40,10 +40,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a record is made in one place, from all its parts"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "a record is made in one place, from all its parts")]
     pub(crate) fn new(
         phase: Phase,
         id: i32,

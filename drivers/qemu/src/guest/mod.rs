@@ -149,11 +149,7 @@ impl Guest {
 
     fn emit(&self, (event, detail): (i32, i32)) {
         let domain = self.view.get().reference();
-        self.environment.emit(&DomainEvent::Lifecycle {
-            domain,
-            event,
-            detail,
-        });
+        self.environment.emit(&DomainEvent::Lifecycle { domain, event, detail });
     }
 
     fn invalid(&self, why: &str) -> Error {
@@ -162,9 +158,7 @@ impl Guest {
     }
 
     fn active(&self) -> Result<&Running, Error> {
-        self.running
-            .as_ref()
-            .ok_or_else(|| self.invalid("domain is not running"))
+        self.running.as_ref().ok_or_else(|| self.invalid("domain is not running"))
     }
 
     /// The monitor of a guest that runs.
@@ -188,20 +182,14 @@ impl Guest {
         let (folder, name) = (self.environment.definitions.clone(), self.name.clone());
         let text = definition.root.to_xml();
         self.environment
-            .on_disk(&format!("Definition of domain '{name}'"), move || {
-                folder.write(&name, text.as_bytes())
-            })
+            .on_disk(&format!("Definition of domain '{name}'"), move || folder.write(&name, text.as_bytes()))
             .await?;
         let known = self.persistent.replace(Arc::new(definition)).is_some();
         if self.running.is_some() {
             self.record(Phase::Running).await?;
         }
         self.publish();
-        self.emit(if known {
-            lifecycle::REDEFINED
-        } else {
-            lifecycle::DEFINED
-        });
+        self.emit(if known { lifecycle::REDEFINED } else { lifecycle::DEFINED });
         Ok(())
     }
 
@@ -245,11 +233,7 @@ impl Guest {
         let (folder, name) = (self.environment.autostart.clone(), self.name.clone());
         self.environment
             .on_disk(&format!("Autostart of domain '{name}'"), move || {
-                if wanted {
-                    folder.write(&name, b"")
-                } else {
-                    folder.remove(&name)
-                }
+                if wanted { folder.write(&name, b"") } else { folder.remove(&name) }
             })
             .await?;
         self.autostart = wanted;
@@ -274,9 +258,7 @@ impl Guest {
         );
         let folder = self.environment.live.clone();
         self.environment
-            .on_disk(&format!("Live state of domain '{}'", self.name), move || {
-                record.write(&folder)
-            })
+            .on_disk(&format!("Live state of domain '{}'", self.name), move || record.write(&folder))
             .await
     }
 
@@ -300,11 +282,7 @@ impl Guest {
             State::Running => {}
             _ => return Err(self.invalid("domain is not running")),
         }
-        monitor
-            .within(COMMAND_WITHIN)
-            .stop()
-            .await
-            .map_err(|error| self.monitor_error(&error))?;
+        monitor.within(COMMAND_WITHIN).stop().await.map_err(|error| self.monitor_error(&error))?;
         self.become_state(State::Paused, reason::PAUSED_USER).await;
         self.emit(lifecycle::PAUSED);
         Ok(())
@@ -319,11 +297,7 @@ impl Guest {
             State::Suspended => return Err(self.invalid("domain is pmsuspended")),
             _ => return Err(self.invalid("domain is not paused")),
         }
-        monitor
-            .within(COMMAND_WITHIN)
-            .cont()
-            .await
-            .map_err(|error| self.monitor_error(&error))?;
+        monitor.within(COMMAND_WITHIN).cont().await.map_err(|error| self.monitor_error(&error))?;
         self.become_state(State::Running, reason::RUNNING_UNPAUSED).await;
         self.emit(lifecycle::RESUMED);
         Ok(())
@@ -332,10 +306,6 @@ impl Guest {
     /// Resets the hardware.
     pub(crate) async fn reset(&mut self) -> Result<(), Error> {
         let monitor = self.monitor()?;
-        monitor
-            .within(COMMAND_WITHIN)
-            .system_reset()
-            .await
-            .map_err(|error| self.monitor_error(&error))
+        monitor.within(COMMAND_WITHIN).system_reset().await.map_err(|error| self.monitor_error(&error))
     }
 }

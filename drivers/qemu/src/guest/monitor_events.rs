@@ -36,8 +36,7 @@ impl Guest {
                 self.emit(lifecycle::RESUMED);
             }
             EventKind::Suspend => {
-                self.become_state(State::Suspended, reason::SUSPENDED_UNKNOWN)
-                    .await;
+                self.become_state(State::Suspended, reason::SUSPENDED_UNKNOWN).await;
                 self.emit(lifecycle::ASLEEP);
             }
             EventKind::Wakeup if self.state == State::Suspended => {
@@ -50,19 +49,11 @@ impl Guest {
                 self.follow_policy("on_crash", reason::SHUTOFF_CRASHED).await;
             }
             EventKind::Watchdog(watchdog) => {
-                let action = [
-                    "none",
-                    "pause",
-                    "reset",
-                    "poweroff",
-                    "shutdown",
-                    "debug",
-                    "inject-nmi",
-                ]
-                .iter()
-                .position(|known| *known == watchdog.action)
-                .and_then(|index| i32::try_from(index).ok())
-                .unwrap_or(0);
+                let action = ["none", "pause", "reset", "poweroff", "shutdown", "debug", "inject-nmi"]
+                    .iter()
+                    .position(|known| *known == watchdog.action)
+                    .and_then(|index| i32::try_from(index).ok())
+                    .unwrap_or(0);
                 let domain = self.view.get().reference();
                 self.environment.emit(&DomainEvent::Watchdog { domain, action });
                 if watchdog.action == "pause" {
@@ -86,10 +77,7 @@ impl Guest {
 
     /// The guest has shut down; QEMU waits for what is to follow.
     async fn shut_down(&mut self) {
-        let reboot = self
-            .running
-            .as_mut()
-            .is_some_and(|running| std::mem::take(&mut running.reboot));
+        let reboot = self.running.as_mut().is_some_and(|running| std::mem::take(&mut running.reboot));
         if reboot {
             self.restart_machine().await;
             return;
@@ -101,11 +89,8 @@ impl Guest {
 
     /// Does what the definition says about the end of the guest.
     async fn follow_policy(&mut self, which: &str, why: i32) {
-        let policy = self
-            .running
-            .as_ref()
-            .and_then(|running| running.live.child_text(which))
-            .unwrap_or_default();
+        let policy =
+            self.running.as_ref().and_then(|running| running.live.child_text(which)).unwrap_or_default();
         match policy.as_str() {
             "restart" | "coredump-restart" => self.restart_machine().await,
             "preserve" => {}
@@ -164,8 +149,7 @@ impl Guest {
             self.become_state(State::Crashed, reason::CRASHED_PANICKED).await;
             self.emit(lifecycle::CRASHED);
         } else if status.status == "suspended" && self.state != State::Suspended {
-            self.become_state(State::Suspended, reason::SUSPENDED_UNKNOWN)
-                .await;
+            self.become_state(State::Suspended, reason::SUSPENDED_UNKNOWN).await;
             self.emit(lifecycle::ASLEEP);
         } else if !status.running && self.state == State::Running {
             let (why, event) = match status.status.as_str() {

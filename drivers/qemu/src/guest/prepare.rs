@@ -40,10 +40,7 @@ impl Guest {
         let Some(nvram) = live.at("os/nvram") else {
             return Ok(());
         };
-        let (path, template) = (
-            PathBuf::from(nvram.text()),
-            nvram.attr("template").map(PathBuf::from),
-        );
+        let (path, template) = (PathBuf::from(nvram.text()), nvram.attr("template").map(PathBuf::from));
         let own = self.environment.variables_folder();
         let (Some(template), Ok(name)) = (template, path.strip_prefix(&own)) else {
             return Ok(());
@@ -76,9 +73,7 @@ impl Guest {
         };
         for disk in devices.elements_mut().filter(|device| device.name == "disk") {
             let format = disk.path_attr("driver", "type").unwrap_or("raw").to_owned();
-            let source = disk
-                .path_attr("source", "file")
-                .or_else(|| disk.path_attr("source", "dev"));
+            let source = disk.path_attr("source", "file").or_else(|| disk.path_attr("source", "dev"));
             let Some(source) = source.map(str::to_owned) else {
                 continue;
             };
@@ -87,10 +82,7 @@ impl Guest {
             }
             let mut layers = Vec::new();
             let (mut path, mut format) = (source, format);
-            while matches!(
-                format.as_str(),
-                "qcow2" | "qcow" | "qed" | "vmdk" | "vhdx" | "vpc"
-            ) {
+            while matches!(format.as_str(), "qcow2" | "qcow" | "qed" | "vmdk" | "vhdx" | "vpc") {
                 let Some((below, below_format)) = self.layer_below(&path, &format).await? else {
                     break;
                 };
@@ -112,28 +104,19 @@ impl Guest {
                 .children
                 .iter()
                 .position(|node| matches!(node, Node::Element(child) if child.name == "source"));
-            disk.children
-                .insert(after.map_or(0, |after| after + 1), Node::Element(chain));
+            disk.children.insert(after.map_or(0, |after| after + 1), Node::Element(chain));
         }
         Ok(())
     }
 
     fn refused(&self, why: &str) -> Error {
-        Error::new(
-            Code::CONFIG_UNSUPPORTED,
-            Origin::QEMU,
-            format!("Domain '{}': {why}", self.name),
-        )
+        Error::new(Code::CONFIG_UNSUPPORTED, Origin::QEMU, format!("Domain '{}': {why}", self.name))
     }
 
     /// Reads one image's header, in a helper that can open this image and nothing else.
     async fn layer_below(&self, path: &str, format: &str) -> Result<Option<(String, String)>, Error> {
         let system = |error: std::io::Error| {
-            Error::system(
-                Origin::QEMU,
-                format!("Domain '{}': image {path}", self.name),
-                &error,
-            )
+            Error::system(Origin::QEMU, format!("Domain '{}': image {path}", self.name), &error)
         };
         let (reading, writing) =
             nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| system(errno.into()))?;
@@ -142,9 +125,7 @@ impl Guest {
             key: key.clone(),
             class: "qemu-img".to_owned(),
             program: PathBuf::from("/usr/bin/qemu-img"),
-            arguments: ["info", "--output=json", "-U", "-f", format, path]
-                .map(str::to_owned)
-                .to_vec(),
+            arguments: ["info", "--output=json", "-U", "-f", format, path].map(str::to_owned).to_vec(),
             environment: vec![("LC_ALL".to_owned(), "C".to_owned())],
             files: vec![(PathBuf::from(path), Access::Read)],
             listeners: Vec::new(),
@@ -155,11 +136,7 @@ impl Guest {
             errors: None,
             autodestroy: true,
         };
-        self.environment
-            .stack
-            .start_helper(request)
-            .await
-            .map_err(|error| self.named(&error))?;
+        self.environment.stack.start_helper(request).await.map_err(|error| self.named(&error))?;
         let mut text = Vec::new();
         let read = async {
             let flags = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);

@@ -93,30 +93,19 @@ impl Guest {
         self.record(Phase::Running).await?;
         fault::point("start", "after_running");
         if flags & FLAG_PAUSED == 0 {
-            monitor
-                .within(COMMAND_WITHIN)
-                .cont()
-                .await
-                .map_err(|error| self.monitor_error(&error))?;
+            monitor.within(COMMAND_WITHIN).cont().await.map_err(|error| self.monitor_error(&error))?;
         }
         fault::point("start", "after_resume");
         self.publish();
         self.emit(lifecycle::STARTED);
-        self.emit(if flags & FLAG_PAUSED == 0 {
-            lifecycle::RESUMED
-        } else {
-            lifecycle::PAUSED
-        });
+        self.emit(if flags & FLAG_PAUSED == 0 { lifecycle::RESUMED } else { lifecycle::PAUSED });
         Ok(())
     }
 
     /// Displays with a password let nobody in until it is set.
     async fn set_display_password(&self, monitor: &Monitor) -> Result<(), Error> {
         let live = Arc::clone(&self.active()?.live);
-        let displays = live
-            .child("devices")
-            .into_iter()
-            .flat_map(|devices| devices.all("graphics"));
+        let displays = live.child("devices").into_iter().flat_map(|devices| devices.all("graphics"));
         for display in displays {
             let protocol = match display.attr("type") {
                 Some("vnc") => Protocol::Vnc,
@@ -160,16 +149,7 @@ impl Guest {
         let record = |phase, live: &Element, taps: &[String]| {
             let state = (State::Paused as i32, reason::PAUSED_STARTING);
             let persistent = self.persistent.is_some();
-            Record::new(
-                phase,
-                id,
-                &definition,
-                live.to_xml(),
-                persistent,
-                autodestroy,
-                taps.to_vec(),
-                state,
-            )
+            Record::new(phase, id, &definition, live.to_xml(), persistent, autodestroy, taps.to_vec(), state)
         };
         let what = format!("Live state of domain '{}'", self.name);
         let write = |record: Record| {
@@ -184,9 +164,8 @@ impl Guest {
         let errors = self.open_log().await;
         fault::point("start", "before_helper");
         taken.helper = true;
-        let (pid, process) = self
-            .run_qemu(&mut live, &capabilities, &paths, taps, errors, autodestroy)
-            .await?;
+        let (pid, process) =
+            self.run_qemu(&mut live, &capabilities, &paths, taps, errors, autodestroy).await?;
         fault::point("start", "after_helper");
         let (seen, monitor) = watch::channel(None);
         let (events, received) = mpsc::channel(EVENTS);
@@ -200,20 +179,14 @@ impl Guest {
             Ok(attached) => attached,
             Err(error) => {
                 let ended = tokio::time::timeout(Duration::from_secs(1), process.readable()).await;
-                return Err(if ended.is_ok() {
-                    self.died_at_start().await
-                } else {
-                    error
-                });
+                return Err(if ended.is_ok() { self.died_at_start().await } else { error });
             }
         };
         self.name_terminals(&attached, pid, &mut live).await?;
         seen.send_replace(Some(attached));
         self.follow(received, seen);
-        let memory_kib = live
-            .child_text("currentMemory")
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(0);
+        let memory_kib =
+            live.child_text("currentMemory").and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         Ok(Running {
             id,
             definition,
@@ -257,21 +230,14 @@ impl Guest {
             }
             let taps = std::mem::take(&mut taps);
             let request = self.helper_request(&command, live, taps, errors.take(), autodestroy, ports)?;
-            let helper = self
-                .environment
-                .stack
-                .start_helper(request)
-                .await
-                .map_err(|error| self.named(&error))?;
+            let helper =
+                self.environment.stack.start_helper(request).await.map_err(|error| self.named(&error))?;
             return process(helper);
         }
     }
 
     pub(super) fn named(&self, error: &Error) -> Error {
-        Error {
-            message: format!("Domain '{}': {}", self.name, error.message),
-            ..error.clone()
-        }
+        Error { message: format!("Domain '{}': {}", self.name, error.message), ..error.clone() }
     }
 
     /// What QEMU said before it ended is in its log, and the best reason there is.
@@ -321,14 +287,9 @@ impl Guest {
             let name = interface.path_attr("target", "dev").map(str::to_owned);
             let managed = interface.path_attr("target", "managed") != Some("no");
             let bridge = interface.path_attr("source", "bridge").map(str::to_owned);
-            let mac = interface
-                .path_attr("mac", "address")
-                .unwrap_or_default()
-                .to_owned();
-            let queues = interface
-                .path_attr("driver", "queues")
-                .and_then(|queues| queues.parse().ok())
-                .unwrap_or(1);
+            let mac = interface.path_attr("mac", "address").unwrap_or_default().to_owned();
+            let queues =
+                interface.path_attr("driver", "queues").and_then(|queues| queues.parse().ok()).unwrap_or(1);
             let tap = network
                 .tap_open(name, managed, bridge, mac, queues)
                 .await
@@ -343,17 +304,12 @@ impl Guest {
                     .iter()
                     .position(|node| !matches!(node, bulkhead_xml::Node::Element(e) if matches!(e.name.as_str(), "mac" | "source")))
                     .unwrap_or(interface.children.len());
-                interface
-                    .children
-                    .insert(place, bulkhead_xml::Node::Element(Element::new("target")));
+                interface.children.insert(place, bulkhead_xml::Node::Element(Element::new("target")));
             }
             if let Some(target) = interface.child_mut("target") {
                 target.set("dev", tap.name);
             }
-            let alias = interface
-                .path_attr("alias", "name")
-                .unwrap_or_default()
-                .to_owned();
+            let alias = interface.path_attr("alias", "name").unwrap_or_default().to_owned();
             opened.push((alias, tap.queues));
         }
         Ok(opened)
@@ -368,10 +324,8 @@ impl Guest {
         autodestroy: bool,
         ports: Vec<u16>,
     ) -> Result<HelperRequest, Error> {
-        let mut taps: Vec<(String, Vec<Option<Descriptor>>)> = taps
-            .into_iter()
-            .map(|(alias, queues)| (alias, queues.into_iter().map(Some).collect()))
-            .collect();
+        let mut taps: Vec<(String, Vec<Option<Descriptor>>)> =
+            taps.into_iter().map(|(alias, queues)| (alias, queues.into_iter().map(Some).collect())).collect();
         let (mut listeners, mut descriptors, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
         for used in &command.descriptors {
             let number = i32::try_from(used.number).unwrap_or(-1);
@@ -419,20 +373,14 @@ impl Guest {
 
     /// Connects to QEMU's monitor and negotiates.
     async fn attach(&self, events: mpsc::Sender<Notice>, within: Duration) -> Result<Monitor, Error> {
-        let socket = self
-            .environment
-            .stack
-            .connect_helper(&self.key(), MONITOR_SOCKET)
-            .await;
+        let socket = self.environment.stack.connect_helper(&self.key(), MONITOR_SOCKET).await;
         let stream = socket.map_err(|error| self.named(&error))?;
         let stream = stream_of(stream).map_err(|error| {
             Error::system(Origin::QEMU, format!("Domain '{}': monitor", self.name), &error)
         })?;
         let mut options = Options::new(Entry::Fresh);
         options.handshake = within;
-        Monitor::attach(stream, events, options)
-            .await
-            .map_err(|error| self.monitor_error(&error))
+        Monitor::attach(stream, events, options).await.map_err(|error| self.monitor_error(&error))
     }
 
     /// Puts the names of the terminals that QEMU made into the live XML.
@@ -452,11 +400,7 @@ impl Guest {
                 // QEMU's terminals are in an instance of its own; this is where others find them.
                 .map(|path| format!("/proc/{pid}/root{path}"))
         };
-        for device in live
-            .child_mut("devices")
-            .into_iter()
-            .flat_map(Element::elements_mut)
-        {
+        for device in live.child_mut("devices").into_iter().flat_map(Element::elements_mut) {
             if device.attr("type") != Some("pty") {
                 continue;
             }
@@ -468,10 +412,9 @@ impl Guest {
             }
             match device.child_mut("source") {
                 Some(source) => source.set("path", path),
-                None => device.children.insert(
-                    0,
-                    bulkhead_xml::Node::Element(Element::new("source").with("path", path)),
-                ),
+                None => device
+                    .children
+                    .insert(0, bulkhead_xml::Node::Element(Element::new("source").with("path", path))),
             }
         }
         Ok(())
@@ -483,11 +426,8 @@ impl Guest {
         tokio::spawn(async move {
             while let Some(notice) = events.recv().await {
                 let Some(guest) = myself.upgrade() else { return };
-                let told = guest
-                    .run("monitor event", move |guest: &mut Guest| {
-                        Box::pin(guest.told(notice))
-                    })
-                    .await;
+                let told =
+                    guest.run("monitor event", move |guest: &mut Guest| Box::pin(guest.told(notice))).await;
                 if let Err(error) = told {
                     tracing::warn!(%error, "monitor event");
                 }
@@ -505,9 +445,7 @@ impl Guest {
         self.close_taps(&taken.taps).await;
         if taken.recorded {
             let (folder, name) = (environment.live.clone(), self.key());
-            let removed = environment
-                .on_disk("Live state", move || folder.remove(&name))
-                .await;
+            let removed = environment.on_disk("Live state", move || folder.remove(&name)).await;
             if let Err(error) = removed {
                 tracing::error!(domain = self.name, %error, "live state is left behind");
             }
@@ -534,10 +472,8 @@ impl Guest {
     ) -> Result<(), Error> {
         let (pid, process) = process(helper)?;
         let (seen, monitor) = watch::channel(None);
-        let memory_kib = live
-            .child_text("currentMemory")
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(0);
+        let memory_kib =
+            live.child_text("currentMemory").and_then(|text| text.trim().parse().ok()).unwrap_or(0);
         self.running = Some(Running {
             id: record.id,
             definition,
@@ -559,12 +495,8 @@ impl Guest {
 
     /// Attaches to the monitor of an adopted guest as soon as QEMU answers, then compares what was with what is.
     fn attach_later(&self, seen: watch::Sender<Option<Monitor>>) {
-        let (stack, key, myself, name) = (
-            self.environment.stack.clone(),
-            self.key(),
-            self.myself.clone(),
-            self.name.clone(),
-        );
+        let (stack, key, myself, name) =
+            (self.environment.stack.clone(), self.key(), self.myself.clone(), self.name.clone());
         let process = self.running.as_ref().map(|running| Arc::clone(&running.process));
         tokio::spawn(async move {
             let Some(process) = process else { return };
@@ -577,9 +509,7 @@ impl Guest {
                         stream_of(stream).map_err(|error| Error::system(Origin::QEMU, "monitor", &error))?;
                     let mut options = Options::new(Entry::Fresh);
                     options.handshake = MONITOR_WITHIN;
-                    Monitor::attach(stream, events, options)
-                        .await
-                        .map_err(|error| Error::from(&error))
+                    Monitor::attach(stream, events, options).await.map_err(|error| Error::from(&error))
                 };
                 let attached = tokio::select! {
                     attached = attached => attached,
@@ -621,10 +551,7 @@ fn output_of(live: &Element, alias: &str, logs: bool) -> Option<(PathBuf, bool)>
     let device = devices.find(|device| device.path_attr("alias", "name") == Some(alias))?;
     let (name, attribute) = if logs { ("log", "file") } else { ("source", "path") };
     let element = device.child(name)?;
-    Some((
-        PathBuf::from(element.attr(attribute)?),
-        element.attr("append") == Some("on"),
-    ))
+    Some((PathBuf::from(element.attr(attribute)?), element.attr("append") == Some("on")))
 }
 
 fn stream_of(socket: OwnedFd) -> std::io::Result<UnixStream> {
@@ -634,13 +561,7 @@ fn stream_of(socket: OwnedFd) -> std::io::Result<UnixStream> {
 }
 
 fn process(helper: Helper) -> Result<(u32, Arc<tokio::io::unix::AsyncFd<OwnedFd>>), Error> {
-    let gone = || {
-        Error::new(
-            Code::INTERNAL,
-            Origin::QEMU,
-            "The broker sent no process with its helper",
-        )
-    };
+    let gone = || Error::new(Code::INTERNAL, Origin::QEMU, "The broker sent no process with its helper");
     let file = helper.process.into_owned().ok_or_else(gone)?;
     let watched = link::watch(file).map_err(|error| Error::system(Origin::QEMU, "QEMU's process", &error))?;
     Ok((helper.pid, Arc::new(watched)))
@@ -692,10 +613,7 @@ fn files(live: &Element, guest: &std::path::Path) -> Vec<(PathBuf, Access)> {
                 }
             }
             "rng" => {
-                if let Some(path) = device
-                    .child_text("backend")
-                    .filter(|path| path.starts_with("/dev/"))
-                {
+                if let Some(path) = device.child_text("backend").filter(|path| path.starts_with("/dev/")) {
                     files.push((PathBuf::from(path), Access::Read));
                 }
             }
@@ -707,17 +625,11 @@ fn files(live: &Element, guest: &std::path::Path) -> Vec<(PathBuf, Access)> {
 
 fn disk_files(disk: &Element, files: &mut Vec<(PathBuf, Access)>) {
     let read_only = disk.child("readonly").is_some() || disk.attr("device") == Some("cdrom");
-    let mut access = if read_only {
-        Access::Read
-    } else {
-        Access::ReadWrite
-    };
+    let mut access = if read_only { Access::Read } else { Access::ReadWrite };
     let mut layer = Some(disk);
     // A chain is as long as its XML, which has a depth limit.
     while let Some(element) = layer {
-        let path = element
-            .path_attr("source", "file")
-            .or_else(|| element.path_attr("source", "dev"));
+        let path = element.path_attr("source", "file").or_else(|| element.path_attr("source", "dev"));
         if let Some(path) = path {
             files.push((PathBuf::from(path), access));
         }
@@ -728,18 +640,15 @@ fn disk_files(disk: &Element, files: &mut Vec<(PathBuf, Access)>) {
 
 /// User networking, and displays and character devices that listen on the network.
 fn needs_network(live: &Element) -> bool {
-    live.child("devices")
-        .into_iter()
-        .flat_map(Element::elements)
-        .any(|device| match device.name.as_str() {
-            "interface" => device.attr("type") == Some("user"),
-            "graphics" => matches!(device.attr("type"), Some("vnc" | "spice")),
-            "serial" | "parallel" | "console" | "channel" => {
-                matches!(device.attr("type"), Some("tcp" | "udp"))
-            }
-            "disk" => device.attr("type") == Some("network"),
-            _ => false,
-        })
+    live.child("devices").into_iter().flat_map(Element::elements).any(|device| match device.name.as_str() {
+        "interface" => device.attr("type") == Some("user"),
+        "graphics" => matches!(device.attr("type"), Some("vnc" | "spice")),
+        "serial" | "parallel" | "console" | "channel" => {
+            matches!(device.attr("type"), Some("tcp" | "udp"))
+        }
+        "disk" => device.attr("type") == Some("network"),
+        _ => false,
+    })
 }
 
 /// Finds the guest of an alias's terminal: see [`super::streams`].
@@ -755,9 +664,7 @@ pub(super) fn terminal_of<'a>(live: &'a Element, alias: Option<&str>) -> Option<
     }?;
     Some((
         device.path_attr("alias", "name").unwrap_or_default(),
-        device
-            .path_attr("source", "path")
-            .filter(|_| device.attr("type") == Some("pty")),
+        device.path_attr("source", "path").filter(|_| device.attr("type") == Some("pty")),
     ))
 }
 

@@ -38,11 +38,7 @@ impl Guest {
         if let Some(running) = &mut self.running {
             running.reboot = reboot;
         }
-        monitor
-            .within(COMMAND_WITHIN)
-            .system_powerdown()
-            .await
-            .map_err(|error| self.monitor_error(&error))
+        monitor.within(COMMAND_WITHIN).system_powerdown().await.map_err(|error| self.monitor_error(&error))
     }
 
     async fn ask_agent(&self, reboot: bool) -> Result<(), Error> {
@@ -54,38 +50,20 @@ impl Guest {
             agent.path_attr("alias", "name").map(str::to_owned)
         });
         let alias = alias.ok_or_else(|| {
-            let message = format!(
-                "Domain '{}': QEMU guest agent is not configured; add its channel",
-                self.name
-            );
+            let message =
+                format!("Domain '{}': QEMU guest agent is not configured; add its channel", self.name);
             Error::new(Code::ARGUMENT_UNSUPPORTED, Origin::QEMU, message)
         })?;
-        let socket = self
-            .environment
-            .stack
-            .connect_helper(&self.key(), &format!("{alias}.sock"))
-            .await?;
+        let socket = self.environment.stack.connect_helper(&self.key(), &format!("{alias}.sock")).await?;
         let stream = std::os::unix::net::UnixStream::from(socket);
-        let stream = stream
-            .set_nonblocking(true)
-            .and_then(|()| tokio::net::UnixStream::from_std(stream));
+        let stream = stream.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(stream));
         let stream = stream
             .map_err(|error| Error::system(Origin::QEMU, format!("Domain '{}': agent", self.name), &error))?;
-        let mode = if reboot {
-            ShutdownMode::Reboot
-        } else {
-            ShutdownMode::Powerdown
-        };
-        Agent::new(stream)
-            .shutdown(mode, COMMAND_WITHIN, AGENT_GRACE)
-            .await
-            .map_err(|error| {
-                let error = Error::from(&error);
-                Error {
-                    message: format!("Domain '{}': {}", self.name, error.message),
-                    ..error
-                }
-            })
+        let mode = if reboot { ShutdownMode::Reboot } else { ShutdownMode::Powerdown };
+        Agent::new(stream).shutdown(mode, COMMAND_WITHIN, AGENT_GRACE).await.map_err(|error| {
+            let error = Error::from(&error);
+            Error { message: format!("Domain '{}': {}", self.name, error.message), ..error }
+        })
     }
 
     /// Waits for the end of a QEMU that the broker was told to kill, and does what follows from it.
@@ -98,10 +76,7 @@ impl Guest {
         // Killed before this operation's turn came, so that nothing in the mailbox could delay it; again, since that kill may
         // have come before the process was there.
         let _ = self.environment.stack.kill_helper(&self.key()).await;
-        if tokio::time::timeout(GONE_WITHIN, process.readable())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(GONE_WITHIN, process.readable()).await.is_err() {
             let message = format!(
                 "Domain '{}': QEMU (process {}) was killed and is still there; it waits for a device of the host",
                 self.name,
@@ -133,10 +108,7 @@ impl Guest {
         fault::point("stop", "before_cleanup");
         self.close_taps(&taps).await;
         let (folder, name) = (self.environment.live.clone(), self.key());
-        let removed = self
-            .environment
-            .on_disk("Live state", move || folder.remove(&name))
-            .await;
+        let removed = self.environment.on_disk("Live state", move || folder.remove(&name)).await;
         if let Err(error) = removed {
             tracing::error!(domain = self.name, %error, "live state is left behind");
         }

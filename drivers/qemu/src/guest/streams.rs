@@ -22,19 +22,12 @@ impl Guest {
             Error::new(Code::INTERNAL, Origin::QEMU, message)
         })?;
         let path = path.ok_or_else(|| {
-            let message = format!(
-                "Domain '{}': character device {alias} is not using a PTY",
-                self.name
-            );
+            let message = format!("Domain '{}': character device {alias} is not using a PTY", self.name);
             Error::new(Code::INTERNAL, Origin::QEMU, message)
         })?;
         // The broker knows the terminal by the name that QEMU has for it.
         let path = path.split_once("/root").map_or(path, |(_, path)| path);
-        let file = self
-            .environment
-            .stack
-            .open_terminal(&self.key(), Path::new(path))
-            .await?;
+        let file = self.environment.stack.open_terminal(&self.key(), Path::new(path)).await?;
         Ok(Descriptor::new(file))
     }
 
@@ -53,20 +46,13 @@ impl Guest {
         let device = match video {
             Some(video) => video.path_attr("alias", "name"),
             None => {
-                let message = format!(
-                    "Domain '{}': there is no screen {screen}; it has {}",
-                    self.name,
-                    videos.len()
-                );
+                let message =
+                    format!("Domain '{}': there is no screen {screen}; it has {}", self.name, videos.len());
                 return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
             }
         };
         let system = |error: std::io::Error| {
-            Error::system(
-                Origin::QEMU,
-                format!("Domain '{}': screenshot", self.name),
-                &error,
-            )
+            Error::system(Origin::QEMU, format!("Domain '{}': screenshot", self.name), &error)
         };
         // QEMU wants a descriptor that can be written and nothing else, the client one that can be read: one file, opened
         // twice, without a name from then on.
@@ -100,19 +86,11 @@ impl Guest {
                 format: Some("png"),
             })
             .await;
-        let removed = monitor
-            .execute(
-                "remove-fd",
-                serde_json::json!({ "fdset-id": set }),
-                COMMAND_WITHIN,
-            )
-            .await;
+        let removed =
+            monitor.execute("remove-fd", serde_json::json!({ "fdset-id": set }), COMMAND_WITHIN).await;
         taken.map_err(|error| self.monitor_error(&error))?;
         removed.map_err(|error| self.monitor_error(&error))?;
         file.seek(SeekFrom::Start(0)).map_err(system)?;
-        Ok(Stream {
-            mime: Some("image/png".to_owned()),
-            file: Descriptor::new(file.into()),
-        })
+        Ok(Stream { mime: Some("image/png".to_owned()), file: Descriptor::new(file.into()) })
     }
 }

@@ -92,10 +92,7 @@ impl View {
     }
 
     pub(crate) fn domain_state(&self) -> DomainState {
-        DomainState {
-            state: self.state as i32,
-            reason: self.reason,
-        }
+        DomainState { state: self.state as i32, reason: self.reason }
     }
 
     /// The tree that describes it now.
@@ -120,10 +117,7 @@ impl View {
         DomainInfo {
             state: u8::try_from(self.state as i32).unwrap_or(0),
             max_memory_kib: number("memory"),
-            memory_kib: self
-                .live
-                .as_ref()
-                .map_or_else(|| number("currentMemory"), |live| live.memory_kib),
+            memory_kib: self.live.as_ref().map_or_else(|| number("currentMemory"), |live| live.memory_kib),
             vcpus: vcpus.unwrap_or(0),
             cpu_time_ns: self.live.as_ref().map_or(0, |live| cpu_time_ns(live.pid)),
         }
@@ -138,11 +132,7 @@ fn cpu_time_ns(pid: u32) -> u64 {
         return 0;
     };
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks: u64 = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|field| field.parse::<u64>().ok())
-        .sum();
+    let ticks: u64 =
+        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     ticks * TICK_NS
 }

@@ -33,17 +33,10 @@ fn read<T: DeserializeOwned>(command: &str, value: Value) -> Answer<T> {
 /// An object of those of the fields that are there.
 fn present<const N: usize>(fields: [(&str, Value); N]) -> Value {
     let fields = fields.into_iter().filter(|(_, value)| !value.is_null());
-    Value::Object(
-        fields
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect::<Map<_, _>>(),
-    )
+    Value::Object(fields.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
 }
 
-#[expect(
-    clippy::missing_errors_doc,
-    reason = "they all fail alike, and the type's documentation says how"
-)]
+#[expect(clippy::missing_errors_doc, reason = "they all fail alike, and the type's documentation says how")]
 impl<'a> Commands<'a> {
     pub(super) fn new(monitor: &'a Monitor, deadline: Duration) -> Self {
         Self { monitor, deadline }
@@ -56,10 +49,7 @@ impl<'a> Commands<'a> {
 
     /// For commands that answer with nothing; what a newer QEMU may say instead is ignored.
     async fn tell(self, command: &str, arguments: Value) -> Answer<()> {
-        self.monitor
-            .execute(command, arguments, self.deadline)
-            .await
-            .map(drop)
+        self.monitor.execute(command, arguments, self.deadline).await.map(drop)
     }
 
     /// `query-status`: what the machine is doing.
@@ -90,10 +80,7 @@ impl<'a> Commands<'a> {
     /// `quit`: ends QEMU. That it closed the connection before its answer arrived is success too.
     pub async fn quit(self) -> Answer<()> {
         match self.tell("quit", Value::Null).await {
-            Err(MonitorError::Closed {
-                cause: Cause::EndOfFile,
-                ..
-            }) => Ok(()),
+            Err(MonitorError::Closed { cause: Cause::EndOfFile, .. }) => Ok(()),
             answer => answer,
         }
     }
@@ -130,17 +117,13 @@ impl<'a> Commands<'a> {
         implements: Option<&str>,
         with_abstract: bool,
     ) -> Answer<Vec<ObjectType>> {
-        let arguments = present([
-            ("implements", json!(implements)),
-            ("abstract", json!(with_abstract)),
-        ]);
+        let arguments = present([("implements", json!(implements)), ("abstract", json!(with_abstract))]);
         self.ask("qom-list-types", arguments).await
     }
 
     /// `device-list-properties`: the properties of a type of device.
     pub async fn device_list_properties(self, device: &str) -> Answer<Vec<Property>> {
-        self.ask("device-list-properties", json!({"typename": device}))
-            .await
+        self.ask("device-list-properties", json!({"typename": device})).await
     }
 
     /// `query-machines`: the machine types.
@@ -188,17 +171,14 @@ impl<'a> Commands<'a> {
 
     /// `human-monitor-command`: a command of the monitor for people, and what it printed.
     pub async fn human_monitor_command(self, line: &str) -> Answer<String> {
-        self.ask("human-monitor-command", json!({"command-line": line}))
-            .await
+        self.ask("human-monitor-command", json!({"command-line": line})).await
     }
 
     /// `getfd`: gives QEMU a descriptor under a name.
     pub async fn getfd(self, name: &str, descriptor: OwnedFd) -> Answer<()> {
         let arguments = json!({"fdname": name});
         let descriptors = vec![descriptor];
-        let answer = self
-            .monitor
-            .execute_with_descriptors("getfd", arguments, descriptors, self.deadline);
+        let answer = self.monitor.execute_with_descriptors("getfd", arguments, descriptors, self.deadline);
         answer.await.map(drop)
     }
 
@@ -212,9 +192,7 @@ impl<'a> Commands<'a> {
         let command = "add-fd";
         let arguments = present([("fdset-id", json!(set)), ("opaque", json!(opaque))]);
         let descriptors = vec![descriptor];
-        let answer = self
-            .monitor
-            .execute_with_descriptors(command, arguments, descriptors, self.deadline);
+        let answer = self.monitor.execute_with_descriptors(command, arguments, descriptors, self.deadline);
         read(command, answer.await?)
     }
 

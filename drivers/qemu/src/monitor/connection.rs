@@ -108,25 +108,15 @@ impl Monitor {
                 Ok(Ok(greeting)) => version = Some(greeting),
                 Ok(Err(_)) => {
                     let cause = cause(&mut closed).await;
-                    return Err(MonitorError::Closed {
-                        command: command(),
-                        cause,
-                    });
+                    return Err(MonitorError::Closed { command: command(), cause });
                 }
                 Err(_) => {
-                    return Err(MonitorError::Deadline {
-                        command: command(),
-                        after: options.handshake,
-                    });
+                    return Err(MonitorError::Deadline { command: command(), after: options.handshake });
                 }
             }
         }
         let left = || deadline.saturating_duration_since(Instant::now());
-        let mut monitor = Self {
-            commands,
-            closed,
-            version: Arc::default(),
-        };
+        let mut monitor = Self { commands, closed, version: Arc::default() };
         // On an adopted connection this is also the request whose answer ends the leftovers. Either answer
         // will do: the previous owner may have died before it negotiated, or after.
         match monitor.execute("qmp_capabilities", Value::Null, left()).await {
@@ -172,8 +162,7 @@ impl Monitor {
         arguments: Value,
         deadline: Duration,
     ) -> Result<Value, MonitorError> {
-        self.execute_with_descriptors(command, arguments, Vec::new(), deadline)
-            .await
+        self.execute_with_descriptors(command, arguments, Vec::new(), deadline).await
     }
 
     /// As [`Self::execute`], with descriptors for QEMU. Ours are closed once they have been sent.
@@ -195,11 +184,7 @@ impl Monitor {
             arguments,
             descriptors,
             deadline,
-            ticket: Ticket {
-                command: command.to_owned(),
-                after,
-                reply,
-            },
+            ticket: Ticket { command: command.to_owned(), after, reply },
         };
         match timeout_at(deadline, self.commands.send(request)).await {
             Ok(Ok(())) => {
@@ -213,10 +198,7 @@ impl Monitor {
                 return Err(MonitorError::Deadline { command, after });
             }
         }
-        Err(MonitorError::Closed {
-            command: command.to_owned(),
-            cause: self.closed().await,
-        })
+        Err(MonitorError::Closed { command: command.to_owned(), cause: self.closed().await })
     }
 }
 
@@ -267,14 +249,7 @@ struct Connection<T> {
 impl<T: Transport> Connection<T> {
     async fn serve(mut self, closing: watch::Sender<Option<Cause>>) {
         let cause = self.run().await;
-        let Self {
-            transport,
-            mut inbox,
-            mut state,
-            events,
-            lost,
-            ..
-        } = self;
+        let Self { transport, mut inbox, mut state, events, lost, .. } = self;
         drop(transport);
         closing.send_replace(Some(cause.clone()));
         for ticket in state.abandon() {
@@ -296,9 +271,7 @@ impl<T: Transport> Connection<T> {
             self.expire();
             let wake = self.state.next_deadline();
             let writable = self.broken.is_none();
-            let Self {
-                transport, outbox, ..
-            } = self;
+            let Self { transport, outbox, .. } = self;
             tokio::select! {
                 command = self.inbox.recv() => match command {
                     Some(command) => self.submit(command),
@@ -331,11 +304,7 @@ impl<T: Transport> Connection<T> {
     fn expire(&mut self) {
         for (number, ticket) in self.state.on_deadline(Instant::now().into_std()) {
             // QEMU must not carry out later what the caller was told had failed, where that can be helped.
-            if let Some(index) = self
-                .outbox
-                .iter()
-                .position(|one| one.number == number && one.sent == 0)
-            {
+            if let Some(index) = self.outbox.iter().position(|one| one.number == number && one.sent == 0) {
                 self.outbox.remove(index);
                 self.state.withdraw(number);
             }
@@ -344,12 +313,7 @@ impl<T: Transport> Connection<T> {
     }
 
     fn submit(&mut self, command: Command) {
-        let Command {
-            arguments,
-            descriptors,
-            deadline,
-            ticket,
-        } = command;
+        let Command { arguments, descriptors, deadline, ticket } = command;
         if let Some(cause) = &self.broken {
             return ticket.closed(cause.clone());
         }
@@ -362,12 +326,7 @@ impl<T: Transport> Connection<T> {
         } else {
             let name = ticket.command.clone();
             match self.state.request(&name, &arguments, deadline.into_std(), ticket) {
-                Ok((number, line)) => self.outbox.push_back(Outgoing {
-                    number,
-                    line,
-                    sent: 0,
-                    descriptors,
-                }),
+                Ok((number, line)) => self.outbox.push_back(Outgoing { number, line, sent: 0, descriptors }),
                 Err(ticket) => {
                     let pending = self.state.pending();
                     ticket.fail(|command, _| MonitorError::Busy { command, pending });
@@ -375,10 +334,7 @@ impl<T: Transport> Connection<T> {
             }
             return;
         };
-        ticket.fail(|command, _| MonitorError::Unsendable {
-            command,
-            reason: reason.to_owned(),
-        });
+        ticket.fail(|command, _| MonitorError::Unsendable { command, reason: reason.to_owned() });
     }
 
     fn written(&mut self, result: io::Result<usize>) {

@@ -97,11 +97,8 @@ impl From<&MonitorError> for Error {
 
 /// The text of somebody who is not trusted, short and on one line, fit for an error.
 pub(super) fn quote(text: &str) -> String {
-    let mut quoted: String = text
-        .chars()
-        .take(QUOTE_LIMIT)
-        .map(|letter| if letter.is_control() { ' ' } else { letter })
-        .collect();
+    let mut quoted: String =
+        text.chars().take(QUOTE_LIMIT).map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     if text.chars().nth(QUOTE_LIMIT).is_some() {
         quoted.push('…');
     }

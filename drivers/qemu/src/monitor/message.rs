@@ -37,12 +37,7 @@ struct VersionAnswer {
 impl<'de> Deserialize<'de> for Version {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let VersionAnswer { qemu, package } = VersionAnswer::deserialize(deserializer)?;
-        Ok(Self {
-            major: qemu.major,
-            minor: qemu.minor,
-            micro: qemu.micro,
-            package,
-        })
+        Ok(Self { major: qemu.major, minor: qemu.minor, micro: qemu.micro, package })
     }
 }
 
@@ -58,10 +53,7 @@ impl Refusal {
     fn read(value: Value) -> Result<Self, String> {
         let Self { class, description } = Self::deserialize(value)
             .map_err(|error| format!("an error answer: {}", quote(&error.to_string())))?;
-        Ok(Self {
-            class: quote(&class),
-            description: quote(&description),
-        })
+        Ok(Self { class: quote(&class), description: quote(&description) })
     }
 }
 
@@ -89,17 +81,11 @@ impl Message {
         }
         let id = fields.remove("id");
         if let Some(value) = fields.remove("return") {
-            return Ok(Self::Reply {
-                id,
-                result: Ok(value),
-            });
+            return Ok(Self::Reply { id, result: Ok(value) });
         }
         if let Some(value) = fields.remove("error") {
             let refusal = Refusal::read(value)?;
-            return Ok(Self::Reply {
-                id,
-                result: Err(refusal),
-            });
+            return Ok(Self::Reply { id, result: Err(refusal) });
         }
         if let Some(mut greeting) = fields.remove("QMP") {
             let version = greeting.get_mut("version").map(Value::take).unwrap_or_default();

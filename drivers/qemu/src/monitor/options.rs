@@ -58,10 +58,6 @@ impl Options {
     /// The default bounds and ten seconds for the handshake.
     #[must_use]
     pub fn new(entry: Entry) -> Self {
-        Self {
-            entry,
-            limits: Limits::default(),
-            handshake: Duration::from_secs(10),
-        }
+        Self { entry, limits: Limits::default(), handshake: Duration::from_secs(10) }
     }
 }

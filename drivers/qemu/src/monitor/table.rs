@@ -118,21 +118,14 @@ impl<T> State<T> {
 
     /// The requests whose deadline has passed.
     pub(super) fn on_deadline(&mut self, now: Instant) -> Vec<(u64, T)> {
-        let due = self
-            .pending
-            .iter_mut()
-            .filter(|(_, pending)| pending.deadline <= now);
-        due.filter_map(|(number, pending)| Some((*number, pending.ticket.take()?)))
-            .collect()
+        let due = self.pending.iter_mut().filter(|(_, pending)| pending.deadline <= now);
+        due.filter_map(|(number, pending)| Some((*number, pending.ticket.take()?))).collect()
     }
 
     /// Everyone who still waits, once the connection has ended.
     pub(super) fn abandon(&mut self) -> Vec<T> {
         let pending = std::mem::take(&mut self.pending);
-        pending
-            .into_values()
-            .filter_map(|pending| pending.ticket)
-            .collect()
+        pending.into_values().filter_map(|pending| pending.ticket).collect()
     }
 
     /// How many bytes are held for a line that is not complete.

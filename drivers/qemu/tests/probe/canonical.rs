@@ -5,30 +5,11 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Options whose value is one text.
-const FREE_TEXT: [&str; 7] = [
-    "-append",
-    "-kernel",
-    "-initrd",
-    "-dtb",
-    "-bios",
-    "-uuid",
-    "-incoming",
-];
+const FREE_TEXT: [&str; 7] = ["-append", "-kernel", "-initrd", "-dtb", "-bios", "-uuid", "-incoming"];
 /// Options whose order says something.
-const ORDERED: [&str; 9] = [
-    "-device",
-    "-blockdev",
-    "-drive",
-    "-chardev",
-    "-netdev",
-    "-numa",
-    "-serial",
-    "-fw_cfg",
-    "-smbios",
-];
-const PRIVATE: [&str; 8] = [
-    "fd", "fds", "vhostfd", "vhostfds", "tapfd", "tapfds", "data", "iv",
-];
+const ORDERED: [&str; 9] =
+    ["-device", "-blockdev", "-drive", "-chardev", "-netdev", "-numa", "-serial", "-fw_cfg", "-smbios"];
+const PRIVATE: [&str; 8] = ["fd", "fds", "vhostfd", "vhostfds", "tapfd", "tapfds", "data", "iv"];
 
 /// What is compared.
 #[derive(Debug, PartialEq)]
@@ -43,36 +24,22 @@ impl Canonical {
     /// From the words of a command line and the identifiers that the input gave.
     pub(crate) fn new(words: &[String], given: &BTreeSet<String>) -> Self {
         let mut numbers = BTreeMap::new();
-        let words: Vec<String> = words
-            .iter()
-            .map(|word| without_made_up(word, given, &mut numbers))
-            .collect();
+        let words: Vec<String> =
+            words.iter().map(|word| without_made_up(word, given, &mut numbers)).collect();
         let is_variable = |word: &&String| {
             word.split_once('=').is_some_and(|(name, _)| {
-                !name.is_empty()
-                    && name
-                        .chars()
-                        .all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+                !name.is_empty() && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
             })
         };
-        let environment = words
-            .iter()
-            .take_while(is_variable)
-            .filter(|word| !word.starts_with("PATH="))
-            .cloned()
-            .collect();
+        let environment =
+            words.iter().take_while(is_variable).filter(|word| !word.starts_with("PATH=")).cloned().collect();
         let mut rest = words.iter().skip_while(is_variable).peekable();
         let program = rest.next().cloned().unwrap_or_default();
         let (mut ordered, mut others) = (Vec::new(), Vec::new());
         while let Some(name) = rest.next() {
-            let takes = rest
-                .peek()
-                .is_some_and(|next| !next.starts_with('-') || FREE_TEXT.contains(&name.as_str()));
-            let value = if takes {
-                rest.next().cloned().unwrap_or_default()
-            } else {
-                String::new()
-            };
+            let takes =
+                rest.peek().is_some_and(|next| !next.starts_with('-') || FREE_TEXT.contains(&name.as_str()));
+            let value = if takes { rest.next().cloned().unwrap_or_default() } else { String::new() };
             let text = format!("{name} {}", properties(name, &value));
             if ORDERED.contains(&name.as_str()) {
                 ordered.push(text);
@@ -81,12 +48,7 @@ impl Canonical {
             }
         }
         others.sort();
-        Self {
-            environment,
-            program,
-            ordered,
-            others,
-        }
+        Self { environment, program, ordered, others }
     }
 
     /// The first difference, for a person.

@@ -20,20 +20,14 @@ impl Probes {
     /// The host's CPU models are facts of the machine that `answers` were recorded on; they are taken from there.
     pub(crate) fn new(answers: &Value) -> Self {
         let mut host_models = BTreeMap::new();
-        for case in answers["cases"]
-            .as_object()
-            .into_iter()
-            .flat_map(|cases| cases.values())
-        {
-            let (Some(dump), Some(native)) = (
-                case["steps"]["dump"]["out"].as_str(),
-                case["steps"]["native"]["out"].as_str(),
-            ) else {
+        for case in answers["cases"].as_object().into_iter().flat_map(|cases| cases.values()) {
+            let (Some(dump), Some(native)) =
+                (case["steps"]["dump"]["out"].as_str(), case["steps"]["native"]["out"].as_str())
+            else {
                 continue;
             };
-            let Some(kind) = ["kvm", "qemu"]
-                .into_iter()
-                .find(|kind| dump.starts_with(&format!("<domain type='{kind}'")))
+            let Some(kind) =
+                ["kvm", "qemu"].into_iter().find(|kind| dump.starts_with(&format!("<domain type='{kind}'")))
             else {
                 continue;
             };
@@ -44,18 +38,11 @@ impl Probes {
             if host_models.contains_key(kind) || !plain {
                 continue;
             }
-            if let Some(model) = native
-                .split(" -cpu ")
-                .nth(1)
-                .and_then(|rest| rest.split(' ').next())
-            {
+            if let Some(model) = native.split(" -cpu ").nth(1).and_then(|rest| rest.split(' ').next()) {
                 host_models.insert(kind.to_owned(), host_model(model));
             }
         }
-        Self {
-            known: BTreeMap::new(),
-            host_models,
-        }
+        Self { known: BTreeMap::new(), host_models }
     }
 
     /// What the domain's emulator can do with the domain's accelerator.
@@ -89,9 +76,7 @@ fn host_model(text: &str) -> HostModel {
 
 fn ask(emulator: &str, kvm: bool) -> Result<Capabilities, Failure> {
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _turn = ONE_AT_A_TIME
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut process = Command::new(emulator)
         .args([
             "-S",
@@ -99,11 +84,7 @@ fn ask(emulator: &str, kvm: bool) -> Result<Capabilities, Failure> {
             "-nodefaults",
             "-nographic",
             "-machine",
-            if kvm {
-                "none,accel=kvm:tcg"
-            } else {
-                "none,accel=tcg"
-            },
+            if kvm { "none,accel=kvm:tcg" } else { "none,accel=tcg" },
             "-qmp",
             "stdio",
         ])
@@ -143,11 +124,7 @@ fn ask(emulator: &str, kvm: bool) -> Result<Capabilities, Failure> {
 
 /// A domain's dump as a tree.
 pub(crate) fn read_domain(dump: &str) -> Result<Element, Failure> {
-    Ok(bulkhead_xml::parse(
-        dump.as_bytes(),
-        bulkhead_xml::Limits::default(),
-        "domain/metadata",
-    )?)
+    Ok(bulkhead_xml::parse(dump.as_bytes(), bulkhead_xml::Limits::default(), "domain/metadata")?)
 }
 
 /// The private places of a guest that is not started.

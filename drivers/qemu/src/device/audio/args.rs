@@ -51,10 +51,7 @@ fn stream(side: &Element, kind: &str) -> Result<Object, Error> {
     }
     let name = if kind == "jack" { "client-name" } else { "name" };
     object
-        .set_some(
-            if kind == "jack" { "server-name" } else { "server" },
-            side.attr("serverName"),
-        )
+        .set_some(if kind == "jack" { "server-name" } else { "server" }, side.attr("serverName"))
         .set_some("client-name", side.attr("clientName"))
         .set_some("connect-ports", side.attr("connectPorts"))
         .set_some("exact-name", switch(side, "exactName"))

@@ -11,19 +11,7 @@ use bulkhead_xml::Element;
 
 const TYPE: Attribute = one_of(
     "type",
-    &[
-        "none",
-        "alsa",
-        "coreaudio",
-        "dbus",
-        "file",
-        "jack",
-        "oss",
-        "pulseaudio",
-        "pipewire",
-        "sdl",
-        "spice",
-    ],
+    &["none", "alsa", "coreaudio", "dbus", "file", "jack", "oss", "pulseaudio", "pipewire", "sdl", "spice"],
 )
 .required();
 const ID: Attribute = attribute("id", Kind::Number(1, u32::MAX as u64)).required();
@@ -58,43 +46,19 @@ macro_rules! direction {
 
 /// Attributes of each type, of the device and of its directions.
 const TYPES: &[(&str, Shape, &[Attribute])] = &[
-    (
-        "alsa",
-        shape("audio", &[ID, TYPE, TIMER], CHILDREN),
-        direction!(text("dev")),
-    ),
-    (
-        "coreaudio",
-        shape("audio", &[ID, TYPE, TIMER], CHILDREN),
-        direction!(number("bufferCount")),
-    ),
-    (
-        "file",
-        shape("audio", &[ID, TYPE, TIMER, text("path")], CHILDREN),
-        direction!(),
-    ),
+    ("alsa", shape("audio", &[ID, TYPE, TIMER], CHILDREN), direction!(text("dev"))),
+    ("coreaudio", shape("audio", &[ID, TYPE, TIMER], CHILDREN), direction!(number("bufferCount"))),
+    ("file", shape("audio", &[ID, TYPE, TIMER, text("path")], CHILDREN), direction!()),
     (
         "jack",
         shape("audio", &[ID, TYPE, TIMER], CHILDREN),
-        direction!(
-            text("serverName"),
-            text("clientName"),
-            text("connectPorts"),
-            yes_no("exactName")
-        ),
+        direction!(text("serverName"), text("clientName"), text("connectPorts"), yes_no("exactName")),
     ),
     (
         "oss",
         shape(
             "audio",
-            &[
-                ID,
-                TYPE,
-                TIMER,
-                yes_no("tryMMap"),
-                yes_no("exclusive"),
-                number("dspPolicy"),
-            ],
+            &[ID, TYPE, TIMER, yes_no("tryMMap"), yes_no("exclusive"), number("dspPolicy")],
             CHILDREN,
         ),
         direction!(text("dev"), number("bufferCount"), yes_no("tryPoll")),
@@ -113,12 +77,7 @@ const TYPES: &[(&str, Shape, &[Attribute])] = &[
         "sdl",
         shape(
             "audio",
-            &[
-                ID,
-                TYPE,
-                TIMER,
-                one_of("driver", &["esd", "alsa", "arts", "pulseaudio"]),
-            ],
+            &[ID, TYPE, TIMER, one_of("driver", &["esd", "alsa", "arts", "pulseaudio"])],
             CHILDREN,
         ),
         direction!(number("bufferCount")),
@@ -135,9 +94,7 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
     let (shape, directions) = TYPES
         .iter()
         .find(|(name, ..)| *name == kind)
-        .map_or((PLAIN, PLAIN_DIRECTION), |(_, shape, directions)| {
-            (*shape, *directions)
-        });
+        .map_or((PLAIN, PLAIN_DIRECTION), |(_, shape, directions)| (*shape, *directions));
     let mut audio = shape.read(input)?;
     for name in ["input", "output"] {
         let Some(given) = input.child(name) else {

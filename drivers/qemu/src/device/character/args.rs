@@ -25,11 +25,7 @@ pub(crate) fn backend(builder: &mut Builder<'_>, device: &Element) -> Result<Str
             list.set("id", &id);
         }
         "dev" => {
-            list = KeyValues::new(if device.name == "parallel" {
-                "parallel"
-            } else {
-                "serial"
-            });
+            list = KeyValues::new(if device.name == "parallel" { "parallel" } else { "serial" });
             list.set("id", &id).set("path", path()?);
         }
         "file" => {
@@ -38,12 +34,9 @@ pub(crate) fn backend(builder: &mut Builder<'_>, device: &Element) -> Result<Str
             let append = source.and_then(|source| switch(source, "append"));
             if builder.launches() {
                 let purpose = Purpose::File { alias: name.clone() };
-                list.set(
-                    "path",
-                    builder.descriptor_path(purpose, &format!("{name}-source"))?,
-                )
-                // Whether the file is emptied is for who opens it.
-                .switch("append", true);
+                list.set("path", builder.descriptor_path(purpose, &format!("{name}-source"))?)
+                    // Whether the file is emptied is for who opens it.
+                    .switch("append", true);
             } else {
                 list.set("path", path()?);
                 if let Some(append) = append {
@@ -94,20 +87,15 @@ pub(crate) fn backend(builder: &mut Builder<'_>, device: &Element) -> Result<Str
             }
         }
         other => {
-            return Err(unsupported(format!(
-                "Character device type '{other}' is not one that QEMU has"
-            )));
+            return Err(unsupported(format!("Character device type '{other}' is not one that QEMU has")));
         }
     }
     if let Some(log) = device.child("log") {
         let path = attr(log, "file")?;
         if builder.launches() {
             let purpose = Purpose::Log { alias: name.clone() };
-            list.set(
-                "logfile",
-                builder.descriptor_path(purpose, &format!("{name}-log"))?,
-            )
-            .switch("logappend", true);
+            list.set("logfile", builder.descriptor_path(purpose, &format!("{name}-log"))?)
+                .switch("logappend", true);
         } else {
             list.set("logfile", path);
             if let Some(append) = switch(log, "append") {
@@ -128,9 +116,7 @@ fn unix(builder: &mut Builder<'_>, device: &Element, name: &str, id: &str) -> Re
     let mut list = KeyValues::new("socket");
     list.set("id", id);
     if builder.launches() && reconnects.is_none() {
-        let number = builder.descriptor(Purpose::Character {
-            alias: name.to_owned(),
-        });
+        let number = builder.descriptor(Purpose::Character { alias: name.to_owned() });
         list.set("fd", number);
     } else {
         let path = match source.and_then(|source| source.attr("path")) {
@@ -156,9 +142,7 @@ fn channel_path(builder: &Builder<'_>, device: &Element, name: &str) -> Result<S
         .path_attr("target", "name")
         .ok_or_else(|| invalid(format!("Character device {name} has neither path nor name")))?;
     if target.contains('/') {
-        return Err(invalid(format!(
-            "Channel name '{target}' can't name a socket; give it a path"
-        )));
+        return Err(invalid(format!("Channel name '{target}' can't name a socket; give it a path")));
     }
     Ok(format!("{}/{target}", builder.paths.channels))
 }
@@ -186,31 +170,22 @@ fn no_reconnect(builder: &Builder<'_>, source: Option<&Element>, list: &mut KeyV
         .and_then(|reconnect| switch(reconnect, "enabled"))
         == Some(false);
     if off {
-        let property = if builder.capabilities.at_least(9, 2) {
-            "reconnect-ms"
-        } else {
-            "reconnect"
-        };
+        let property = if builder.capabilities.at_least(9, 2) { "reconnect-ms" } else { "reconnect" };
         list.set(property, 0);
     }
 }
 
 fn tcp(builder: &mut Builder<'_>, device: &Element, name: &str, id: &str) -> Result<KeyValues, Error> {
-    let source = device
-        .child("source")
-        .ok_or_else(|| invalid(format!("Character device {name} has no <source>")))?;
+    let source =
+        device.child("source").ok_or_else(|| invalid(format!("Character device {name} has no <source>")))?;
     let server = source.attr("mode") == Some("bind");
     let telnet = device.path_attr("protocol", "type") == Some("telnet");
     let tls = switch(source, "tls") == Some(true);
-    let reconnects = source
-        .child("reconnect")
-        .filter(|reconnect| switch(reconnect, "enabled") == Some(true));
+    let reconnects = source.child("reconnect").filter(|reconnect| switch(reconnect, "enabled") == Some(true));
     let mut list = KeyValues::new("socket");
     list.set("id", id);
     if builder.launches() && server && !tls {
-        let number = builder.descriptor(Purpose::Character {
-            alias: name.to_owned(),
-        });
+        let number = builder.descriptor(Purpose::Character { alias: name.to_owned() });
         list.set("fd", number);
     } else {
         list.set("host", source.attr("host").unwrap_or_default())
@@ -236,11 +211,8 @@ fn tcp(builder: &mut Builder<'_>, device: &Element, name: &str, id: &str) -> Res
 }
 
 fn udp(device: &Element, id: &str) -> KeyValues {
-    let end = |mode: &str| {
-        device
-            .all("source")
-            .find(|source| source.attr("mode").unwrap_or("connect") == mode)
-    };
+    let end =
+        |mode: &str| device.all("source").find(|source| source.attr("mode").unwrap_or("connect") == mode);
     let part =
         |end: Option<&Element>, name: &str| end.and_then(|end| end.attr(name)).unwrap_or_default().to_owned();
     let (connect, bind) = (end("connect"), end("bind"));
@@ -259,22 +231,14 @@ pub(crate) fn serial(builder: &mut Builder<'_>, device: &Element) -> Result<(), 
     let id = backend(builder, device)?;
     let target = device.child("target");
     let kind = target.and_then(|target| target.attr("type"));
-    let model = target
-        .and_then(|target| target.path_attr("model", "name"))
-        .unwrap_or("isa-serial");
+    let model = target.and_then(|target| target.path_attr("model", "name")).unwrap_or("isa-serial");
     // Machines with a serial port of their own take the backend in order.
     if matches!(kind, None | Some("system-serial")) || matches!(model, "pl011" | "16550a") {
         return builder.option("-serial", KeyValues::new(&format!("chardev:{id}")));
     }
-    let mut object = Object::new()
-        .with("driver", model)
-        .with("chardev", id)
-        .with("id", alias(device)?);
+    let mut object = Object::new().with("driver", model).with("chardev", id).with("id", alias(device)?);
     if model == "isa-serial" || model == "isa-debugcon" {
-        let port = target
-            .map(|target| number_attr(target, "port"))
-            .transpose()?
-            .flatten();
+        let port = target.map(|target| number_attr(target, "port")).transpose()?.flatten();
         if model == "isa-serial" {
             object.set("index", port.unwrap_or(0));
         }
@@ -287,10 +251,8 @@ pub(crate) fn serial(builder: &mut Builder<'_>, device: &Element) -> Result<(), 
 /// `<parallel>`.
 pub(crate) fn parallel(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
     let id = backend(builder, device)?;
-    let mut object = Object::new()
-        .with("driver", "isa-parallel")
-        .with("chardev", id)
-        .with("id", alias(device)?);
+    let mut object =
+        Object::new().with("driver", "isa-parallel").with("chardev", id).with("id", alias(device)?);
     builder.address(device, &mut object)?;
     builder.device(&object);
     Ok(())
@@ -299,18 +261,12 @@ pub(crate) fn parallel(builder: &mut Builder<'_>, device: &Element) -> Result<()
 /// `<channel>`.
 pub(crate) fn channel(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
     let id = backend(builder, device)?;
-    let target = device
-        .child("target")
-        .ok_or_else(|| invalid("<channel> has no <target>"))?;
+    let target = device.child("target").ok_or_else(|| invalid("<channel> has no <target>"))?;
     match target.attr("type") {
         Some("guestfwd") => {
             let forward = Object::new().with(
                 "str",
-                format!(
-                    "tcp:{}:{}-chardev:{id}",
-                    attr(target, "address")?,
-                    attr(target, "port")?
-                ),
+                format!("tcp:{}:{}-chardev:{id}", attr(target, "address")?, attr(target, "port")?),
             );
             let object = Object::new()
                 .with("type", "user")
@@ -341,17 +297,13 @@ pub(crate) fn channel(builder: &mut Builder<'_>, device: &Element) -> Result<(),
 
 /// The port on a virtio-serial controller.
 fn port(builder: &Builder<'_>, device: &Element, object: &mut Object) -> Result<(), Error> {
-    let Some(address) = device
-        .child("address")
-        .filter(|address| address.attr("type") == Some("virtio-serial"))
+    let Some(address) =
+        device.child("address").filter(|address| address.attr("type") == Some("virtio-serial"))
     else {
         return builder.address(device, object);
     };
     let controller = number_attr(address, "controller")?.unwrap_or(0);
-    object.set(
-        "bus",
-        format!("{}.0", builder.controller("virtio-serial", controller)?),
-    );
+    object.set("bus", format!("{}.0", builder.controller("virtio-serial", controller)?));
     object.set_some("nr", number_attr(address, "port")?);
     Ok(())
 }
@@ -373,9 +325,7 @@ pub(crate) fn console(builder: &mut Builder<'_>, device: &Element) -> Result<(),
         "sclp" => Object::new().with("driver", "sclpconsole"),
         "sclplm" => Object::new().with("driver", "sclplmconsole"),
         other => {
-            return Err(unsupported(format!(
-                "Console target '{other}' is not one that QEMU has"
-            )));
+            return Err(unsupported(format!("Console target '{other}' is not one that QEMU has")));
         }
     };
     object.set("chardev", id).set("id", name);

@@ -19,10 +19,8 @@ const CHARACTER: Shape = shape(
 );
 
 /// The number of a device among its kind.
-const PORT: Attribute = attribute(
-    "port",
-    Kind::As(Code::XML_ERROR, Origin::DOMAIN, &Kind::Number(0, i32::MAX as u64)),
-);
+const PORT: Attribute =
+    attribute("port", Kind::As(Code::XML_ERROR, Origin::DOMAIN, &Kind::Number(0, i32::MAX as u64)));
 
 const SERIAL_TARGET: Shape = shape(
     "target",
@@ -50,9 +48,7 @@ const CONSOLE_TARGET: Shape = shape(
     &[
         attribute(
             "type",
-            Kind::Supported(&[
-                "serial", "xen", "uml", "virtio", "lxc", "openvz", "sclp", "sclplm",
-            ]),
+            Kind::Supported(&["serial", "xen", "uml", "virtio", "lxc", "openvz", "sclp", "sclplm"]),
         ),
         PORT,
     ],
@@ -98,9 +94,7 @@ impl<'a> View<'a> {
 
     /// The number among its kind.
     pub(crate) fn port(self) -> Option<u32> {
-        self.0
-            .path_attr("target", "port")
-            .and_then(|port| port.parse().ok())
+        self.0.path_attr("target", "port").and_then(|port| port.parse().ok())
     }
 }
 
@@ -125,11 +119,7 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
         ));
     }
     let automatic = input.name == "channel" && matches!(target.attr("type"), Some("virtio" | "xen"));
-    let path = if automatic {
-        SocketPath::Automatic
-    } else {
-        SocketPath::Given
-    };
+    let path = if automatic { SocketPath::Automatic } else { SocketPath::Given };
     chardev::append(input, &mut device, &kind, path)?;
     if automatic {
         forget_automatic_path(&mut device, target.attr("name"));
@@ -185,10 +175,7 @@ fn default_model(kind: &str, context: &Context<'_>) -> Option<&'static str> {
             () => None,
         };
     }
-    MODELS
-        .iter()
-        .find(|(_, wanted)| *wanted == kind)
-        .map(|(model, _)| *model)
+    MODELS.iter().find(|(_, wanted)| *wanted == kind).map(|(model, _)| *model)
 }
 
 fn serial_target(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
@@ -209,10 +196,7 @@ fn serial_target(input: &Element, context: &Context<'_>) -> Result<Element, Erro
         }
         Some(model) => {
             if !MODELS.iter().any(|(name, _)| *name == model) {
-                return Err(refusal::unsupported(
-                    input,
-                    format!("serial model '{model}' is unknown"),
-                ));
+                return Err(refusal::unsupported(input, format!("serial model '{model}' is unknown")));
             }
         }
     }
@@ -236,10 +220,9 @@ pub(crate) fn check(device: &Element, context: &Context<'_>) -> Result<(), Error
 
 fn check_console(device: &Element, context: &Context<'_>) -> Result<(), Error> {
     match View(device).target() {
-        kind @ ("sclp" | "sclplm") if !context.is_s390() => Err(refusal::unsupported_by_qemu(
-            device,
-            format!("a console '{kind}' exists on s390 only"),
-        )),
+        kind @ ("sclp" | "sclplm") if !context.is_s390() => {
+            Err(refusal::unsupported_by_qemu(device, format!("a console '{kind}' exists on s390 only")))
+        }
         kind @ ("xen" | "uml" | "lxc" | "openvz") => Err(refusal::unsupported_by_qemu(
             device,
             format!("QEMU has no console '{kind}'; use 'serial' or 'virtio'"),
@@ -250,10 +233,7 @@ fn check_console(device: &Element, context: &Context<'_>) -> Result<(), Error> {
 
 fn check_serial(device: &Element, context: &Context<'_>) -> Result<(), Error> {
     let kind = View(device).target();
-    let model = device
-        .at("target/model")
-        .and_then(|model| model.attr("name"))
-        .unwrap_or_default();
+    let model = device.at("target/model").and_then(|model| model.attr("name")).unwrap_or_default();
     if let Some((_, wanted)) = MODELS.iter().find(|(name, _)| *name == model)
         && *wanted != kind
     {
@@ -265,10 +245,8 @@ fn check_serial(device: &Element, context: &Context<'_>) -> Result<(), Error> {
     let (arch, machine) = (context.arch.as_str(), context.machine.as_str());
     let fits = match (kind, model) {
         ("isa-serial" | "isa-debug", _) => {
-            matches!(
-                arch,
-                "i686" | "x86_64" | "alpha" | "hppa" | "mips" | "mipsel" | "mips64" | "mips64el"
-            ) || machine.starts_with("powernv")
+            matches!(arch, "i686" | "x86_64" | "alpha" | "hppa" | "mips" | "mipsel" | "mips64" | "mips64el")
+                || machine.starts_with("powernv")
                 || machine == "prep"
         }
         (_, "pl011") => context.is_arm() && (context.is_virt() || machine == "versatilepb"),
@@ -331,10 +309,7 @@ fn channel_target(input: &Element, connection: &str) -> Result<Element, Error> {
                 .ok_or_else(|| refusal::value(&target, format!("port '{port}' is not a number")))?;
             target.set("port", port.to_string());
             let Some(address) = target.attr("address") else {
-                return Err(refusal::xml(
-                    input,
-                    "a guestfwd channel needs the address that it listens on",
-                ));
+                return Err(refusal::xml(input, "a guestfwd channel needs the address that it listens on"));
             };
             if address.parse::<std::net::IpAddr>().is_err() {
                 return Err(Error::new(

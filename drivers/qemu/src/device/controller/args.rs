@@ -9,17 +9,7 @@ use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
 /// Kinds in the order in which they come; within a kind the definition's order holds.
-const ORDER: [&str; 9] = [
-    "pci",
-    "usb",
-    "scsi",
-    "ide",
-    "sata",
-    "virtio-serial",
-    "ccid",
-    "xenbus",
-    "fdc",
-];
+const ORDER: [&str; 9] = ["pci", "usb", "scsi", "ide", "sata", "virtio-serial", "ccid", "xenbus", "fdc"];
 
 /// Settings of host bridges, which come with the machine.
 pub(crate) fn globals(builder: &mut Builder<'_>) -> Result<(), Error> {
@@ -59,11 +49,7 @@ fn device(builder: &Builder<'_>, controller: &Element, kind: &str) -> Result<Opt
         "usb" => usb(builder, controller, index)?,
         "scsi" => Some(scsi(builder, controller)?),
         "sata" if index == 0 && builder.is_q35() => None,
-        "sata" => Some(
-            Object::new()
-                .with("driver", "ahci")
-                .with("id", alias(controller)?),
-        ),
+        "sata" => Some(Object::new().with("driver", "ahci").with("id", alias(controller)?)),
         "virtio-serial" => {
             let mut object = virtio::device("virtio-serial", controller, controller.attr("model"));
             object
@@ -72,11 +58,7 @@ fn device(builder: &Builder<'_>, controller: &Element, kind: &str) -> Result<Opt
                 .set_some("vectors", number_attr(controller, "vectors")?);
             Some(object)
         }
-        "ccid" => Some(
-            Object::new()
-                .with("driver", "usb-ccid")
-                .with("id", alias(controller)?),
-        ),
+        "ccid" => Some(Object::new().with("driver", "usb-ccid").with("id", alias(controller)?)),
         // IDE and floppy controllers are parts of their machines.
         _ => None,
     };
@@ -89,12 +71,7 @@ fn device(builder: &Builder<'_>, controller: &Element, kind: &str) -> Result<Opt
 
 fn pci(builder: &Builder<'_>, controller: &Element, index: u64) -> Result<Option<Object>, Error> {
     let target = controller.child("target");
-    let number = |name: &str| {
-        target
-            .map(|target| number_attr(target, name))
-            .transpose()
-            .map(Option::flatten)
-    };
+    let number = |name: &str| target.map(|target| number_attr(target, name)).transpose().map(Option::flatten);
     let model = controller.attr("model").unwrap_or_default();
     let name = controller.path_attr("model", "name");
     let id = alias(controller)?;
@@ -122,11 +99,7 @@ fn pci(builder: &Builder<'_>, controller: &Element, index: u64) -> Result<Option
                 .set("id", id);
         }
         "pci-expander-bus" | "pcie-expander-bus" => {
-            let default = if model == "pci-expander-bus" {
-                "pxb"
-            } else {
-                "pxb-pcie"
-            };
+            let default = if model == "pci-expander-bus" { "pxb" } else { "pxb-pcie" };
             object
                 .set("driver", name.unwrap_or(default))
                 .set_some("bus_nr", number("busNr")?)
@@ -134,26 +107,16 @@ fn pci(builder: &Builder<'_>, controller: &Element, index: u64) -> Result<Option
                 .set_some("numa_node", node(target)?);
         }
         "dmi-to-pci-bridge" => {
-            object
-                .set("driver", name.unwrap_or("i82801b11-bridge"))
-                .set("id", id);
+            object.set("driver", name.unwrap_or("i82801b11-bridge")).set("id", id);
         }
         "pcie-to-pci-bridge" => {
-            object
-                .set("driver", name.unwrap_or("pcie-pci-bridge"))
-                .set("id", id);
+            object.set("driver", name.unwrap_or("pcie-pci-bridge")).set("id", id);
         }
         "pcie-switch-upstream-port" => {
-            object
-                .set("driver", name.unwrap_or("x3130-upstream"))
-                .set("id", id);
+            object.set("driver", name.unwrap_or("x3130-upstream")).set("id", id);
         }
         "pcie-root-port" | "pcie-switch-downstream-port" => {
-            let default = if model == "pcie-root-port" {
-                "pcie-root-port"
-            } else {
-                "xio3130-downstream"
-            };
+            let default = if model == "pcie-root-port" { "pcie-root-port" } else { "xio3130-downstream" };
             object
                 .set("driver", name.unwrap_or(default))
                 .set_some("port", number("port")?)
@@ -168,19 +131,14 @@ fn pci(builder: &Builder<'_>, controller: &Element, index: u64) -> Result<Option
             }
         }
         other => {
-            return Err(unsupported(format!(
-                "PCI controller model '{other}' is not one that QEMU has"
-            )));
+            return Err(unsupported(format!("PCI controller model '{other}' is not one that QEMU has")));
         }
     }
     Ok(Some(object))
 }
 
 fn node(target: Option<&Element>) -> Result<Option<u64>, Error> {
-    target
-        .and_then(|target| target.child("node"))
-        .map(number_text)
-        .transpose()
+    target.and_then(|target| target.child("node")).map(number_text).transpose()
 }
 
 fn usb(builder: &Builder<'_>, controller: &Element, index: u64) -> Result<Option<Object>, Error> {
@@ -199,9 +157,7 @@ fn usb(builder: &Builder<'_>, controller: &Element, index: u64) -> Result<Option
         "qemu-xhci" => "qemu-xhci",
         "pci-ohci" => "pci-ohci",
         other => {
-            return Err(unsupported(format!(
-                "USB controller model '{other}' is not one that QEMU has"
-            )));
+            return Err(unsupported(format!("USB controller model '{other}' is not one that QEMU has")));
         }
     };
     let mut object = Object::new().with("driver", driver);
@@ -258,9 +214,7 @@ fn scsi(builder: &Builder<'_>, controller: &Element) -> Result<Object, Error> {
         "dc390" => "dc-390",
         "ncr53c90" => "esp",
         other => {
-            return Err(unsupported(format!(
-                "SCSI controller model '{other}' is not one that QEMU has"
-            )));
+            return Err(unsupported(format!("SCSI controller model '{other}' is not one that QEMU has")));
         }
     };
     Ok(Object::new().with("driver", driver).with("id", id))

@@ -29,14 +29,8 @@ const DRIVER: Shape = shape(
 const TARGET: Shape = shape(
     "target",
     &[
-        attribute(
-            "chassisNr",
-            Kind::As(Code::CONFIG_UNSUPPORTED, Origin::DOMAIN, &Kind::Number(1, 255)),
-        ),
-        attribute(
-            "chassis",
-            Kind::As(Code::CONFIG_UNSUPPORTED, Origin::DOMAIN, &Kind::Number(0, 255)),
-        ),
+        attribute("chassisNr", Kind::As(Code::CONFIG_UNSUPPORTED, Origin::DOMAIN, &Kind::Number(1, 255))),
+        attribute("chassis", Kind::As(Code::CONFIG_UNSUPPORTED, Origin::DOMAIN, &Kind::Number(0, 255))),
         attribute("port", Kind::Hex(1, 255)),
         attribute("busNr", Kind::Number(1, 254)),
         attribute("index", Kind::Number(0, 30)),
@@ -50,18 +44,7 @@ const CONTROLLER: Shape = shape(
     &[
         one_of(
             "type",
-            &[
-                "ide",
-                "fdc",
-                "scsi",
-                "sata",
-                "virtio-serial",
-                "ccid",
-                "usb",
-                "pci",
-                "xenbus",
-                "isa",
-            ],
+            &["ide", "fdc", "scsi", "sata", "virtio-serial", "ccid", "usb", "pci", "xenbus", "isa"],
         ),
         number("index"),
         text("model"),
@@ -128,10 +111,7 @@ const MODELS: &[(&str, &[&str])] = &[
         ],
     ),
     ("ide", &["piix3", "piix4", "ich6"]),
-    (
-        "virtio-serial",
-        &["virtio", "virtio-transitional", "virtio-non-transitional"],
-    ),
+    ("virtio-serial", &["virtio", "virtio-transitional", "virtio-non-transitional"]),
     ("isa", &[]),
     ("sata", &[]),
     ("fdc", &[]),
@@ -195,10 +175,7 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
     } else if let Some(name) = controller.path_attr("model", "name")
         && !PCI_DEVICES.contains(&name)
     {
-        return Err(refusal::value(
-            input,
-            format!("a PCI controller can't be a '{name}'"),
-        ));
+        return Err(refusal::value(input, format!("a PCI controller can't be a '{name}'")));
     }
     check_companion(input, &kind)?;
     CONTROLLER.arrange(&mut controller);
@@ -206,15 +183,11 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
     if kind != "usb" {
         controller.take("master");
     } else if controller.child("master").is_none()
-        && let Some((_, port)) = COMPANIONS
-            .iter()
-            .find(|(model, _)| controller.attr("model") == Some(model))
+        && let Some((_, port)) = COMPANIONS.iter().find(|(model, _)| controller.attr("model") == Some(model))
     {
         let address = controller.take("address");
         controller.push(Element::new("master").with("startport", *port));
-        controller
-            .children
-            .extend(address.map(bulkhead_xml::Node::Element));
+        controller.children.extend(address.map(bulkhead_xml::Node::Element));
     }
     append_hole(input, &mut controller, &kind)?;
     Ok(controller)
@@ -224,10 +197,8 @@ fn complete_model(input: &Element, controller: &mut Element, kind: &str) -> Resu
     let Some(model) = View(controller).model() else {
         return Ok(());
     };
-    let known = MODELS
-        .iter()
-        .find(|(name, _)| *name == kind)
-        .is_none_or(|(_, models)| models.contains(&model));
+    let known =
+        MODELS.iter().find(|(name, _)| *name == kind).is_none_or(|(_, models)| models.contains(&model));
     if !known {
         return Err(refusal::unsupported(
             input,
@@ -277,10 +248,7 @@ fn complete_device(controller: &mut Element, context: &Context<'_>) {
     }
     let device = match view.model() {
         Some("pci-root") if context.is_pseries() => Some("spapr-pci-host-bridge"),
-        Some(model) => DEVICES_OF_MODELS
-            .iter()
-            .find(|(name, _)| *name == model)
-            .map(|(_, device)| *device),
+        Some(model) => DEVICES_OF_MODELS.iter().find(|(name, _)| *name == model).map(|(_, device)| *device),
         None => None,
     };
     if let Some(device) = device {
@@ -309,10 +277,7 @@ fn check_companion(input: &Element, kind: &str) -> Result<(), Error> {
         && kind == "usb"
         && value::decimal(start).is_none()
     {
-        return Err(refusal::internal(
-            input,
-            format!("startport '{start}' of its <master> is not a number"),
-        ));
+        return Err(refusal::internal(input, format!("startport '{start}' of its <master> is not a number")));
     }
     Ok(())
 }
@@ -325,11 +290,8 @@ fn append_hole(input: &Element, controller: &mut Element, kind: &str) -> Result<
         return Ok(());
     }
     let bytes = value::bytes(&hole.text(), hole.attr("unit"), 1024, "<pcihole64>")?;
-    controller.push(
-        Element::new("pcihole64")
-            .with("unit", "KiB")
-            .with_text(bytes.div_ceil(1024).to_string()),
-    );
+    controller
+        .push(Element::new("pcihole64").with("unit", "KiB").with_text(bytes.div_ceil(1024).to_string()));
     Ok(())
 }
 
@@ -337,26 +299,17 @@ fn append_hole(input: &Element, controller: &mut Element, kind: &str) -> Result<
 pub(crate) fn check(controller: &Element, context: &Context<'_>) -> Result<(), Error> {
     if View(controller).kind() == "ide" {
         let built_in = context.is_i440fx()
-            || matches!(
-                context.machine.as_str(),
-                "isapc" | "malta" | "sun4u" | "g3beige" | "mac99"
-            );
+            || matches!(context.machine.as_str(), "isapc" | "malta" | "sun4u" | "g3beige" | "mac99");
         if !built_in {
             return Err(refusal::unsupported_by_qemu(
                 controller,
-                format!(
-                    "machine '{}' has no IDE; use 'sata', 'scsi' or 'virtio'",
-                    context.machine
-                ),
+                format!("machine '{}' has no IDE; use 'sata', 'scsi' or 'virtio'", context.machine),
             ));
         }
         if View(controller).index().is_some_and(|index| index > 0) {
             return Err(refusal::unsupported_by_qemu(
                 controller,
-                format!(
-                    "machine '{}' has one IDE controller, with index 0",
-                    context.machine
-                ),
+                format!("machine '{}' has one IDE controller, with index 0", context.machine),
             ));
         }
     }
@@ -393,9 +346,7 @@ fn check_pci(controller: &Element, context: &Context<'_>) -> Result<(), Error> {
     if view.kind() != "pci" {
         return Ok(());
     }
-    let node = controller
-        .at("target/node")
-        .and_then(|node| value::decimal(&node.text()));
+    let node = controller.at("target/node").and_then(|node| value::decimal(&node.text()));
     if context.is_pseries() && view.model() == Some("pci-root") {
         let target = controller.path_attr("target", "index");
         if node.is_some() && view.index() == Some(0) {
@@ -411,10 +362,7 @@ fn check_pci(controller: &Element, context: &Context<'_>) -> Result<(), Error> {
             ));
         }
     }
-    let cells = context
-        .document
-        .at("cpu/numa")
-        .map_or(0, |numa| numa.all("cell").count() as u64);
+    let cells = context.document.at("cpu/numa").map_or(0, |numa| numa.all("cell").count() as u64);
     match node {
         Some(node) if node >= cells && !context.is_pseries() => Err(Error::new(
             Code::XML_ERROR,

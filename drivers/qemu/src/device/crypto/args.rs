@@ -21,14 +21,8 @@ pub(crate) fn build(builder: &mut Builder<'_>, crypto: &Element) -> Result<(), E
             )));
         }
     };
-    let queues = backend
-        .map(|backend| number_attr(backend, "queues"))
-        .transpose()?
-        .flatten();
-    let object = Object::new()
-        .with("qom-type", kind)
-        .with("id", id.as_str())
-        .with_some("queues", queues);
+    let queues = backend.map(|backend| number_attr(backend, "queues")).transpose()?.flatten();
+    let object = Object::new().with("qom-type", kind).with("id", id.as_str()).with_some("queues", queues);
     builder.object(&object);
     let mut device = virtio::device("virtio-crypto", crypto, None);
     device.set("cryptodev", id).set("id", name);

@@ -11,16 +11,9 @@ use bulkhead_xml::Element;
 
 const CRYPTO: Shape = shape(
     "crypto",
+    &[one_of("model", &["virtio"]).required(), one_of("type", &["qemu"]).required()],
     &[
-        one_of("model", &["virtio"]).required(),
-        one_of("type", &["qemu"]).required(),
-    ],
-    &[
-        shape(
-            "backend",
-            &[one_of("model", &["builtin", "lkcf"]).required(), number("queues")],
-            &[],
-        ),
+        shape("backend", &[one_of("model", &["builtin", "lkcf"]).required(), number("queues")], &[]),
         VIRTIO_DRIVER,
     ],
 );
@@ -41,10 +34,7 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
 /// Whether QEMU has the backend.
 pub(crate) fn check(crypto: &Element, _context: &Context<'_>) -> Result<(), Error> {
     if crypto.path_attr("backend", "model") == Some("lkcf") {
-        return Err(refusal::unsupported_by_qemu(
-            crypto,
-            "this QEMU has no backend 'lkcf'; use 'builtin'",
-        ));
+        return Err(refusal::unsupported_by_qemu(crypto, "this QEMU has no backend 'lkcf'; use 'builtin'"));
     }
     Ok(())
 }

@@ -25,11 +25,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, disk: &Element) -> Result<(), Err
     if bus(disk)? == "sd" {
         return sd(builder, disk);
     }
-    let drive = if has_source(disk) {
-        Some(chain::nodes(builder, disk)?)
-    } else {
-        None
-    };
+    let drive = if has_source(disk) { Some(chain::nodes(builder, disk)?) } else { None };
     let device = device(builder, disk, drive.as_deref())?;
     builder.device(&device);
     Ok(())
@@ -37,10 +33,8 @@ pub(crate) fn build(builder: &mut Builder<'_>, disk: &Element) -> Result<(), Err
 
 /// Floppy controllers: their boot order, and the controller itself where the machine has none.
 pub(crate) fn floppy_controller(builder: &mut Builder<'_>) -> Result<(), Error> {
-    let floppies: Vec<&Element> = builder
-        .devices("disk")
-        .filter(|disk| disk.path_attr("target", "bus") == Some("fdc"))
-        .collect();
+    let floppies: Vec<&Element> =
+        builder.devices("disk").filter(|disk| disk.path_attr("target", "bus") == Some("fdc")).collect();
     if floppies.is_empty() {
         return Ok(());
     }
@@ -49,11 +43,7 @@ pub(crate) fn floppy_controller(builder: &mut Builder<'_>) -> Result<(), Error> 
         let Some(index) = builder.boot.of(disk) else {
             continue;
         };
-        let unit = if disk.path_attr("address", "unit") == Some("1") {
-            "B"
-        } else {
-            "A"
-        };
+        let unit = if disk.path_attr("address", "unit") == Some("1") { "B" } else { "A" };
         if builder.is_q35() {
             own.set(&format!("bootindex{unit}"), index);
         } else {
@@ -68,8 +58,7 @@ pub(crate) fn floppy_controller(builder: &mut Builder<'_>) -> Result<(), Error> 
 }
 
 fn bus(disk: &Element) -> Result<&str, Error> {
-    disk.path_attr("target", "bus")
-        .ok_or_else(|| invalid("<disk> has no target bus"))
+    disk.path_attr("target", "bus").ok_or_else(|| invalid("<disk> has no target bus"))
 }
 
 fn kind(disk: &Element) -> &str {
@@ -78,9 +67,7 @@ fn kind(disk: &Element) -> &str {
 
 /// A card in a slot that is a part of the machine.
 fn sd(builder: &mut Builder<'_>, disk: &Element) -> Result<(), Error> {
-    let source = disk
-        .child("source")
-        .ok_or_else(|| invalid("An SD card has no <source>"))?;
+    let source = disk.child("source").ok_or_else(|| invalid("An SD card has no <source>"))?;
     let mut list = KeyValues::empty();
     match disk.attr("type") {
         Some("file") => {
@@ -134,9 +121,7 @@ fn device(builder: &Builder<'_>, disk: &Element, drive: Option<&str>) -> Result<
             Object::new().with("driver", "floppy").with("unit", unit)
         }
         other => {
-            return Err(unsupported(format!(
-                "Disk bus '{other}' is not one that QEMU has here"
-            )));
+            return Err(unsupported(format!("Disk bus '{other}' is not one that QEMU has here")));
         }
     };
     if matches!(bus, "virtio" | "usb") {
@@ -169,8 +154,7 @@ fn device(builder: &Builder<'_>, disk: &Element, drive: Option<&str>) -> Result<
 
 /// The cache mode, if one is set.
 pub(crate) fn cache_mode(disk: &Element) -> Option<&str> {
-    disk.path_attr("driver", "cache")
-        .filter(|mode| *mode != "default")
+    disk.path_attr("driver", "cache").filter(|mode| *mode != "default")
 }
 
 fn virtio_options(builder: &Builder<'_>, disk: &Element, device: &mut Object) -> Result<(), Error> {
@@ -186,11 +170,7 @@ fn virtio_options(builder: &Builder<'_>, disk: &Element, device: &mut Object) ->
         .set_some("num-queues", number_attr(driver, "queues")?)
         .set_some("queue-size", number_attr(driver, "queue_size")?);
     if let Some(threads) = driver.child("iothreads") {
-        builder.require(
-            "virtio-blk-pci",
-            "iothread-vq-mapping",
-            "A disk with several I/O threads",
-        )?;
+        builder.require("virtio-blk-pci", "iothread-vq-mapping", "A disk with several I/O threads")?;
         device.set("iothread-vq-mapping", thread_mapping(threads)?);
     }
     Ok(())
@@ -216,39 +196,29 @@ pub(crate) fn thread_mapping(threads: &Element) -> Result<Vec<Json>, Error> {
 }
 
 fn ide_place(builder: &Builder<'_>, disk: &Element, bus: &str, device: &mut Object) -> Result<(), Error> {
-    let address = disk
-        .child("address")
-        .ok_or_else(|| invalid("<disk> has no address on its controller"))?;
+    let address = disk.child("address").ok_or_else(|| invalid("<disk> has no address on its controller"))?;
     let part = |name: &str| number_attr(address, name).map(|value| value.unwrap_or(0));
     let controller = builder.ide_bus(bus, part("controller")?)?;
     if bus == "sata" {
         device.set("bus", format!("{controller}.{}", part("unit")?));
     } else {
-        device
-            .set("bus", format!("{controller}.{}", part("bus")?))
-            .set("unit", part("unit")?);
+        device.set("bus", format!("{controller}.{}", part("bus")?)).set("unit", part("unit")?);
     }
     Ok(())
 }
 
 /// Where a SCSI disk sits. Old adapters have no channels and one unit number.
 fn scsi_place(builder: &Builder<'_>, disk: &Element, device: &mut Object) -> Result<(), Error> {
-    let address = disk
-        .child("address")
-        .ok_or_else(|| invalid("<disk> has no address on its SCSI controller"))?;
+    let address =
+        disk.child("address").ok_or_else(|| invalid("<disk> has no address on its SCSI controller"))?;
     let part = |name: &str| number_attr(address, name).map(|value| value.unwrap_or(0));
     let index = part("controller")?;
     device.set("bus", format!("{}.0", builder.controller("scsi", index)?));
-    if matches!(
-        builder.controller_model("scsi", index),
-        Some("lsilogic" | "am53c974" | "dc390" | "ncr53c90")
-    ) {
+    if matches!(builder.controller_model("scsi", index), Some("lsilogic" | "am53c974" | "dc390" | "ncr53c90"))
+    {
         device.set("scsi-id", part("unit")?);
     } else {
-        device
-            .set("channel", part("bus")?)
-            .set("scsi-id", part("target")?)
-            .set("lun", part("unit")?);
+        device.set("channel", part("bus")?).set("scsi-id", part("target")?).set("lun", part("unit")?);
     }
     if kind(disk) != "lun" {
         let serial = disk.child_text("serial").filter(|serial| !serial.is_empty());
@@ -274,10 +244,7 @@ fn limits(disk: &Element, device: &mut Object) -> Result<(), Error> {
             .set_some("cyls", number_attr(geometry, "cyls")?)
             .set_some("heads", number_attr(geometry, "heads")?)
             .set_some("secs", number_attr(geometry, "secs")?)
-            .set_some(
-                "bios-chs-trans",
-                geometry.attr("trans").filter(|mode| *mode != "default"),
-            );
+            .set_some("bios-chs-trans", geometry.attr("trans").filter(|mode| *mode != "default"));
     }
     Ok(())
 }
@@ -305,9 +272,7 @@ fn identity(disk: &Element, bus: &str, device: &mut Object) -> Result<(), Error>
         .set_some("product", disk.child_text("product"))
         .set_some(
             "serial",
-            disk.child_text("serial")
-                .filter(|serial| !serial.is_empty())
-                .map(|serial| escape(&serial)),
+            disk.child_text("serial").filter(|serial| !serial.is_empty()).map(|serial| escape(&serial)),
         );
     Ok(())
 }
@@ -336,18 +301,12 @@ fn errors(disk: &Element, device: &mut Object) {
 fn vhost_user(builder: &mut Builder<'_>, disk: &Element) -> Result<(), Error> {
     let name = alias(disk)?;
     let id = format!("chr-vu-{name}");
-    let source = disk
-        .child("source")
-        .ok_or_else(|| invalid(format!("Disk {name} has no <source>")))?;
+    let source = disk.child("source").ok_or_else(|| invalid(format!("Disk {name} has no <source>")))?;
     let mut list = KeyValues::new("socket");
     list.set("id", &id);
-    let reconnect = source
-        .child("reconnect")
-        .filter(|reconnect| switch(reconnect, "enabled") == Some(true));
+    let reconnect = source.child("reconnect").filter(|reconnect| switch(reconnect, "enabled") == Some(true));
     if builder.launches() && reconnect.is_none() {
-        let number = builder.descriptor(Purpose::Character {
-            alias: name.to_owned(),
-        });
+        let number = builder.descriptor(Purpose::Character { alias: name.to_owned() });
         list.set("fd", number);
     } else {
         list.set("path", attr(source, "path")?);
@@ -363,19 +322,14 @@ fn vhost_user(builder: &mut Builder<'_>, disk: &Element) -> Result<(), Error> {
             .set_some("queue-size", number_attr(driver, "queue_size")?);
     }
     builder.address(disk, &mut device)?;
-    device
-        .set("chardev", id)
-        .set("id", name)
-        .set_some("bootindex", builder.boot.of(disk));
+    device.set("chardev", id).set("id", name).set_some("bootindex", builder.boot.of(disk));
     builder.device(&device);
     Ok(())
 }
 
 /// A disk's number on its bus, for nodes that are named after it.
 pub(crate) fn target(disk: &Element) -> Result<&str, Error> {
-    let name = disk
-        .path_attr("target", "dev")
-        .ok_or_else(|| invalid("<disk> has no target name"))?;
+    let name = disk.path_attr("target", "dev").ok_or_else(|| invalid("<disk> has no target name"))?;
     if disk_index(name).is_none() {
         return Err(invalid(format!("'{name}' is not a target name for a disk")));
     }

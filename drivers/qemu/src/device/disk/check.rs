@@ -19,16 +19,9 @@ pub(crate) fn check(disk: &Element, _context: &Context<'_>) -> Result<(), Error>
         ));
     }
     if let Some(driver) = disk.child("driver") {
-        for name in [
-            "queues",
-            "queue_size",
-            "ioeventfd",
-            "event_idx",
-            "iommu",
-            "ats",
-            "packed",
-            "page_per_vq",
-        ] {
+        for name in
+            ["queues", "queue_size", "ioeventfd", "event_idx", "iommu", "ats", "packed", "page_per_vq"]
+        {
             if driver.attr(name).is_some() && bus != "virtio" {
                 return Err(refusal::unsupported(
                     disk,
@@ -136,17 +129,11 @@ fn check_bus(disk: &Element) -> Result<(), Error> {
         ));
     }
     if disk.attr("sgio") == Some("unfiltered") {
-        return Err(refusal::unsupported(
-            disk,
-            "unfiltered SCSI commands can't be had; remove 'sgio'",
-        ));
+        return Err(refusal::unsupported(disk, "unfiltered SCSI commands can't be had; remove 'sgio'"));
     }
     if let Some(policy) = disk.path_attr("source", "startupPolicy") {
         if view.kind() == "network" {
-            return Err(refusal::xml(
-                disk,
-                "network storage has no startupPolicy; remove it",
-            ));
+            return Err(refusal::xml(disk, "network storage has no startupPolicy; remove it"));
         }
         if policy == "requisite" && !matches!(device, "cdrom" | "floppy") {
             return Err(refusal::xml(
@@ -214,20 +201,11 @@ fn check_address(disk: &Element) -> Result<(), Error> {
         "virtio" if !matches!(kind, "pci" | "ccw" | "virtio-mmio") => {
             Err(refusal::unsupported_by_qemu(disk, message))
         }
-        "scsi"
-            if disk
-                .path_attr("address", "bus")
-                .is_some_and(|number| number != "0") =>
-        {
-            Err(Error::new(
-                Code::INTERNAL,
-                Origin::QEMU,
-                format!(
-                    "<disk> ({}): SCSI controllers have one bus, with number 0",
-                    disk.position
-                ),
-            ))
-        }
+        "scsi" if disk.path_attr("address", "bus").is_some_and(|number| number != "0") => Err(Error::new(
+            Code::INTERNAL,
+            Origin::QEMU,
+            format!("<disk> ({}): SCSI controllers have one bus, with number 0", disk.position),
+        )),
         _ => Ok(()),
     }
 }

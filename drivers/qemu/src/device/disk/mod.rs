@@ -25,14 +25,7 @@ const DRIVER: Shape = shape(
         attribute("type", Kind::Text),
         attribute(
             "cache",
-            Kind::OneOf(&[
-                "default",
-                "none",
-                "writethrough",
-                "writeback",
-                "directsync",
-                "unsafe",
-            ]),
+            Kind::OneOf(&["default", "none", "writethrough", "writeback", "directsync", "unsafe"]),
         )
         .unless("default"),
         one_of("error_policy", &["stop", "report", "ignore", "enospace"]),
@@ -54,11 +47,7 @@ const DRIVER: Shape = shape(
     ],
     &[
         common::IOTHREADS,
-        shape(
-            "metadata_cache",
-            &[],
-            &[content("max_size", Kind::Text).with(&[text("unit")])],
-        ),
+        shape("metadata_cache", &[], &[content("max_size", Kind::Text).with(&[text("unit")])]),
     ],
 );
 
@@ -66,12 +55,7 @@ const TARGET: Shape = shape(
     "target",
     &[
         text("dev"),
-        one_of(
-            "bus",
-            &[
-                "ide", "fdc", "scsi", "virtio", "xen", "usb", "uml", "sata", "sd", "none",
-            ],
-        ),
+        one_of("bus", &["ide", "fdc", "scsi", "virtio", "xen", "usb", "uml", "sata", "sd", "none"]),
         one_of("tray", &["closed", "open"]),
         on_off("removable"),
         count("rotation_rate"),
@@ -80,10 +64,7 @@ const TARGET: Shape = shape(
     &[],
 );
 
-const MODEL: Attribute = one_of(
-    "model",
-    &["virtio", "virtio-transitional", "virtio-non-transitional"],
-);
+const MODEL: Attribute = one_of("model", &["virtio", "virtio-transitional", "virtio-non-transitional"]);
 
 const DISK: Shape = shape(
     "disk",
@@ -103,30 +84,17 @@ const DISK: Shape = shape(
         shape("backenddomain", &[text("name")], &[]),
         shape(
             "geometry",
-            &[
-                number("cyls"),
-                number("heads"),
-                number("secs"),
-                one_of("trans", &["auto", "none", "lba"]),
-            ],
+            &[number("cyls"), number("heads"), number("secs"), one_of("trans", &["auto", "none", "lba"])],
             &[],
         ),
         shape(
             "blockio",
-            &[
-                number("logical_block_size"),
-                number("physical_block_size"),
-                number("discard_granularity"),
-            ],
+            &[number("logical_block_size"), number("physical_block_size"), number("discard_granularity")],
             &[],
         ),
         TARGET,
         place("iotune"),
-        shape(
-            "throttlefilters",
-            &[],
-            &[shape("throttlefilter", &[text("group").required()], &[]).many()],
-        ),
+        shape("throttlefilters", &[], &[shape("throttlefilter", &[text("group").required()], &[]).many()]),
         flag("readonly"),
         flag("shareable"),
         shape("transient", &[yes_no("shareBacking").unless("no")], &[]).kept(),
@@ -144,14 +112,8 @@ pub(crate) const NO_SOURCE: Code = Code(19);
 pub(crate) const NO_TARGET: Code = Code(20);
 
 /// Prefixes of target names and the bus that each stands for.
-const BUSES: &[(&str, &str)] = &[
-    ("fd", "fdc"),
-    ("hd", "ide"),
-    ("sd", "scsi"),
-    ("vd", "virtio"),
-    ("xvd", "xen"),
-    ("ubd", "uml"),
-];
+const BUSES: &[(&str, &str)] =
+    &[("fd", "fdc"), ("hd", "ide"), ("sd", "scsi"), ("vd", "virtio"), ("xvd", "xen"), ("ubd", "uml")];
 
 /// What the rest of the driver asks about a disk.
 #[derive(Debug, Clone, Copy)]
@@ -219,9 +181,7 @@ fn complete_source(input: &Element, disk: &mut Element) -> Result<(), Error> {
     // Keys stand under <disk> or under <source>, and are printed where they were found.
     for name in ["auth", "encryption"] {
         let twice = input.child(name).is_some()
-            && input
-                .child("source")
-                .is_some_and(|source| source.child(name).is_some());
+            && input.child("source").is_some_and(|source| source.child(name).is_some());
         if twice {
             return Err(refusal::unsupported(
                 input,
@@ -248,10 +208,7 @@ fn complete_source(input: &Element, disk: &mut Element) -> Result<(), Error> {
         return Err(Error::new(
             NO_SOURCE,
             Origin::DOMAIN,
-            format!(
-                "<disk> ({}): only a cdrom or floppy drive may be empty; add a <source>",
-                input.position
-            ),
+            format!("<disk> ({}): only a cdrom or floppy drive may be empty; add a <source>", input.position),
         ));
     }
     check_auth(disk)?;
@@ -273,10 +230,7 @@ fn check_auth(disk: &Element) -> Result<(), Error> {
         Some(Some(kind)) if kind == wanted => Ok(()),
         Some(kind) => Err(refusal::unsupported(
             disk,
-            format!(
-                "the secret of its <auth> has type '{}'; use '{wanted}'",
-                kind.unwrap_or_default()
-            ),
+            format!("the secret of its <auth> has type '{}'; use '{wanted}'", kind.unwrap_or_default()),
         )),
     }
 }
@@ -288,18 +242,12 @@ fn complete_target(input: &Element, disk: &mut Element) -> Result<(), Error> {
         return Err(Error::new(
             NO_TARGET,
             Origin::DOMAIN,
-            format!(
-                "<disk> ({}): it needs <target dev=''>, its name in the guest",
-                input.position
-            ),
+            format!("<disk> ({}): it needs <target dev=''>, its name in the guest", input.position),
         ));
     };
     let known = BUSES.iter().any(|(prefix, _)| name.starts_with(prefix));
     if (device == "floppy") != name.starts_with("fd") {
-        return Err(refusal::internal(
-            input,
-            format!("a {device} can't have the target name '{name}'"),
-        ));
+        return Err(refusal::internal(input, format!("a {device} can't have the target name '{name}'")));
     }
     let Some(target) = disk.child_mut("target") else {
         return Ok(());
@@ -313,10 +261,7 @@ fn complete_target(input: &Element, disk: &mut Element) -> Result<(), Error> {
         target.set("bus", *bus);
     }
     if target.attr("tray").is_some() && !removable {
-        return Err(refusal::unsupported(
-            input,
-            "only a cdrom or a floppy has a tray; remove 'tray'",
-        ));
+        return Err(refusal::unsupported(input, "only a cdrom or a floppy has a tray; remove 'tray'"));
     }
     if target.attr("tray") == Some("closed") {
         target.unset("tray");
@@ -365,10 +310,7 @@ fn complete_identity(disk: &mut Element) -> Result<(), Error> {
             return Err(Error::new(
                 Code::INTERNAL,
                 Origin::NONE,
-                format!(
-                    "<disk> ({}): wwn '{wwn}' is not 16 hexadecimal digits",
-                    disk.position
-                ),
+                format!("<disk> ({}): wwn '{wwn}' is not 16 hexadecimal digits", disk.position),
             ));
         }
     }

@@ -11,9 +11,7 @@ use bulkhead_xml::Element;
 pub(crate) fn build(builder: &mut Builder<'_>, share: &Element) -> Result<(), Error> {
     match share.path_attr("driver", "type") {
         Some("virtiofs") => virtiofs(builder, share),
-        Some("mtp") => Err(unsupported(
-            "Folders over MTP are not yet to be had; use virtiofs",
-        )),
+        Some("mtp") => Err(unsupported("Folders over MTP are not yet to be had; use virtiofs")),
         _ => plan9(builder, share),
     }
 }
@@ -21,12 +19,9 @@ pub(crate) fn build(builder: &mut Builder<'_>, share: &Element) -> Result<(), Er
 fn plan9(builder: &mut Builder<'_>, share: &Element) -> Result<(), Error> {
     let name = alias(share)?;
     let id = format!("fsdev-{name}");
-    let source = share
-        .path_attr("source", "dir")
-        .ok_or_else(|| invalid(format!("{name} has no source folder")))?;
-    let tag = share
-        .path_attr("target", "dir")
-        .ok_or_else(|| invalid(format!("{name} has no target")))?;
+    let source =
+        share.path_attr("source", "dir").ok_or_else(|| invalid(format!("{name} has no source folder")))?;
+    let tag = share.path_attr("target", "dir").ok_or_else(|| invalid(format!("{name} has no target")))?;
     let driver = share.child("driver");
     let handle = driver.and_then(|driver| driver.attr("type")) == Some("handle");
     let mut list = KeyValues::new(if handle { "handle" } else { "local" });
@@ -37,10 +32,7 @@ fn plan9(builder: &mut Builder<'_>, share: &Element) -> Result<(), Error> {
             _ => "passthrough",
         };
         list.set("security_model", model);
-        list.set_some(
-            "multidevs",
-            share.attr("multidevs").filter(|mode| *mode != "default"),
-        );
+        list.set_some("multidevs", share.attr("multidevs").filter(|mode| *mode != "default"));
     }
     for (attribute, property) in [("fmode", "fmode"), ("dmode", "dmode")] {
         list.set_some(property, share.attr(attribute));
@@ -61,15 +53,11 @@ fn plan9(builder: &mut Builder<'_>, share: &Element) -> Result<(), Error> {
 fn virtiofs(builder: &mut Builder<'_>, share: &Element) -> Result<(), Error> {
     let name = alias(share)?;
     let id = format!("chr-vu-{name}");
-    let tag = share
-        .path_attr("target", "dir")
-        .ok_or_else(|| invalid(format!("{name} has no target")))?;
+    let tag = share.path_attr("target", "dir").ok_or_else(|| invalid(format!("{name} has no target")))?;
     let mut list = KeyValues::new("socket");
     list.set("id", &id);
     if builder.launches() {
-        let number = builder.descriptor(Purpose::Character {
-            alias: name.to_owned(),
-        });
+        let number = builder.descriptor(Purpose::Character { alias: name.to_owned() });
         list.set("fd", number);
     } else {
         let path = match share.path_attr("source", "socket") {
@@ -84,9 +72,7 @@ fn virtiofs(builder: &mut Builder<'_>, share: &Element) -> Result<(), Error> {
     if let Some(driver) = share.child("driver") {
         device.set_some("queue-size", number_attr(driver, "queue")?);
     }
-    device
-        .set("tag", tag)
-        .set_some("bootindex", builder.boot.of(share));
+    device.set("tag", tag).set_some("bootindex", builder.boot.of(share));
     builder.address(share, &mut device)?;
     builder.device(&device);
     Ok(())

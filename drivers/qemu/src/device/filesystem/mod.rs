@@ -28,27 +28,18 @@ const ID_RANGE: &[super::schema::Attribute] = &[number("start"), number("target"
 const FILESYSTEM: Shape = shape(
     "filesystem",
     &[
-        one_of(
-            "type",
-            &["mount", "block", "file", "template", "ram", "bind", "volume"],
-        ),
+        one_of("type", &["mount", "block", "file", "template", "ram", "bind", "volume"]),
         one_of("accessmode", &["passthrough", "mapped", "squash"]),
         one_of("multidevs", &["default", "remap", "forbid", "warn"]),
         attribute("fmode", Kind::Text),
         attribute("dmode", Kind::Text),
-        one_of(
-            "model",
-            &["virtio", "virtio-transitional", "virtio-non-transitional"],
-        ),
+        one_of("model", &["virtio", "virtio-transitional", "virtio-non-transitional"]),
     ],
     &[
         shape(
             "driver",
             &[
-                one_of(
-                    "type",
-                    &["path", "handle", "loop", "nbd", "ploop", "virtiofs", "mtp"],
-                ),
+                one_of("type", &["path", "handle", "loop", "nbd", "ploop", "virtiofs", "mtp"]),
                 text("format"),
                 one_of("wrpolicy", &["immediate"]),
                 number("queue"),
@@ -60,14 +51,7 @@ const FILESYSTEM: Shape = shape(
             &[],
         ),
         BINARY,
-        shape(
-            "idmap",
-            &[],
-            &[
-                shape("uid", ID_RANGE, &[]).many(),
-                shape("gid", ID_RANGE, &[]).many(),
-            ],
-        ),
+        shape("idmap", &[], &[shape("uid", ID_RANGE, &[]).many(), shape("gid", ID_RANGE, &[]).many()]),
         shape(
             "source",
             &[
@@ -129,9 +113,7 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
             driver.unset("queue");
         }
     }
-    let source = folder
-        .child("source")
-        .is_some_and(|source| !source.attributes.is_empty());
+    let source = folder.child("source").is_some_and(|source| !source.attributes.is_empty());
     if !source {
         return Err(Error::new(
             NO_SOURCE,
@@ -158,18 +140,13 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
 }
 
 fn content_element(name: &str, bytes: u64) -> Element {
-    Element::new(name)
-        .with("unit", "bytes")
-        .with_text(bytes.to_string())
+    Element::new(name).with("unit", "bytes").with_text(bytes.to_string())
 }
 
 /// Whether QEMU shares it.
 pub(crate) fn check(folder: &Element, _context: &Context<'_>) -> Result<(), Error> {
     if folder.attr("type") != Some("mount") {
-        return Err(refusal::unsupported_by_qemu(
-            folder,
-            "QEMU shares folders of type 'mount' only",
-        ));
+        return Err(refusal::unsupported_by_qemu(folder, "QEMU shares folders of type 'mount' only"));
     }
     let mode = folder.attr("accessmode").unwrap_or("passthrough");
     if View(folder).driver() == "virtiofs" {
@@ -180,10 +157,7 @@ pub(crate) fn check(folder: &Element, _context: &Context<'_>) -> Result<(), Erro
             ));
         }
     } else if (folder.attr("fmode").is_some() || folder.attr("dmode").is_some()) && mode != "mapped" {
-        return Err(refusal::unsupported_by_qemu(
-            folder,
-            "fmode and dmode need accessmode 'mapped'",
-        ));
+        return Err(refusal::unsupported_by_qemu(folder, "fmode and dmode need accessmode 'mapped'"));
     }
     if folder.child("space_hard_limit").is_some() || folder.child("space_soft_limit").is_some() {
         return Err(refusal::unsupported_by_qemu(

@@ -53,9 +53,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, graphics: &Element) -> Result<(),
             }
             builder.option("-display", list)
         }
-        other => Err(unsupported(format!(
-            "Graphics type '{other}' is not one that QEMU has"
-        ))),
+        other => Err(unsupported(format!("Graphics type '{other}' is not one that QEMU has"))),
     }
 }
 
@@ -70,18 +68,13 @@ fn socket_path(builder: &Builder<'_>, listen: &Element, name: &str) -> String {
 fn port(graphics: &Element, name: &str) -> Result<i64, Error> {
     match graphics.attr(name) {
         None => Ok(0),
-        Some(text) => text
-            .parse()
-            .map_err(|_| invalid(format!("'{text}' is not a port"))),
+        Some(text) => text.parse().map_err(|_| invalid(format!("'{text}' is not a port"))),
     }
 }
 
 /// The address to listen at; one that is to be worked out is the local host.
 fn address<'a>(graphics: &'a Element, listen: &'a Element) -> &'a str {
-    listen
-        .attr("address")
-        .or_else(|| graphics.attr("listen"))
-        .unwrap_or(LOCALHOST)
+    listen.attr("address").or_else(|| graphics.attr("listen")).unwrap_or(LOCALHOST)
 }
 
 fn vnc(builder: &mut Builder<'_>, graphics: &Element) -> Result<(), Error> {
@@ -95,11 +88,7 @@ fn vnc(builder: &mut Builder<'_>, graphics: &Element) -> Result<(), Error> {
         Some("none") => KeyValues::new("none"),
         _ => {
             let host = address(graphics, listen);
-            let host = if host.contains(':') {
-                format!("[{host}]")
-            } else {
-                host.to_owned()
-            };
+            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
             let number = port(graphics, "port")?;
             let number = if number > 0 { number } else { FIRST_VNC_PORT };
             let mut list = KeyValues::new(&format!("{host}:{}", number - FIRST_VNC_PORT));
@@ -145,15 +134,12 @@ fn audio_of(builder: &Builder<'_>, graphics: &Element) -> Option<String> {
 fn spice(builder: &mut Builder<'_>, graphics: &Element) -> Result<(), Error> {
     let own = Element::new("listen").with("type", "address");
     let listen = graphics.child("listen").unwrap_or(&own);
-    let gl = graphics
-        .child("gl")
-        .filter(|gl| switch(gl, "enable") == Some(true));
+    let gl = graphics.child("gl").filter(|gl| switch(gl, "enable") == Some(true));
     let mut list = KeyValues::empty();
     let mut tls = false;
     match listen.attr("type") {
         Some("socket") => {
-            list.switch("unix", true)
-                .set("addr", socket_path(builder, listen, "spice"));
+            list.switch("unix", true).set("addr", socket_path(builder, listen, "spice"));
         }
         Some("none") => {
             list.set("port", 0);
@@ -179,18 +165,10 @@ fn spice(builder: &mut Builder<'_>, graphics: &Element) -> Result<(), Error> {
     ] {
         list.set_some(property, graphics.path_attr(element, attribute));
     }
-    if graphics
-        .child("clipboard")
-        .and_then(|clip| switch(clip, "copypaste"))
-        == Some(false)
-    {
+    if graphics.child("clipboard").and_then(|clip| switch(clip, "copypaste")) == Some(false) {
         list.switch("disable-copy-paste", true);
     }
-    if graphics
-        .child("filetransfer")
-        .and_then(|files| switch(files, "enable"))
-        == Some(false)
-    {
+    if graphics.child("filetransfer").and_then(|files| switch(files, "enable")) == Some(false) {
         list.switch("disable-agent-file-xfer", true);
     }
     if let Some(gl) = gl {
@@ -207,11 +185,7 @@ fn spice_ports(graphics: &Element, listen: &Element, list: &mut KeyValues) -> Re
     let (plain, tls) = (port(graphics, "port")?, port(graphics, "tlsPort")?);
     let automatic = switch(graphics, "autoport") == Some(true);
     let mode = graphics.attr("defaultMode");
-    let channel = |wanted: &str| {
-        graphics
-            .all("channel")
-            .any(|channel| channel.attr("mode") == Some(wanted))
-    };
+    let channel = |wanted: &str| graphics.all("channel").any(|channel| channel.attr("mode") == Some(wanted));
     let pick = |given: i64, wanted: bool, automatic: i64| {
         if given > 0 {
             given

@@ -20,9 +20,7 @@ const LISTEN: Shape = shape(
 pub(super) fn append(input: &Element, display: &mut Element) -> Result<(), Error> {
     let kind = input.attr("type").unwrap_or_default();
     let address = input.attr("listen").filter(|address| !address.is_empty());
-    let socket = input
-        .attr("socket")
-        .filter(|socket| kind == "vnc" && !is_made_up(socket));
+    let socket = input.attr("socket").filter(|socket| kind == "vnc" && !is_made_up(socket));
     let mut places = Vec::new();
     for given in input.all("listen") {
         places.push(read(input, given, kind)?);
@@ -30,12 +28,8 @@ pub(super) fn append(input: &Element, display: &mut Element) -> Result<(), Error
     match places.first() {
         Some(first) => check_agreement(input, first, address, socket)?,
         None => places.push(match (socket, address) {
-            (Some(socket), _) => Element::new("listen")
-                .with("type", "socket")
-                .with("socket", socket),
-            (None, Some(address)) => Element::new("listen")
-                .with("type", "address")
-                .with("address", address),
+            (Some(socket), _) => Element::new("listen").with("type", "socket").with("socket", socket),
+            (None, Some(address)) => Element::new("listen").with("type", "address").with("address", address),
             (None, None) if kind == "spice" && asks_for_no_port(input) => {
                 Element::new("listen").with("type", "none")
             }
@@ -45,9 +39,7 @@ pub(super) fn append(input: &Element, display: &mut Element) -> Result<(), Error
     if let (Some(socket), Some(first)) = (socket, places.first_mut())
         && first.attr("type") != Some("socket")
     {
-        *first = Element::new("listen")
-            .with("type", "socket")
-            .with("socket", socket);
+        *first = Element::new("listen").with("type", "socket").with("socket", socket);
     }
     display.unset("listen");
     display.unset("socket");
@@ -80,9 +72,7 @@ fn is_made_up(socket: &str) -> bool {
 /// Whether nothing says that the display shall be reached over the network.
 fn asks_for_no_port(input: &Element) -> bool {
     input.attr("autoport") != Some("yes")
-        && ["port", "tlsPort"]
-            .iter()
-            .all(|name| input.attr(name).is_none_or(|port| port.trim() == "0"))
+        && ["port", "tlsPort"].iter().all(|name| input.attr(name).is_none_or(|port| port.trim() == "0"))
 }
 
 fn read(input: &Element, given: &Element, kind: &str) -> Result<Element, Error> {
@@ -100,10 +90,7 @@ fn read(input: &Element, given: &Element, kind: &str) -> Result<Element, Error> 
         "network" => {
             place.unset("address");
             if place.attr("network").is_none() {
-                return Err(refusal::xml(
-                    input,
-                    "<listen type='network'> needs the network's name",
-                ));
+                return Err(refusal::xml(input, "<listen type='network'> needs the network's name"));
             }
         }
         "none" if kind != "spice" && kind != "vnc" => {
@@ -123,10 +110,9 @@ fn check_agreement(
     address: Option<&str>,
     socket: Option<&str>,
 ) -> Result<(), Error> {
-    for (name, older, own, kind) in [
-        ("listen", address, "address", "address"),
-        ("socket", socket, "socket", "socket"),
-    ] {
+    for (name, older, own, kind) in
+        [("listen", address, "address", "address"), ("socket", socket, "socket", "socket")]
+    {
         let Some(older) = older else {
             continue;
         };

@@ -72,21 +72,13 @@ const TYPES: &[(&str, Shape)] = &[
     ),
     (
         "egl-headless",
-        shape(
-            "graphics",
-            &[attribute("type", Kind::Text)],
-            &[shape("gl", &[text("rendernode")], &[])],
-        ),
+        shape("graphics", &[attribute("type", Kind::Text)], &[shape("gl", &[text("rendernode")], &[])]),
     ),
     (
         "dbus",
         shape(
             "graphics",
-            &[
-                attribute("type", Kind::Text),
-                text("address"),
-                yes_no("p2p").unless("no"),
-            ],
+            &[attribute("type", Kind::Text), text("address"), yes_no("p2p").unless("no")],
             &[GL, AUDIO],
         ),
     ),
@@ -172,12 +164,10 @@ fn port_of(input: &Element, name: &str, kind: &str) -> Result<Option<i32>, Error
     let Some(text) = input.attr(name) else {
         return Ok(None);
     };
-    text.trim_start().parse::<i32>().map(Some).map_err(|_| {
-        refusal::internal(
-            input,
-            format!("{name} '{text}' of a {kind} display is not a number"),
-        )
-    })
+    text.trim_start()
+        .parse::<i32>()
+        .map(Some)
+        .map_err(|_| refusal::internal(input, format!("{name} '{text}' of a {kind} display is not a number")))
 }
 
 /// Passwords: their length, and until when they hold. They are secret and so printed only on request; here they stay.
@@ -187,10 +177,7 @@ fn complete_password(input: &Element, display: &mut Element) -> Result<(), Error
         display.unset("connected");
     }
     // Words that libvirt does not know say nothing here.
-    if display
-        .attr("connected")
-        .is_some_and(|action| !matches!(action, "keep" | "disconnect" | "fail"))
-    {
+    if display.attr("connected").is_some_and(|action| !matches!(action, "keep" | "disconnect" | "fail")) {
         display.unset("connected");
     }
     if let Some(until) = display.attr("passwdValidTo")

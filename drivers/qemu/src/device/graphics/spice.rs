@@ -7,23 +7,12 @@ use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
 /// The channels of the protocol, in the order in which they are printed.
-const CHANNELS: &[&str] = &[
-    "main",
-    "display",
-    "inputs",
-    "cursor",
-    "playback",
-    "record",
-    "smartcard",
-    "usbredir",
-];
+const CHANNELS: &[&str] =
+    &["main", "display", "inputs", "cursor", "playback", "record", "smartcard", "usbredir"];
 
 const CHANNEL: Shape = shape(
     "channel",
-    &[
-        one_of("name", CHANNELS).required(),
-        one_of("mode", &["any", "secure", "insecure"]).required(),
-    ],
+    &[one_of("name", CHANNELS).required(), one_of("mode", &["any", "secure", "insecure"]).required()],
     &[],
 )
 .many();
@@ -32,24 +21,9 @@ const CHANNEL: Shape = shape(
 pub(super) const CHILDREN: &[Shape] = &[
     place("listen"),
     CHANNEL,
-    shape(
-        "image",
-        &[one_of(
-            "compression",
-            &["auto_glz", "auto_lz", "quic", "glz", "lz", "off"],
-        )],
-        &[],
-    ),
-    shape(
-        "jpeg",
-        &[one_of("compression", &["auto", "never", "always"])],
-        &[],
-    ),
-    shape(
-        "zlib",
-        &[one_of("compression", &["auto", "never", "always"])],
-        &[],
-    ),
+    shape("image", &[one_of("compression", &["auto_glz", "auto_lz", "quic", "glz", "lz", "off"])], &[]),
+    shape("jpeg", &[one_of("compression", &["auto", "never", "always"])], &[]),
+    shape("zlib", &[one_of("compression", &["auto", "never", "always"])], &[]),
     shape("playback", &[one_of("compression", &["on", "off"])], &[]),
     shape("streaming", &[one_of("mode", &["filter", "all", "off"])], &[]),
     shape("mouse", &[one_of("mode", &["server", "client"])], &[]),
@@ -80,11 +54,7 @@ fn complete_channels(display: &mut Element) {
         channels.push(channel);
     }
     channels.retain(|channel| channel.attr("mode") != Some("any"));
-    channels.sort_by_key(|channel| {
-        CHANNELS
-            .iter()
-            .position(|name| Some(*name) == channel.attr("name"))
-    });
+    channels.sort_by_key(|channel| CHANNELS.iter().position(|name| Some(*name) == channel.attr("name")));
     for channel in channels {
         display.push(channel);
     }

@@ -9,9 +9,7 @@ use bulkhead_xml::Element;
 /// One device.
 pub(crate) fn build(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
     if device.attr("mode") == Some("capabilities") {
-        return Err(unsupported(
-            "Host devices by capability are for containers, not for QEMU",
-        ));
+        return Err(unsupported("Host devices by capability are for containers, not for QEMU"));
     }
     match attr(device, "type")? {
         "pci" => pci(builder, device),
@@ -19,31 +17,20 @@ pub(crate) fn build(builder: &mut Builder<'_>, device: &Element) -> Result<(), E
         "mdev" => mediated(builder, device),
         "scsi" => scsi(builder, device),
         "scsi_host" => scsi_host(builder, device),
-        other => Err(unsupported(format!(
-            "Host device type '{other}' is not one that QEMU has"
-        ))),
+        other => Err(unsupported(format!("Host device type '{other}' is not one that QEMU has"))),
     }
 }
 
 fn source(device: &Element) -> Result<&Element, Error> {
-    device
-        .child("source")
-        .ok_or_else(|| invalid("<hostdev> has no <source>"))
+    device.child("source").ok_or_else(|| invalid("<hostdev> has no <source>"))
 }
 
 /// The address of a PCI device on the host.
 fn host_address(device: &Element) -> Result<String, Error> {
-    let address = source(device)?
-        .child("address")
-        .ok_or_else(|| invalid("A PCI <hostdev> has no host address"))?;
+    let address =
+        source(device)?.child("address").ok_or_else(|| invalid("A PCI <hostdev> has no host address"))?;
     let part = |name: &str| number_attr(address, name).map(|value| value.unwrap_or(0));
-    Ok(format!(
-        "{:04x}:{:02x}:{:02x}.{:x}",
-        part("domain")?,
-        part("bus")?,
-        part("slot")?,
-        part("function")?
-    ))
+    Ok(format!("{:04x}:{:02x}:{:02x}.{:x}", part("domain")?, part("bus")?, part("slot")?, part("function")?))
 }
 
 /// A PCI device, also one that an `<interface type='hostdev'>` is about.
@@ -74,10 +61,7 @@ fn usb(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
     } else {
         // The number on its bus is found when the guest is started.
         for (element, property) in [("vendor", "vendorid"), ("product", "productid")] {
-            let id = source
-                .child(element)
-                .map(|element| number_attr(element, "id"))
-                .transpose()?;
+            let id = source.child(element).map(|element| number_attr(element, "id")).transpose()?;
             object.set_some(property, id.flatten());
         }
     }
@@ -88,9 +72,7 @@ fn usb(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
             _ => object.set("guest-reset", true).set("guest-resets-all", true),
         };
     }
-    object
-        .set("id", alias(device)?)
-        .set_some("bootindex", builder.boot.of(device));
+    object.set("id", alias(device)?).set_some("bootindex", builder.boot.of(device));
     builder.address(device, &mut object)?;
     builder.device(&object);
     Ok(())
@@ -102,11 +84,7 @@ fn mediated(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
         .ok_or_else(|| invalid("A mediated <hostdev> has no UUID"))?;
     let model = attr(device, "model")?;
     let ramfb = switch(device, "ramfb") == Some(true);
-    let driver = if ramfb && model == "vfio-pci" {
-        "vfio-pci-nohotplug"
-    } else {
-        model
-    };
+    let driver = if ramfb && model == "vfio-pci" { "vfio-pci-nohotplug" } else { model };
     let mut object = Object::new()
         .with("driver", driver)
         .with("id", alias(device)?)
@@ -124,21 +102,11 @@ fn mediated(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
 
 fn scsi(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
     let described = source(device)?;
-    let number = builder
-        .nodes
-        .first(device)
-        .ok_or_else(|| invalid("A SCSI <hostdev> has no block node"))?;
+    let number = builder.nodes.first(device).ok_or_else(|| invalid("A SCSI <hostdev> has no block node"))?;
     let node = format!("libvirt-{number}-backend");
     let mut storage = if described.attr("protocol") == Some("iscsi") {
         let mut storage = source::protocol(builder, "network", described, &node)?;
-        source::secrets(
-            builder,
-            described,
-            described.child("auth"),
-            &node,
-            &node,
-            &mut storage,
-        )?;
+        source::secrets(builder, described, described.child("auth"), &node, &node, &mut storage)?;
         storage
     } else {
         return Err(unsupported(
@@ -146,9 +114,7 @@ fn scsi(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
         ));
     };
     let read_only = device.child("readonly").is_some();
-    storage
-        .set("node-name", node.as_str())
-        .set("read-only", read_only);
+    storage.set("node-name", node.as_str()).set("read-only", read_only);
     builder.json("-blockdev", &storage);
     let mut object = Object::new().with("driver", "scsi-generic");
     if device.child("shareable").is_some() {
@@ -158,10 +124,7 @@ fn scsi(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
     if let Some(address) = device.child("address") {
         let part = |name: &str| number_attr(address, name).map(|value| value.unwrap_or(0));
         object
-            .set(
-                "bus",
-                format!("{}.0", builder.controller("scsi", part("controller")?)?),
-            )
+            .set("bus", format!("{}.0", builder.controller("scsi", part("controller")?)?))
             .set("channel", part("bus")?)
             .set("scsi-id", part("target")?)
             .set("lun", part("unit")?);
@@ -174,10 +137,7 @@ fn scsi(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
 fn scsi_host(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
     let name = attr(source(device)?, "wwpn")?;
     let mut object = crate::args::virtio::device("vhost-scsi", device, device.attr("model"));
-    object
-        .set("wwpn", name)
-        .set("id", alias(device)?)
-        .set_some("bootindex", builder.boot.of(device));
+    object.set("wwpn", name).set("id", alias(device)?).set_some("bootindex", builder.boot.of(device));
     builder.address(device, &mut object)?;
     builder.device(&object);
     Ok(())

@@ -21,33 +21,15 @@ const HOSTDEV: Shape = shape(
         yes_no("rawio"),
         one_of(
             "model",
-            &[
-                "vfio-pci",
-                "vfio-ccw",
-                "vfio-ap",
-                "virtio",
-                "virtio-transitional",
-                "virtio-non-transitional",
-            ],
+            &["vfio-pci", "vfio-ccw", "vfio-ap", "virtio", "virtio-transitional", "virtio-non-transitional"],
         ),
         on_off("display"),
         on_off("ramfb"),
     ],
     &[
-        shape(
-            "driver",
-            &[one_of("name", &["kvm", "vfio", "xen"]), text("model")],
-            &[],
-        ),
+        shape("driver", &[one_of("name", &["kvm", "vfio", "xen"]), text("model")], &[]),
         place("source"),
-        shape(
-            "teaming",
-            &[
-                one_of("type", &["persistent", "transient"]).required(),
-                text("persistent"),
-            ],
-            &[],
-        ),
+        shape("teaming", &[one_of("type", &["persistent", "transient"]).required(), text("persistent")], &[]),
         flag("readonly"),
         flag("shareable"),
     ],
@@ -82,9 +64,7 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
         device.set("managed", "no");
     }
     complete_attributes(input, &mut device, &kind)?;
-    let given = input
-        .child("source")
-        .ok_or_else(|| refusal::xml(input, "it needs a <source>"))?;
+    let given = input.child("source").ok_or_else(|| refusal::xml(input, "it needs a <source>"))?;
     let source = source::read(&kind, given)?;
     if !source.attributes.is_empty() || !source.children.is_empty() {
         device.push(source);
@@ -180,8 +160,5 @@ fn check_address(device: &Element, kind: &str) -> Result<(), Error> {
     if given == wanted || given == "unassigned" {
         return Ok(());
     }
-    Err(refusal::xml(
-        device,
-        format!("an address of type '{given}' does not fit; use '{wanted}'"),
-    ))
+    Err(refusal::xml(device, format!("an address of type '{given}' does not fit; use '{wanted}'")))
 }

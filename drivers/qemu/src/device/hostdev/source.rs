@@ -50,11 +50,7 @@ const SCSI: Shape = shape(
     ],
 );
 
-const SCSI_HOST: Shape = shape(
-    "source",
-    &[one_of("protocol", &["vhost"]).required(), text("wwpn")],
-    &[],
-);
+const SCSI_HOST: Shape = shape("source", &[one_of("protocol", &["vhost"]).required(), text("wwpn")], &[]);
 
 /// Reads the source of a type of host device.
 pub(super) fn read(kind: &str, given: &Element) -> Result<Element, Error> {
@@ -78,15 +74,9 @@ fn pci(given: &Element) -> Result<Element, Error> {
 
 fn usb(given: &Element) -> Result<Element, Error> {
     let mut source = USB.read(given)?;
-    let (vendor, product) = (
-        source.child("vendor").is_some(),
-        source.child("product").is_some(),
-    );
+    let (vendor, product) = (source.child("vendor").is_some(), source.child("product").is_some());
     if vendor != product {
-        return Err(refusal::internal(
-            given,
-            "<vendor> and <product> need one another",
-        ));
+        return Err(refusal::internal(given, "<vendor> and <product> need one another"));
     }
     for name in ["vendor", "product"] {
         if source.path_attr(name, "id") == Some("0x0000") {
@@ -113,10 +103,7 @@ fn scsi(given: &Element) -> Result<Element, Error> {
             return Err(refusal::xml(given, "an iSCSI device needs its name"));
         }
         if source.child("host").is_none() {
-            return Err(refusal::xml(
-                given,
-                "an iSCSI device needs the <host> that serves it",
-            ));
+            return Err(refusal::xml(given, "an iSCSI device needs the <host> that serves it"));
         }
         if let Some(name) = source.attr("name").filter(|name| !name.contains('/')) {
             let name = format!("{name}/0");
@@ -137,11 +124,9 @@ fn scsi(given: &Element) -> Result<Element, Error> {
         .children
         .retain(|child| !matches!(child, bulkhead_xml::Node::Element(child) if child.name == "host"));
     let complete = source.path_attr("adapter", "name").is_some()
-        && source.child("address").is_some_and(|address| {
-            ["bus", "target", "unit"]
-                .iter()
-                .all(|name| address.attr(name).is_some())
-        });
+        && source
+            .child("address")
+            .is_some_and(|address| ["bus", "target", "unit"].iter().all(|name| address.attr(name).is_some()));
     if !complete {
         return Err(refusal::xml(
             given,
@@ -157,10 +142,7 @@ fn scsi_host(given: &Element) -> Result<Element, Error> {
     if !digits
         .is_some_and(|digits| digits.len() == 16 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
     {
-        return Err(refusal::xml(
-            given,
-            "its wwpn is not 'naa.' and 16 hexadecimal digits",
-        ));
+        return Err(refusal::xml(given, "its wwpn is not 'naa.' and 16 hexadecimal digits"));
     }
     Ok(source)
 }

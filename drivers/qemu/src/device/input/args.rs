@@ -19,9 +19,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, input: &Element) -> Result<(), Er
                 "tablet" => "usb-tablet",
                 "keyboard" => "usb-kbd",
                 other => {
-                    return Err(unsupported(format!(
-                        "Input type '{other}' is not one that QEMU has on USB"
-                    )));
+                    return Err(unsupported(format!("Input type '{other}' is not one that QEMU has on USB")));
                 }
             };
             Object::new().with("driver", driver)
@@ -48,9 +46,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, input: &Element) -> Result<(), Er
 }
 
 fn evdev(builder: &mut Builder<'_>, input: &Element) -> Result<(), Error> {
-    let source = input
-        .child("source")
-        .ok_or_else(|| invalid("An <input type='evdev'> has no <source>"))?;
+    let source = input.child("source").ok_or_else(|| invalid("An <input type='evdev'> has no <source>"))?;
     let mut object = Object::new()
         .with("qom-type", "input-linux")
         .with("id", alias(input)?)

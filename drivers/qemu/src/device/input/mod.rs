@@ -13,18 +13,9 @@ use bulkhead_xml::Element;
 const INPUT: Shape = shape(
     "input",
     &[
-        attribute(
-            "type",
-            Kind::Supported(&["mouse", "tablet", "keyboard", "passthrough", "evdev"]),
-        ),
-        attribute(
-            "bus",
-            Kind::Supported(&["ps2", "usb", "xen", "parallels", "virtio", "none"]),
-        ),
-        one_of(
-            "model",
-            &["virtio", "virtio-transitional", "virtio-non-transitional"],
-        ),
+        attribute("type", Kind::Supported(&["mouse", "tablet", "keyboard", "passthrough", "evdev"])),
+        attribute("bus", Kind::Supported(&["ps2", "usb", "xen", "parallels", "virtio", "none"])),
+        one_of("model", &["virtio", "virtio-transitional", "virtio-non-transitional"]),
     ],
     &[place("source"), VIRTIO_DRIVER],
 );
@@ -39,14 +30,7 @@ const EVDEV_SOURCE: Shape = shape(
         one_of("grab", &["all"]),
         one_of(
             "grabToggle",
-            &[
-                "ctrl-ctrl",
-                "alt-alt",
-                "shift-shift",
-                "meta-meta",
-                "scrolllock",
-                "ctrl-scrolllock",
-            ],
+            &["ctrl-ctrl", "alt-alt", "shift-shift", "meta-meta", "scrolllock", "ctrl-scrolllock"],
         ),
         on_off("repeat"),
     ],
@@ -110,39 +94,24 @@ pub(crate) fn check(device: &Element, context: &Context<'_>) -> Result<(), Error
     let bus = View(device).bus();
     match bus {
         "ps2" if !matches!(kind, "mouse" | "keyboard") => {
-            return Err(refusal::internal(
-                device,
-                format!("there is no {kind} for bus 'ps2'; use 'usb'"),
-            ));
+            return Err(refusal::internal(device, format!("there is no {kind} for bus 'ps2'; use 'usb'")));
         }
         "ps2" if !context.is_x86() => {
             return Err(refusal::unsupported_by_qemu(
                 device,
-                format!(
-                    "guests of architecture {} have no PS/2 bus; use 'usb' or 'virtio'",
-                    context.arch
-                ),
+                format!("guests of architecture {} have no PS/2 bus; use 'usb' or 'virtio'", context.arch),
             ));
         }
         "xen" | "parallels" => {
-            return Err(refusal::internal(
-                device,
-                format!("QEMU has no input bus '{bus}'"),
-            ));
+            return Err(refusal::internal(device, format!("QEMU has no input bus '{bus}'")));
         }
         _ => {}
     }
     if kind == "passthrough" && bus != "virtio" {
-        return Err(refusal::unsupported(
-            device,
-            "a device of type 'passthrough' needs bus 'virtio'",
-        ));
+        return Err(refusal::unsupported(device, "a device of type 'passthrough' needs bus 'virtio'"));
     }
     if kind == "evdev" && !bus.is_empty() {
-        return Err(refusal::unsupported(
-            device,
-            "a device of type 'evdev' has no bus; remove it",
-        ));
+        return Err(refusal::unsupported(device, "a device of type 'evdev' has no bus; remove it"));
     }
     if let Some(model) = device.attr("model") {
         if bus != "virtio" {

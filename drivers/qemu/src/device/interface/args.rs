@@ -33,9 +33,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, interface: &Element) -> Result<()
         "ethernet" | "network" | "bridge" | "direct" => tap(builder, interface, name, &id, queues, virtio)?,
         "vhostuser" => vhost_user(builder, interface, name, &id, queues)?,
         "vdpa" => {
-            let number = builder.descriptor(Purpose::Vdpa {
-                alias: name.to_owned(),
-            });
+            let number = builder.descriptor(Purpose::Vdpa { alias: name.to_owned() });
             Object::new()
                 .with("type", "vhost-vdpa")
                 .with("vhostdev", format!("/proc/self/fd/{number}"))
@@ -43,9 +41,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, interface: &Element) -> Result<()
         }
         "mcast" | "server" | "client" | "udp" => socket(interface, kind, &id)?,
         other => {
-            return Err(unsupported(format!(
-                "Interface type '{other}' is not one that QEMU has"
-            )));
+            return Err(unsupported(format!("Interface type '{other}' is not one that QEMU has")));
         }
     };
     builder.json("-netdev", &backend);
@@ -56,14 +52,8 @@ pub(crate) fn build(builder: &mut Builder<'_>, interface: &Element) -> Result<()
 fn native(builder: &mut Builder<'_>, interface: &Element) -> Result<(), Error> {
     let name = alias(interface)?;
     let id = format!("host{name}");
-    let number = builder.descriptor(Purpose::Tap {
-        alias: name.to_owned(),
-        queue: 0,
-    });
-    let backend = Object::new()
-        .with("type", "tap")
-        .with("fd", number.to_string())
-        .with("id", id.as_str());
+    let number = builder.descriptor(Purpose::Tap { alias: name.to_owned(), queue: 0 });
+    let backend = Object::new().with("type", "tap").with("fd", number.to_string()).with("id", id.as_str());
     builder.json("-netdev", &backend);
     device(builder, interface, &id, 1, false)
 }
@@ -73,10 +63,7 @@ fn model(interface: &Element) -> &str {
 }
 
 fn is_virtio(model: &str) -> bool {
-    matches!(
-        model,
-        "virtio" | "virtio-transitional" | "virtio-non-transitional"
-    )
+    matches!(model, "virtio" | "virtio-transitional" | "virtio-non-transitional")
 }
 
 fn device(
@@ -92,10 +79,7 @@ fn device(
     if matches!(model, "lan9118" | "smc91c111") {
         // Parts of their boards, which only the oldest option can fill.
         let mut list = KeyValues::new("nic");
-        list.set_some("macaddr", mac)
-            .set("netdev", backend)
-            .set("model", model)
-            .set("id", name);
+        list.set_some("macaddr", mac).set("netdev", backend).set("model", model).set("id", name);
         return builder.option("-net", list);
     }
     let mut object = if is_virtio(model) {
@@ -214,10 +198,7 @@ fn tap(
     queues: u64,
     virtio: bool,
 ) -> Result<Object, Error> {
-    let fds = numbers(builder, queues, |queue| Purpose::Tap {
-        alias: name.to_owned(),
-        queue,
-    });
+    let fds = numbers(builder, queues, |queue| Purpose::Tap { alias: name.to_owned(), queue });
     let driver = interface.child("driver");
     let wanted = driver.and_then(|driver| driver.attr("name"));
     if wanted == Some("vhost") && !builder.paths.vhost_net {
@@ -230,17 +211,10 @@ fn tap(
         Some("qemu") => false,
         _ => virtio && builder.paths.vhost_net && builder.root.attr("type") == Some("kvm"),
     };
-    let mut object = Object::new()
-        .with("type", "tap")
-        .with(if queues > 1 { "fds" } else { "fd" }, fds);
+    let mut object = Object::new().with("type", "tap").with(if queues > 1 { "fds" } else { "fd" }, fds);
     if vhost {
-        let fds = numbers(builder, queues, |queue| Purpose::VhostNet {
-            alias: name.to_owned(),
-            queue,
-        });
-        object
-            .set("vhost", true)
-            .set(if queues > 1 { "vhostfds" } else { "vhostfd" }, fds);
+        let fds = numbers(builder, queues, |queue| Purpose::VhostNet { alias: name.to_owned(), queue });
+        object.set("vhost", true).set(if queues > 1 { "vhostfds" } else { "vhostfd" }, fds);
     }
     if let Some(tune) = interface.at("tune/sndbuf") {
         object.set("sndbuf", crate::args::builder::number_text(tune)?);
@@ -275,20 +249,15 @@ fn vhost_user(
     id: &str,
     queues: u64,
 ) -> Result<Object, Error> {
-    let source = interface
-        .child("source")
-        .ok_or_else(|| invalid(format!("Interface {name} has no <source>")))?;
+    let source =
+        interface.child("source").ok_or_else(|| invalid(format!("Interface {name} has no <source>")))?;
     let chardev = format!("char{name}");
     let mut list = KeyValues::new("socket");
     list.set("id", &chardev);
-    let reconnect = source
-        .child("reconnect")
-        .filter(|reconnect| switch(reconnect, "enabled") == Some(true));
+    let reconnect = source.child("reconnect").filter(|reconnect| switch(reconnect, "enabled") == Some(true));
     let server = source.attr("mode") == Some("server");
     if reconnect.is_none() {
-        let number = builder.descriptor(Purpose::Character {
-            alias: name.to_owned(),
-        });
+        let number = builder.descriptor(Purpose::Character { alias: name.to_owned() });
         list.set("fd", number);
     } else {
         list.set("path", attr(source, "path")?);
@@ -309,15 +278,9 @@ fn vhost_user(
 }
 
 fn socket(interface: &Element, kind: &str, id: &str) -> Result<Object, Error> {
-    let source = interface
-        .child("source")
-        .ok_or_else(|| invalid("A socket interface has no <source>"))?;
+    let source = interface.child("source").ok_or_else(|| invalid("A socket interface has no <source>"))?;
     let place = |element: &Element| -> Result<String, Error> {
-        Ok(format!(
-            "{}:{}",
-            element.attr("address").unwrap_or_default(),
-            attr(element, "port")?
-        ))
+        Ok(format!("{}:{}", element.attr("address").unwrap_or_default(), attr(element, "port")?))
     };
     let mut object = Object::new().with("type", "socket");
     match kind {
@@ -325,9 +288,7 @@ fn socket(interface: &Element, kind: &str, id: &str) -> Result<Object, Error> {
         "server" => object.set("listen", place(source)?),
         "client" => object.set("connect", place(source)?),
         _ => {
-            let local = source
-                .child("local")
-                .ok_or_else(|| invalid("A UDP interface has no <local>"))?;
+            let local = source.child("local").ok_or_else(|| invalid("A UDP interface has no <local>"))?;
             object.set("udp", place(source)?).set("localaddr", place(local)?)
         }
     };

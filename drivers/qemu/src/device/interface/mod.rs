@@ -32,10 +32,7 @@ impl<'a> View<'a> {
 
     /// Whether the card is a virtio one.
     pub(crate) fn is_virtio(self) -> bool {
-        matches!(
-            self.model(),
-            Some("virtio" | "virtio-transitional" | "virtio-non-transitional")
-        )
+        matches!(self.model(), Some("virtio" | "virtio-transitional" | "virtio-non-transitional"))
     }
 }
 
@@ -58,9 +55,7 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
     {
         // The driver of a host device says who gives it to the guest, and is printed before the source.
         let place = usize::from(interface.child("mac").is_some());
-        interface
-            .children
-            .insert(place, bulkhead_xml::Node::Element(driver));
+        interface.children.insert(place, bulkhead_xml::Node::Element(driver));
     }
     common::append(input, &mut interface, common::WITH_ROM)?;
     Ok(interface)
@@ -76,9 +71,7 @@ fn complete_mac(interface: &mut Element, context: &Context<'_>) -> Result<(), Er
             return Ok(());
         }
     };
-    let first = address
-        .get(..2)
-        .and_then(|byte| u8::from_str_radix(byte, 16).ok());
+    let first = address.get(..2).and_then(|byte| u8::from_str_radix(byte, 16).ok());
     if first.is_some_and(|byte| byte & 1 == 1) {
         return Err(refusal::xml(
             interface,
@@ -98,9 +91,7 @@ fn complete_model(
         interface.take("model");
     }
     if let Some(model) = View(interface).model() {
-        let plain = model
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        let plain = model.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
         if !plain {
             return Err(Error::new(
                 Code::INVALID_ARG,
@@ -153,10 +144,7 @@ fn complete_driver(input: &Element, interface: &mut Element, kind: &str) -> Resu
         interface.take("driver");
         if let Some(name) = given {
             if !matches!(name, "vfio" | "kvm" | "xen") {
-                return Err(refusal::value(
-                    input,
-                    format!("host device driver '{name}' is unknown"),
-                ));
+                return Err(refusal::value(input, format!("host device driver '{name}' is unknown")));
             }
             let mut driver = Element::new("driver").with("name", name);
             if let Some(model) = input.path_attr("driver", "model") {
@@ -182,12 +170,7 @@ fn complete_driver(input: &Element, interface: &mut Element, kind: &str) -> Resu
         }
         driver.set("name", name);
     }
-    for (name, unset) in [
-        ("queues", "1"),
-        ("queues", "0"),
-        ("rx_queue_size", "0"),
-        ("tx_queue_size", "0"),
-    ] {
+    for (name, unset) in [("queues", "1"), ("queues", "0"), ("rx_queue_size", "0"), ("tx_queue_size", "0")] {
         if driver.attr(name) == Some(unset) {
             driver.unset(name);
         }
@@ -206,9 +189,7 @@ fn complete_target(input: &Element, interface: &mut Element, kind: &str) -> Resu
     let mut target = TARGET.read(given)?;
     let made_up = |name: &str| AUTOMATIC_TARGETS.iter().any(|prefix| name.starts_with(prefix));
     let managed_elsewhere = target.attr("managed") == Some("no");
-    let dropped = target
-        .attr("dev")
-        .is_some_and(|name| !managed_elsewhere && made_up(name));
+    let dropped = target.attr("dev").is_some_and(|name| !managed_elsewhere && made_up(name));
     if dropped {
         target.unset("dev");
     }
@@ -228,10 +209,7 @@ fn complete_target(input: &Element, interface: &mut Element, kind: &str) -> Resu
 pub(crate) fn check(interface: &Element, _context: &Context<'_>) -> Result<(), Error> {
     let kind = View(interface).kind();
     if kind == "vhostuser" && !View(interface).is_virtio() {
-        return Err(refusal::unsupported_by_qemu(
-            interface,
-            "a vhost-user interface needs model 'virtio'",
-        ));
+        return Err(refusal::unsupported_by_qemu(interface, "a vhost-user interface needs model 'virtio'"));
     }
     if interface.child("mtu").is_some() && !matches!(kind, "network" | "bridge" | "ethernet" | "vhostuser") {
         return Err(refusal::unsupported_by_qemu(
@@ -261,10 +239,7 @@ fn check_addresses(interface: &Element, kind: &str) -> Result<(), Error> {
         ));
     }
     if interface.child("portForward").is_some() && !passt {
-        return Err(refusal::unsupported(
-            interface,
-            "<portForward> needs <backend type='passt'/>",
-        ));
+        return Err(refusal::unsupported(interface, "<portForward> needs <backend type='passt'/>"));
     }
     if interface.path_attr("port", "isolated") == Some("yes") && !matches!(kind, "network" | "bridge") {
         return Err(refusal::unsupported(

@@ -10,31 +10,16 @@ use bulkhead_xml::Element;
 
 const PORT: Attribute = attribute("port", Kind::Number(0, 65535));
 const LOCAL: Shape = shape("local", &[text("address"), PORT], &[]);
-const RECONNECT: Shape = shape(
-    "reconnect",
-    &[yes_no("enabled").required(), number("timeout")],
-    &[],
-);
+const RECONNECT: Shape = shape("reconnect", &[yes_no("enabled").required(), number("timeout")], &[]);
 
 /// What `<source>` holds, and which attributes it can't do without.
 const SOURCES: &[(&str, Shape, &[&str])] = &[
-    (
-        "network",
-        shape("source", &[text("network"), text("portgroup")], &[]),
-        &["network"],
-    ),
+    ("network", shape("source", &[text("network"), text("portgroup")], &[]), &["network"]),
     ("bridge", shape("source", &[text("bridge")], &[]), &["bridge"]),
     ("internal", shape("source", &[text("name")], &[]), &["name"]),
     (
         "direct",
-        shape(
-            "source",
-            &[
-                text("dev"),
-                one_of("mode", &["vepa", "private", "bridge", "passthrough"]),
-            ],
-            &[],
-        ),
+        shape("source", &[text("dev"), one_of("mode", &["vepa", "private", "bridge", "passthrough"])], &[]),
         &["dev"],
     ),
     ("ethernet", shape("source", &[], &[IP, ROUTE]), &[]),
@@ -52,26 +37,10 @@ const SOURCES: &[(&str, Shape, &[&str])] = &[
         ),
         &["type", "path"],
     ),
-    (
-        "server",
-        shape("source", &[text("address"), PORT], &[]),
-        &["port"],
-    ),
-    (
-        "client",
-        shape("source", &[text("address"), PORT], &[]),
-        &["port", "address"],
-    ),
-    (
-        "mcast",
-        shape("source", &[text("address"), PORT], &[]),
-        &["port", "address"],
-    ),
-    (
-        "udp",
-        shape("source", &[text("address"), PORT], &[LOCAL]),
-        &["port", "address"],
-    ),
+    ("server", shape("source", &[text("address"), PORT], &[]), &["port"]),
+    ("client", shape("source", &[text("address"), PORT], &[]), &["port", "address"]),
+    ("mcast", shape("source", &[text("address"), PORT], &[]), &["port", "address"]),
+    ("udp", shape("source", &[text("address"), PORT], &[LOCAL]), &["port", "address"]),
     ("vdpa", shape("source", &[text("dev")], &[]), &["dev"]),
     (
         "vds",
@@ -100,27 +69,17 @@ pub(super) fn complete(input: &Element, interface: &mut Element, kind: &str) -> 
         return Ok(());
     };
     // A vhost-user interface of passt has no socket of the client's choice, but an interface of the host.
-    let (shape, required) = if kind == "vhostuser" && is_passt(interface) {
-        (&PASST, [].as_slice())
-    } else {
-        (shape, *required)
-    };
+    let (shape, required) =
+        if kind == "vhostuser" && is_passt(interface) { (&PASST, [].as_slice()) } else { (shape, *required) };
     if input.child("source").is_none() && !required.is_empty() {
-        return Err(refusal::xml(
-            input,
-            format!("an interface of type '{kind}' needs a <source>"),
-        ));
+        return Err(refusal::xml(input, format!("an interface of type '{kind}' needs a <source>")));
     }
     let empty = Element::new("source");
     let mut source = shape.read(input.child("source").unwrap_or(&empty))?;
     for name in required {
         if source.attr(name).is_none() {
             // The socket of vhost-user is looked for by the qemu driver.
-            let origin = if *name == "path" {
-                Origin::QEMU
-            } else {
-                Origin::XML
-            };
+            let origin = if *name == "path" { Origin::QEMU } else { Origin::XML };
             return Err(refusal::xml_of(
                 origin,
                 input,
@@ -130,11 +89,7 @@ pub(super) fn complete(input: &Element, interface: &mut Element, kind: &str) -> 
     }
     match kind {
         "direct" if source.attr("mode").is_none() => source.set("mode", "vepa"),
-        "udp"
-            if source
-                .child("local")
-                .is_none_or(|local| local.attr("port").is_none()) =>
-        {
+        "udp" if source.child("local").is_none_or(|local| local.attr("port").is_none()) => {
             return Err(refusal::xml(
                 input,
                 "an interface of type 'udp' needs a <local> with a port in its <source>",
@@ -189,9 +144,7 @@ fn complete_host_device(input: &Element, interface: &mut Element) -> Result<(), 
         return Ok(());
     }
     let mut place = Element::new("address").with("type", "pci");
-    place
-        .attributes
-        .extend(address::read_host_pci(address)?.attributes);
+    place.attributes.extend(address::read_host_pci(address)?.attributes);
     interface.push(Element::new("source").with_child(place));
     if interface.attr("managed") != Some("yes") {
         interface.unset("managed");

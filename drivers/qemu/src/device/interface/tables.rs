@@ -49,17 +49,8 @@ const HOST_OFFLOADS: Shape = shape(
     &[],
 );
 
-const GUEST_OFFLOADS: Shape = shape(
-    "guest",
-    &[
-        on_off("csum"),
-        on_off("tso4"),
-        on_off("tso6"),
-        on_off("ecn"),
-        on_off("ufo"),
-    ],
-    &[],
-);
+const GUEST_OFFLOADS: Shape =
+    shape("guest", &[on_off("csum"), on_off("tso4"), on_off("tso6"), on_off("ecn"), on_off("ufo")], &[]);
 
 /// `<driver>` of a virtio interface.
 pub(super) const DRIVER: Shape = shape(
@@ -145,11 +136,7 @@ const VLAN: Shape = shape(
     &[shape(
         "tag",
         &[
-            attribute(
-                "id",
-                Kind::As(Code::XML_ERROR, Origin::NONE, &Kind::Number(0, 4095)),
-            )
-            .required(),
+            attribute("id", Kind::As(Code::XML_ERROR, Origin::NONE, &Kind::Number(0, 4095))).required(),
             one_of("nativeMode", &["tagged", "untagged"]),
         ],
         &[],
@@ -157,34 +144,14 @@ const VLAN: Shape = shape(
     .many()],
 );
 
-const INBOUND: Shape = shape(
-    "inbound",
-    &[
-        number("average"),
-        number("peak"),
-        number("floor"),
-        number("burst"),
-    ],
-    &[],
-);
-const OUTBOUND: Shape = shape(
-    "outbound",
-    &[
-        number("average"),
-        number("peak"),
-        number("floor"),
-        number("burst"),
-    ],
-    &[],
-);
+const INBOUND: Shape =
+    shape("inbound", &[number("average"), number("peak"), number("floor"), number("burst")], &[]);
+const OUTBOUND: Shape =
+    shape("outbound", &[number("average"), number("peak"), number("floor"), number("burst")], &[]);
 
 const PORT_FORWARD: Shape = shape(
     "portForward",
-    &[
-        one_of("proto", &["tcp", "udp"]).required(),
-        text("address"),
-        text("dev"),
-    ],
+    &[one_of("proto", &["tcp", "udp"]).required(), text("address"), text("dev")],
     &[shape(
         "range",
         &[
@@ -201,20 +168,12 @@ const PORT_FORWARD: Shape = shape(
 
 const BACKEND: Shape = shape(
     "backend",
-    &[
-        one_of("type", &["default", "passt"]).unless("default"),
-        text("tap"),
-        text("vhost"),
-        text("logFile"),
-    ],
+    &[one_of("type", &["default", "passt"]).unless("default"), text("tap"), text("vhost"), text("logFile")],
     &[],
 );
 
-const FILTER: Shape = shape(
-    "filterref",
-    &[text("filter")],
-    &[shape("parameter", &[text("name"), text("value")], &[]).many()],
-);
+const FILTER: Shape =
+    shape("filterref", &[text("filter")], &[shape("parameter", &[text("name"), text("value")], &[]).many()]);
 
 /// `<interface>`.
 pub(super) const INTERFACE: Shape = shape(
@@ -246,11 +205,7 @@ pub(super) const INTERFACE: Shape = shape(
     &[
         shape(
             "mac",
-            &[
-                attribute("address", Kind::Mac),
-                one_of("type", &["generated", "static"]),
-                yes_no("check"),
-            ],
+            &[attribute("address", Kind::Mac), one_of("type", &["generated", "static"]), yes_no("check")],
             &[],
         ),
         place("source"),
@@ -271,11 +226,7 @@ pub(super) const INTERFACE: Shape = shape(
         BACKEND,
         FILTER,
         shape("tune", &[], &[content("sndbuf", AS_DOMAIN)]),
-        shape(
-            "link",
-            &[attribute("state", Kind::Supported(&["up", "down"]))],
-            &[],
-        ),
+        shape("link", &[attribute("state", Kind::Supported(&["up", "down"]))], &[]),
         shape("mtu", &[attribute("size", AS_DOMAIN).unless("0")], &[]),
         shape(
             "teaming",
@@ -295,11 +246,7 @@ pub(super) const INTERFACE: Shape = shape(
                     "frames",
                     &[attribute(
                         "max",
-                        Kind::As(
-                            Code::XML_DETAIL,
-                            Origin::DOMAIN,
-                            &Kind::Number(0, u32::MAX as u64),
-                        ),
+                        Kind::As(Code::XML_DETAIL, Origin::DOMAIN, &Kind::Number(0, u32::MAX as u64)),
                     )],
                     &[],
                 )],
@@ -327,10 +274,7 @@ pub(super) fn complete_parts(
             interface.take("backend");
         }
     }
-    if interface
-        .at("coalesce/rx/frames")
-        .is_none_or(|frames| frames.attr("max") == Some("0"))
-    {
+    if interface.at("coalesce/rx/frames").is_none_or(|frames| frames.attr("max") == Some("0")) {
         interface.take("coalesce");
     }
     if !matches!(kind, "network" | "bridge" | "ethernet" | "direct") {
@@ -369,11 +313,8 @@ pub(super) fn is_passt(interface: &Element) -> bool {
 pub(super) fn complete_addresses(element: &mut Element) {
     for address in element.elements_mut().filter(|child| child.name == "ip") {
         if address.attr("family").is_none() {
-            let family = if address.attr("address").is_some_and(|text| text.contains(':')) {
-                "ipv6"
-            } else {
-                "ipv4"
-            };
+            let family =
+                if address.attr("address").is_some_and(|text| text.contains(':')) { "ipv6" } else { "ipv4" };
             address.set("family", family);
         }
         if address.attr("prefix") == Some("0") {
@@ -394,11 +335,7 @@ fn complete_bandwidth(input: &Element, interface: &mut Element, kind: &str) -> R
             }
         }
         let refuse = |code: Code, message: String| {
-            Error::new(
-                code,
-                Origin::NONE,
-                format!("<interface> ({}): {message}", input.position),
-            )
+            Error::new(code, Origin::NONE, format!("<interface> ({}): {message}", input.position))
         };
         if direction.attr("average").is_none() && direction.attr("floor").is_none() {
             return Err(refuse(
@@ -422,10 +359,7 @@ fn complete_vlan(interface: &mut Element) -> Result<(), Error> {
         return Ok(());
     };
     let tags = vlan.all("tag").count();
-    let native = vlan
-        .all("tag")
-        .filter(|tag| tag.attr("nativeMode").is_some())
-        .count();
+    let native = vlan.all("tag").filter(|tag| tag.attr("nativeMode").is_some()).count();
     if vlan.attr("trunk") == Some("no") {
         if tags > 1 || native > 0 {
             return Err(refusal::xml_of(
@@ -437,11 +371,7 @@ fn complete_vlan(interface: &mut Element) -> Result<(), Error> {
         vlan.unset("trunk");
     }
     if native > 1 {
-        return Err(refusal::xml_of(
-            Origin::NONE,
-            &place,
-            "a vlan has one native tag at most",
-        ));
+        return Err(refusal::xml_of(Origin::NONE, &place, "a vlan has one native tag at most"));
     }
     if tags > 1 || native > 0 {
         vlan.set("trunk", "yes");

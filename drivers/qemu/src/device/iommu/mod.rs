@@ -47,11 +47,7 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
 const VCPUS_WITHOUT_EIM: u64 = 255;
 
 fn vcpus(context: &Context<'_>) -> u64 {
-    context
-        .document
-        .child_text("vcpu")
-        .and_then(|count| value::decimal(count.trim_end()))
-        .unwrap_or(1)
+    context.document.child_text("vcpu").and_then(|count| value::decimal(count.trim_end())).unwrap_or(1)
 }
 
 /// Whether the machine has that IOMMU.
@@ -72,10 +68,7 @@ pub(crate) fn check(iommu: &Element, context: &Context<'_>) -> Result<(), Error>
         ));
     }
     if model != "intel" && iommu.child("driver").is_some() {
-        return Err(refusal::xml(
-            iommu,
-            format!("IOMMU '{model}' has no <driver> options; remove them"),
-        ));
+        return Err(refusal::xml(iommu, format!("IOMMU '{model}' has no <driver> options; remove them")));
     }
     Ok(())
 }

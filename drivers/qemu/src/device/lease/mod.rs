@@ -13,11 +13,7 @@ const LEASE: Shape = shape(
     &[
         content("lockspace", Kind::Text),
         content("key", Kind::Text),
-        shape(
-            "target",
-            &[text("path"), attribute("offset", Kind::Number(0, u64::MAX))],
-            &[],
-        ),
+        shape("target", &[text("path"), attribute("offset", Kind::Number(0, u64::MAX))], &[]),
     ],
 );
 

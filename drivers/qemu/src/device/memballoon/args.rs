@@ -7,10 +7,7 @@ use bulkhead_xml::Element;
 
 /// The balloon, unless there is none.
 pub(crate) fn build(builder: &mut Builder<'_>, balloon: &Element) -> Result<(), Error> {
-    if !balloon
-        .attr("model")
-        .is_some_and(|model| model.starts_with("virtio"))
-    {
+    if !balloon.attr("model").is_some_and(|model| model.starts_with("virtio")) {
         return Ok(());
     }
     let mut object = virtio::device("virtio-balloon", balloon, balloon.attr("model"));

@@ -11,17 +11,8 @@ use bulkhead_xml::Element;
 const MEMBALLOON: Shape = shape(
     "memballoon",
     &[
-        one_of(
-            "model",
-            &[
-                "virtio",
-                "xen",
-                "none",
-                "virtio-transitional",
-                "virtio-non-transitional",
-            ],
-        )
-        .required(),
+        one_of("model", &["virtio", "xen", "none", "virtio-transitional", "virtio-non-transitional"])
+            .required(),
         on_off("autodeflate"),
         on_off("freePageReporting"),
     ],

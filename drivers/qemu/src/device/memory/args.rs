@@ -15,17 +15,12 @@ pub(crate) fn build(builder: &mut Builder<'_>, memory: &Element) -> Result<(), E
     let name = alias(memory)?;
     let id = format!("mem{name}");
     let model = attr(memory, "model")?;
-    let target = memory
-        .child("target")
-        .ok_or_else(|| invalid(format!("Memory device {name} has no <target>")))?;
-    let size = target
-        .child("size")
-        .ok_or_else(|| invalid(format!("Memory device {name} has no size")))?;
+    let target =
+        memory.child("target").ok_or_else(|| invalid(format!("Memory device {name} has no <target>")))?;
+    let size = target.child("size").ok_or_else(|| invalid(format!("Memory device {name} has no size")))?;
     let node = target.child("node").map(number_text).transpose()?;
-    let path = memory
-        .at("source/path")
-        .map(Element::text)
-        .filter(|_| matches!(model, "nvdimm" | "virtio-pmem"));
+    let path =
+        memory.at("source/path").map(Element::text).filter(|_| matches!(model, "nvdimm" | "virtio-pmem"));
     let size = size_text(size)?;
     let size = match model {
         _ if !builder.arch.starts_with("ppc64") => align_to(size, DEVICE_ALIGNMENT),
@@ -78,9 +73,7 @@ fn device(
         "nvdimm" => Object::new().with("driver", "nvdimm"),
         "virtio-pmem" | "virtio-mem" => virtio::device(model, memory, None),
         other => {
-            return Err(unsupported(format!(
-                "Memory model '{other}' is not one that we start QEMU with"
-            )));
+            return Err(unsupported(format!("Memory model '{other}' is not one that we start QEMU with")));
         }
     };
     object.set_some("node", node);
@@ -88,12 +81,7 @@ fn device(
         if let Some(label) = target.at("label/size") {
             object.set("label-size", size_text(label)?);
         }
-        object.set_some(
-            "uuid",
-            memory
-                .child_text("uuid")
-                .filter(|_| builder.arch.starts_with("ppc64")),
-        );
+        object.set_some("uuid", memory.child_text("uuid").filter(|_| builder.arch.starts_with("ppc64")));
         if target.child("readonly").is_some() {
             object.set("unarmed", true);
         }

@@ -13,11 +13,7 @@ use bulkhead_xml::Element;
 const MEMORY: Shape = shape(
     "memory",
     &[
-        one_of(
-            "model",
-            &["dimm", "nvdimm", "virtio-pmem", "virtio-mem", "sgx-epc"],
-        )
-        .required(),
+        one_of("model", &["dimm", "nvdimm", "virtio-pmem", "virtio-mem", "sgx-epc"]).required(),
         one_of("access", &["shared", "private"]),
         yes_no("discard"),
     ],
@@ -50,10 +46,7 @@ impl<'a> View<'a> {
 
     /// Its size in KiB.
     pub(crate) fn size(self) -> u64 {
-        self.0
-            .at("target/size")
-            .and_then(|size| value::decimal(&size.text()))
-            .unwrap_or(0)
+        self.0.at("target/size").and_then(|size| value::decimal(&size.text())).unwrap_or(0)
     }
 }
 
@@ -95,47 +88,30 @@ fn kibibytes(parent: &Element, name: &str) -> Result<Option<Element>, Error> {
         return Ok(None);
     };
     let bytes = value::bytes(&size.text(), size.attr("unit"), 1024, &format!("<{name}>"))?;
-    Ok(Some(
-        Element::new(name)
-            .with("unit", "KiB")
-            .with_text(bytes.div_ceil(1024).to_string()),
-    ))
+    Ok(Some(Element::new(name).with("unit", "KiB").with_text(bytes.div_ceil(1024).to_string())))
 }
 
 /// The text of a child as it stands.
 fn text_child(parent: &Element, name: &str) -> Option<Element> {
-    parent
-        .child_text(name)
-        .filter(|text| !text.is_empty())
-        .map(|text| Element::new(name).with_text(text))
+    parent.child_text(name).filter(|text| !text.is_empty()).map(|text| Element::new(name).with_text(text))
 }
 
 /// Parts of a memory device that do not fit each other.
 fn detail(device: &Element, message: impl std::fmt::Display) -> Error {
-    Error::new(
-        Code::XML_DETAIL,
-        Origin::DOMAIN,
-        format!("<memory> ({}): {message}", device.position),
-    )
+    Error::new(Code::XML_DETAIL, Origin::DOMAIN, format!("<memory> ({}): {message}", device.position))
 }
 
 fn source(input: &Element, model: &str) -> Result<Element, Error> {
     let mut source = Element::new("source");
     let Some(given) = input.child("source") else {
         if matches!(model, "nvdimm" | "virtio-pmem") {
-            return Err(detail(
-                input,
-                format!("memory of model '{model}' needs the <path> of its source"),
-            ));
+            return Err(detail(input, format!("memory of model '{model}' needs the <path> of its source")));
         }
         return Ok(source);
     };
     if matches!(model, "nvdimm" | "virtio-pmem") {
         let path = text_child(given, "path").ok_or_else(|| {
-            detail(
-                input,
-                format!("memory of model '{model}' needs the <path> of its source"),
-            )
+            detail(input, format!("memory of model '{model}' needs the <path> of its source"))
         })?;
         source.push(path);
         if model == "nvdimm" {
@@ -153,10 +129,7 @@ fn source(input: &Element, model: &str) -> Result<Element, Error> {
             Error::new(
                 Code::INVALID_ARG,
                 Origin::NONE,
-                format!(
-                    "<memory> ({}): nodemask '{nodes}' is not a set like 0-1,3",
-                    input.position
-                ),
+                format!("<memory> ({}): nodemask '{nodes}' is not a set like 0-1,3", input.position),
             )
         })?;
         source.push(Element::new("nodemask").with_text(nodes));
@@ -168,9 +141,7 @@ fn source(input: &Element, model: &str) -> Result<Element, Error> {
 }
 
 fn target(input: &Element, model: &str) -> Result<Element, Error> {
-    let given = input
-        .child("target")
-        .ok_or_else(|| refusal::xml(input, "it needs a <target>"))?;
+    let given = input.child("target").ok_or_else(|| refusal::xml(input, "it needs a <target>"))?;
     let mut target = TARGET.read(given)?;
     let size =
         kibibytes(given, "size")?.ok_or_else(|| refusal::value(input, "its <target> needs a <size>"))?;
@@ -239,25 +210,16 @@ fn check_sizes(memory: &Element, context: &Context<'_>) -> Result<(), Error> {
     let size = View(memory).size();
     if let Some(label) = number("target/label/size") {
         if label < 128 {
-            return Err(refusal::xml(
-                memory,
-                "the label of an NVDIMM has 128 KiB at least",
-            ));
+            return Err(refusal::xml(memory, "the label of an NVDIMM has 128 KiB at least"));
         }
         if label >= size {
-            return Err(refusal::xml(
-                memory,
-                "the label of an NVDIMM is smaller than the NVDIMM",
-            ));
+            return Err(refusal::xml(memory, "the label of an NVDIMM is smaller than the NVDIMM"));
         }
     }
     let node = number("target/node");
     match View(memory).model() {
         "virtio-pmem" if node.is_some() => {
-            return Err(refusal::unsupported(
-                memory,
-                "virtio-pmem belongs to no NUMA node; remove <node>",
-            ));
+            return Err(refusal::unsupported(memory, "virtio-pmem belongs to no NUMA node; remove <node>"));
         }
         "virtio-mem" => {
             let block = number("target/block").unwrap_or(0);
@@ -265,27 +227,19 @@ fn check_sizes(memory: &Element, context: &Context<'_>) -> Result<(), Error> {
                 return Err(detail(memory, "its <block> is not a power of 2"));
             }
             if number("target/requested").unwrap_or(0) > size {
-                return Err(detail(
-                    memory,
-                    "it can't be requested to have more than its <size>",
-                ));
+                return Err(detail(memory, "it can't be requested to have more than its <size>"));
             }
         }
         _ => {}
     }
-    let cells = context
-        .document
-        .at("cpu/numa")
-        .map_or(0, |numa| numa.all("cell").count() as u64);
+    let cells = context.document.at("cpu/numa").map_or(0, |numa| numa.all("cell").count() as u64);
     match node {
-        Some(node) if cells > 0 && node >= cells => Err(detail(
-            memory,
-            format!("the guest has no NUMA node {node}; add it to <cpu><numa>"),
-        )),
-        None if View(memory).model() != "virtio-pmem" => Err(refusal::unsupported_by_qemu(
-            memory,
-            "its <target> needs the <node> that it belongs to",
-        )),
+        Some(node) if cells > 0 && node >= cells => {
+            Err(detail(memory, format!("the guest has no NUMA node {node}; add it to <cpu><numa>")))
+        }
+        None if View(memory).model() != "virtio-pmem" => {
+            Err(refusal::unsupported_by_qemu(memory, "its <target> needs the <node> that it belongs to"))
+        }
         _ => Ok(()),
     }
 }
@@ -293,10 +247,7 @@ fn check_sizes(memory: &Element, context: &Context<'_>) -> Result<(), Error> {
 /// Whether the guest can have it.
 pub(crate) fn check(memory: &Element, context: &Context<'_>) -> Result<(), Error> {
     if memory.child("uuid").is_some() && !context.is_pseries() {
-        return Err(refusal::unsupported(
-            memory,
-            "an NVDIMM has a UUID on pseries machines only; remove it",
-        ));
+        return Err(refusal::unsupported(memory, "an NVDIMM has a UUID on pseries machines only; remove it"));
     }
     if context.document.child("maxMemory").is_none() && View(memory).model() != "virtio-pmem" {
         return Err(refusal::unsupported_by_qemu(
@@ -305,10 +256,7 @@ pub(crate) fn check(memory: &Element, context: &Context<'_>) -> Result<(), Error
         ));
     }
     if View(memory).model() == "sgx-epc" {
-        return Err(refusal::unsupported_by_qemu(
-            memory,
-            "this QEMU has no SGX memory",
-        ));
+        return Err(refusal::unsupported_by_qemu(memory, "this QEMU has no SGX memory"));
     }
     check_sizes(memory, context)
 }

@@ -7,9 +7,7 @@ use bulkhead_xml::Element;
 
 /// The memory is a part of the machine; its place can be set.
 pub(crate) fn build(builder: &mut Builder<'_>, nvram: &Element) -> Result<(), Error> {
-    let Some(address) = nvram
-        .child("address")
-        .filter(|address| address.attr("type") == Some("spapr-vio"))
+    let Some(address) = nvram.child("address").filter(|address| address.attr("type") == Some("spapr-vio"))
     else {
         return Ok(());
     };

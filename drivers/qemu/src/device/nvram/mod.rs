@@ -20,8 +20,5 @@ pub(crate) fn check(nvram: &Element, context: &Context<'_>) -> Result<(), Error>
     if context.is_pseries() {
         return Ok(());
     }
-    Err(refusal::unsupported_by_qemu(
-        nvram,
-        "only pseries machines have it; remove it",
-    ))
+    Err(refusal::unsupported_by_qemu(nvram, "only pseries machines have it; remove it"))
 }

@@ -12,10 +12,7 @@ use bulkhead_xml::Element;
 
 const PANIC: Shape = shape(
     "panic",
-    &[attribute(
-        "model",
-        Kind::Supported(&["default", "isa", "pseries", "hyperv", "s390", "pvpanic"]),
-    )],
+    &[attribute("model", Kind::Supported(&["default", "isa", "pseries", "hyperv", "s390", "pvpanic"]))],
     &[],
 );
 
@@ -37,10 +34,7 @@ fn default_model(input: &Element, context: &Context<'_>) -> Result<&'static str,
         () if context.is_arm() && context.is_virt() => Ok("pvpanic"),
         () => Err(refusal::unsupported_by_qemu(
             input,
-            format!(
-                "machine '{}' has no panic device of its own; name a model",
-                context.machine
-            ),
+            format!("machine '{}' has no panic device of its own; name a model", context.machine),
         )),
     }
 }
@@ -58,10 +52,7 @@ pub(crate) fn check(panic: &Element, context: &Context<'_>) -> Result<(), Error>
     if !fits {
         return Err(refusal::unsupported_by_qemu(
             panic,
-            format!(
-                "panic device '{model}' does not exist on machine '{}' of {arch}",
-                context.machine
-            ),
+            format!("panic device '{model}' does not exist on machine '{}' of {arch}", context.machine),
         ));
     }
     let address = panic.path_attr("address", "type");

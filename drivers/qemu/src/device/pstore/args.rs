@@ -9,12 +9,8 @@ use bulkhead_xml::Element;
 pub(crate) fn build(builder: &mut Builder<'_>, pstore: &Element) -> Result<(), Error> {
     let name = alias(pstore)?;
     let id = format!("mem{name}");
-    let size = pstore
-        .child("size")
-        .ok_or_else(|| invalid(format!("{name} has no size")))?;
-    let path = pstore
-        .child_text("path")
-        .ok_or_else(|| invalid(format!("{name} has no path")))?;
+    let size = pstore.child("size").ok_or_else(|| invalid(format!("{name} has no size")))?;
+    let path = pstore.child_text("path").ok_or_else(|| invalid(format!("{name} has no path")))?;
     let object = Object::new()
         .with("qom-type", "memory-backend-file")
         .with("id", id.as_str())
@@ -22,10 +18,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, pstore: &Element) -> Result<(), E
         .with("size", size_text(size)?)
         .with("share", true);
     builder.object(&object);
-    let mut device = Object::new()
-        .with("driver", "acpi-erst")
-        .with("id", name)
-        .with("memdev", id);
+    let mut device = Object::new().with("driver", "acpi-erst").with("id", name).with("memdev", id);
     builder.address(pstore, &mut device)?;
     builder.device(&device);
     Ok(())

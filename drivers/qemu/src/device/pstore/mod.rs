@@ -22,15 +22,9 @@ const FOLDER: &str = "/var/lib/libvirt/qemu/nvram";
 /// The canonical form of storage for a crashed kernel's last words.
 pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element, Error> {
     let mut store = PSTORE.read(input)?;
-    let size = input
-        .child("size")
-        .ok_or_else(|| refusal::value(input, "it needs a <size>"))?;
+    let size = input.child("size").ok_or_else(|| refusal::value(input, "it needs a <size>"))?;
     let bytes = value::bytes(&size.text(), size.attr("unit"), 1024, "<size>")?;
-    store.push(
-        Element::new("size")
-            .with("unit", "KiB")
-            .with_text(bytes.div_ceil(1024).to_string()),
-    );
+    store.push(Element::new("size").with("unit", "KiB").with_text(bytes.div_ceil(1024).to_string()));
     if store.child("path").is_none() {
         let guest = context.document.child_text("name").unwrap_or_default();
         store.push(Element::new("path").with_text(format!("{FOLDER}/{guest}_PSTORE.raw")));

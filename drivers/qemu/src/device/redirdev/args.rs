@@ -9,14 +9,10 @@ use bulkhead_xml::Element;
 /// One redirected device.
 pub(crate) fn build(builder: &mut Builder<'_>, device: &Element) -> Result<(), Error> {
     let chardev = character::args::backend(builder, device)?;
-    let mut object = Object::new()
-        .with("driver", "usb-redir")
-        .with("chardev", chardev)
-        .with("id", alias(device)?);
+    let mut object =
+        Object::new().with("driver", "usb-redir").with("chardev", chardev).with("id", alias(device)?);
     let filter = builder.devices("redirfilter").next().map(filter);
-    object
-        .set_some("filter", filter)
-        .set_some("bootindex", builder.boot.of(device));
+    object.set_some("filter", filter).set_some("bootindex", builder.boot.of(device));
     builder.address(device, &mut object)?;
     builder.device(&object);
     Ok(())

@@ -11,27 +11,15 @@ use crate::domain::context::Context;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
-const REDIRDEV: Shape = shape(
-    "redirdev",
-    &[
-        attribute("bus", Kind::Supported(&["usb"])),
-        attribute("type", chardev::TYPES),
-    ],
-    &[],
-);
+const REDIRDEV: Shape =
+    shape("redirdev", &[attribute("bus", Kind::Supported(&["usb"])), attribute("type", chardev::TYPES)], &[]);
 
 const FILTER: Shape = shape(
     "redirfilter",
     &[],
     &[shape(
         "usbdev",
-        &[
-            text("class"),
-            text("vendor"),
-            text("product"),
-            text("version"),
-            yes_no("allow").required(),
-        ],
+        &[text("class"), text("vendor"), text("product"), text("version"), yes_no("allow").required()],
         &[],
     )
     .many()],
@@ -55,11 +43,9 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
 pub(crate) fn complete_filter(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
     let mut filter = FILTER.read(input)?;
     for rule in filter.elements_mut() {
-        for (name, digits, maximum) in [
-            ("class", 2, 0xff),
-            ("vendor", 4, u32::MAX as u64),
-            ("product", 4, u32::MAX as u64),
-        ] {
+        for (name, digits, maximum) in
+            [("class", 2, 0xff), ("vendor", 4, u32::MAX as u64), ("product", 4, u32::MAX as u64)]
+        {
             let Some(text) = rule.attr(name) else {
                 continue;
             };

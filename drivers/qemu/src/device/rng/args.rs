@@ -10,17 +10,12 @@ use bulkhead_xml::Element;
 /// The source of randomness and the device.
 pub(crate) fn build(builder: &mut Builder<'_>, rng: &Element) -> Result<(), Error> {
     let name = alias(rng)?;
-    let backend = rng
-        .child("backend")
-        .ok_or_else(|| invalid(format!("{name} has no <backend>")))?;
+    let backend = rng.child("backend").ok_or_else(|| invalid(format!("{name} has no <backend>")))?;
     let id = format!("obj{name}");
     let mut object = Object::new();
     match backend.attr("model") {
         Some("random") => {
-            object
-                .set("qom-type", "rng-random")
-                .set("id", id.as_str())
-                .set("filename", backend.text());
+            object.set("qom-type", "rng-random").set("id", id.as_str()).set("filename", backend.text());
         }
         Some("builtin") => {
             object.set("qom-type", "rng-builtin").set("id", id.as_str());
@@ -29,10 +24,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, rng: &Element) -> Result<(), Erro
             let mut device = backend.clone();
             device.push(Element::new("alias").with("name", name));
             let chardev = character::args::backend(builder, &device)?;
-            object
-                .set("qom-type", "rng-egd")
-                .set("id", id.as_str())
-                .set("chardev", chardev);
+            object.set("qom-type", "rng-egd").set("id", id.as_str()).set("chardev", chardev);
         }
         other => {
             return Err(unsupported(format!(

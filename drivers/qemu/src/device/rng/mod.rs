@@ -12,23 +12,11 @@ use bulkhead_xml::Element;
 
 const RNG: Shape = shape(
     "rng",
-    &[one_of(
-        "model",
-        &["virtio", "virtio-transitional", "virtio-non-transitional"],
-    )
-    .required()],
-    &[
-        shape("rate", &[count("bytes"), count("period")], &[]),
-        place("backend"),
-        VIRTIO_DRIVER,
-    ],
+    &[one_of("model", &["virtio", "virtio-transitional", "virtio-non-transitional"]).required()],
+    &[shape("rate", &[count("bytes"), count("period")], &[]), place("backend"), VIRTIO_DRIVER],
 );
 
-const BACKEND: Shape = shape(
-    "backend",
-    &[one_of("model", &["random", "egd", "builtin"]).required()],
-    &[],
-);
+const BACKEND: Shape = shape("backend", &[one_of("model", &["random", "egd", "builtin"]).required()], &[]);
 
 /// The canonical form of a random number device.
 pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
@@ -54,20 +42,13 @@ fn complete_backend(input: &Element) -> Result<Element, Error> {
         Some("random") => {
             let file = input.text();
             // The same source that libvirt opens by default.
-            backend.set_text(if file.is_empty() {
-                "/dev/random".to_owned()
-            } else {
-                file
-            });
+            backend.set_text(if file.is_empty() { "/dev/random".to_owned() } else { file });
         }
         Some("egd") => {
             const CONNECTION: Shape = shape("backend", &[attribute("type", chardev::TYPES)], &[]);
             let kind = CONNECTION.read(input)?.unset("type");
             let Some(kind) = kind else {
-                return Err(refusal::xml(
-                    input,
-                    "an entropy daemon needs the type of its connection",
-                ));
+                return Err(refusal::xml(input, "an entropy daemon needs the type of its connection"));
             };
             chardev::append(input, &mut backend, &kind, SocketPath::Given)?;
             backend.set("type", kind);

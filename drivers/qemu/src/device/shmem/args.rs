@@ -31,11 +31,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, region: &Element) -> Result<(), E
 fn plain(builder: &mut Builder<'_>, region: &Element, name: &str) -> Result<(), Error> {
     let own = alias(region)?;
     let id = format!("shmmem-{own}");
-    let size = region
-        .child("size")
-        .map(size_text)
-        .transpose()?
-        .unwrap_or(DEFAULT_SIZE);
+    let size = region.child("size").map(size_text).transpose()?.unwrap_or(DEFAULT_SIZE);
     let object = Object::new()
         .with("qom-type", "memory-backend-file")
         .with("id", id.as_str())
@@ -43,10 +39,7 @@ fn plain(builder: &mut Builder<'_>, region: &Element, name: &str) -> Result<(), 
         .with("size", size)
         .with("share", true);
     builder.object(&object);
-    let mut device = Object::new()
-        .with("driver", "ivshmem-plain")
-        .with("id", own)
-        .with("memdev", id);
+    let mut device = Object::new().with("driver", "ivshmem-plain").with("id", own).with("memdev", id);
     match region.attr("role") {
         Some("master") => {
             device.set("master", "on");
@@ -64,10 +57,8 @@ fn plain(builder: &mut Builder<'_>, region: &Element, name: &str) -> Result<(), 
 fn doorbell(builder: &mut Builder<'_>, region: &Element, name: &str) -> Result<(), Error> {
     let own = alias(region)?;
     let id = format!("char{own}");
-    let mut device = Object::new()
-        .with("driver", "ivshmem-doorbell")
-        .with("id", own)
-        .with("chardev", id.as_str());
+    let mut device =
+        Object::new().with("driver", "ivshmem-doorbell").with("id", own).with("chardev", id.as_str());
     if let Some(interrupts) = region.child("msi") {
         device
             .set_some("vectors", number_attr(interrupts, "vectors")?)
@@ -78,9 +69,7 @@ fn doorbell(builder: &mut Builder<'_>, region: &Element, name: &str) -> Result<(
     let mut list = KeyValues::new("socket");
     list.set("id", id);
     if builder.launches() {
-        let number = builder.descriptor(Purpose::Character {
-            alias: own.to_owned(),
-        });
+        let number = builder.descriptor(Purpose::Character { alias: own.to_owned() });
         list.set("fd", number);
     } else {
         let path = match region.path_attr("server", "path") {

@@ -14,11 +14,7 @@ const SHMEM: Shape = shape(
     "shmem",
     &[text("name"), one_of("role", &["master", "peer"])],
     &[
-        shape(
-            "model",
-            &[one_of("type", &["ivshmem", "ivshmem-plain", "ivshmem-doorbell"])],
-            &[],
-        ),
+        shape("model", &[one_of("type", &["ivshmem", "ivshmem-plain", "ivshmem-doorbell"])], &[]),
         place("size"),
         shape("server", &[text("path")], &[]).kept(),
         shape("msi", &[count("vectors"), on_off("ioeventfd")], &[]),
@@ -65,11 +61,7 @@ fn append_size(input: &Element, memory: &mut Element, model: &str) -> Result<(),
     if bytes == 0 {
         return Ok(());
     }
-    memory.push(
-        Element::new("size")
-            .with("unit", "M")
-            .with_text((bytes / MEBIBYTE).to_string()),
-    );
+    memory.push(Element::new("size").with("unit", "M").with_text((bytes / MEBIBYTE).to_string()));
     Ok(())
 }
 
@@ -110,10 +102,7 @@ pub(crate) fn check(memory: &Element, _context: &Context<'_>) -> Result<(), Erro
         Some(size) if !size.is_power_of_two() => Err(Error::new(
             Code::XML_ERROR,
             Origin::QEMU,
-            format!(
-                "<shmem> ({}): its size of {size} MiB is not a power of 2",
-                memory.position
-            ),
+            format!("<shmem> ({}): its size of {size} MiB is not a power of 2", memory.position),
         )),
         _ => Ok(()),
     }

@@ -14,14 +14,10 @@ pub(crate) fn build(builder: &mut Builder<'_>, card: &Element) -> Result<(), Err
     let mut object = Object::new();
     match card.attr("mode") {
         Some("host") => {
-            object
-                .set("driver", "ccid-card-emulated")
-                .set("backend", "nss-emulated");
+            object.set("driver", "ccid-card-emulated").set("backend", "nss-emulated");
         }
         Some("host-certificates") => {
-            object
-                .set("driver", "ccid-card-emulated")
-                .set("backend", "certificates");
+            object.set("driver", "ccid-card-emulated").set("backend", "certificates");
             let names: Vec<String> = card.all("certificate").map(Element::text).collect();
             for (number, name) in (1..=3).zip(&names) {
                 if name.contains(',') {

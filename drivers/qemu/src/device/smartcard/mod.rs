@@ -20,14 +20,8 @@ const SMARTCARD: Shape = shape(
     &[],
 );
 
-const CERTIFICATES: Shape = shape(
-    "smartcard",
-    &[],
-    &[
-        content("certificate", Kind::Text).many(),
-        content("database", Kind::Text),
-    ],
-);
+const CERTIFICATES: Shape =
+    shape("smartcard", &[], &[content("certificate", Kind::Text).many(), content("database", Kind::Text)]);
 
 /// The canonical form of a smart card.
 pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Element, Error> {
@@ -37,27 +31,18 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
             card.unset("type");
             let certificates = CERTIFICATES.read(input)?;
             if certificates.all("certificate").count() != 3 {
-                return Err(refusal::xml(
-                    input,
-                    "mode 'host-certificates' needs three <certificate>",
-                ));
+                return Err(refusal::xml(input, "mode 'host-certificates' needs three <certificate>"));
             }
             if let Some(folder) = certificates.child_text("database")
                 && !folder.starts_with('/')
             {
-                return Err(refusal::xml(
-                    input,
-                    format!("database '{folder}' is not an absolute path"),
-                ));
+                return Err(refusal::xml(input, format!("database '{folder}' is not an absolute path")));
             }
             card.children = certificates.children;
         }
         "passthrough" => {
             let Some(kind) = card.attr("type").map(str::to_owned) else {
-                return Err(refusal::xml(
-                    input,
-                    "mode 'passthrough' needs the type of its connection",
-                ));
+                return Err(refusal::xml(input, "mode 'passthrough' needs the type of its connection"));
             };
             chardev::append(input, &mut card, &kind, SocketPath::Given)?;
         }
@@ -66,14 +51,8 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
         }
     }
     common::append(input, &mut card, common::PLAIN)?;
-    if card
-        .path_attr("address", "type")
-        .is_some_and(|kind| !matches!(kind, "ccid" | "unassigned"))
-    {
-        return Err(refusal::unsupported(
-            input,
-            "a smart card needs an address of type 'ccid'",
-        ));
+    if card.path_attr("address", "type").is_some_and(|kind| !matches!(kind, "ccid" | "unassigned")) {
+        return Err(refusal::unsupported(input, "a smart card needs an address of type 'ccid'"));
     }
     Ok(card)
 }

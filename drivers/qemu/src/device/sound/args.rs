@@ -22,9 +22,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, sound: &Element) -> Result<(), Er
         "usb" => Object::new().with("driver", "usb-audio"),
         "virtio" => virtio::device("virtio-sound", sound, None),
         other => {
-            return Err(unsupported(format!(
-                "Sound model '{other}' is not one that QEMU has"
-            )));
+            return Err(unsupported(format!("Sound model '{other}' is not one that QEMU has")));
         }
     };
     object.set("id", name);
@@ -50,10 +48,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, sound: &Element) -> Result<(), Er
     }
     for (number, codec) in (0_u64..).zip(codecs) {
         let mut object = Object::new()
-            .with(
-                "driver",
-                format!("hda-{}", codec.attr("type").unwrap_or("duplex")),
-            )
+            .with("driver", format!("hda-{}", codec.attr("type").unwrap_or("duplex")))
             .with("id", format!("{name}-codec{number}"))
             .with("bus", format!("{name}.0"))
             .with("cad", number);

@@ -12,23 +12,14 @@ use bulkhead_xml::Element;
 const SOUND: Shape = shape(
     "sound",
     &[
-        one_of(
-            "model",
-            &[
-                "sb16", "es1370", "pcspk", "ac97", "ich6", "ich9", "usb", "ich7", "virtio",
-            ],
-        )
-        .required(),
+        one_of("model", &["sb16", "es1370", "pcspk", "ac97", "ich6", "ich9", "usb", "ich7", "virtio"])
+            .required(),
         yes_no("multichannel"),
         attribute("streams", Kind::Number(1, u32::MAX as u64)),
     ],
     &[
-        shape(
-            "codec",
-            &[attribute("type", Kind::Supported(&["duplex", "micro", "output"])).required()],
-            &[],
-        )
-        .many(),
+        shape("codec", &[attribute("type", Kind::Supported(&["duplex", "micro", "output"])).required()], &[])
+            .many(),
         shape("audio", &[number("id").required()], &[]),
         VIRTIO_DRIVER,
     ],

@@ -10,17 +10,13 @@ use bulkhead_xml::Element;
 /// The backend and the device.
 pub(crate) fn build(builder: &mut Builder<'_>, tpm: &Element) -> Result<(), Error> {
     let name = alias(tpm)?;
-    let backend = tpm
-        .child("backend")
-        .ok_or_else(|| invalid(format!("{name} has no <backend>")))?;
+    let backend = tpm.child("backend").ok_or_else(|| invalid(format!("{name} has no <backend>")))?;
     let id = format!("tpm-{name}");
     match backend.attr("type") {
         Some("emulator") => {
             let mut list;
             if builder.launches() {
-                let number = builder.descriptor(Purpose::Tpm {
-                    alias: name.to_owned(),
-                });
+                let number = builder.descriptor(Purpose::Tpm { alias: name.to_owned() });
                 list = KeyValues::new("socket");
                 list.set("id", "chrtpm").set("fd", number);
             } else {
@@ -30,15 +26,11 @@ pub(crate) fn build(builder: &mut Builder<'_>, tpm: &Element) -> Result<(), Erro
             builder.option("-chardev", list)?;
         }
         Some("external") => {
-            let source = backend
-                .child("source")
-                .ok_or_else(|| invalid(format!("{name} has no <source>")))?;
+            let source = backend.child("source").ok_or_else(|| invalid(format!("{name} has no <source>")))?;
             let mut list = KeyValues::new("socket");
             list.set("id", "chrtpm");
             if builder.launches() {
-                let number = builder.descriptor(Purpose::Tpm {
-                    alias: name.to_owned(),
-                });
+                let number = builder.descriptor(Purpose::Tpm { alias: name.to_owned() });
                 list.set("fd", number);
             } else {
                 list.set("path", attr(source, "path")?);
@@ -58,24 +50,15 @@ pub(crate) fn build(builder: &mut Builder<'_>, tpm: &Element) -> Result<(), Erro
             )));
         }
     }
-    let list = KeyValues::new("emulator")
-        .with("id", &id)
-        .with("chardev", "chrtpm");
+    let list = KeyValues::new("emulator").with("id", &id).with("chardev", "chrtpm");
     builder.option("-tpmdev", list)?;
     device(builder, tpm, name, &id)
 }
 
 fn device(builder: &mut Builder<'_>, tpm: &Element, name: &str, id: &str) -> Result<(), Error> {
     let model = attr(tpm, "model")?;
-    let driver = if model == "tpm-tis" && !builder.is_x86() {
-        "tpm-tis-device"
-    } else {
-        model
-    };
-    let mut object = Object::new()
-        .with("driver", driver)
-        .with("tpmdev", id)
-        .with("id", name);
+    let driver = if model == "tpm-tis" && !builder.is_x86() { "tpm-tis-device" } else { model };
+    let mut object = Object::new().with("driver", driver).with("tpmdev", id).with("id", name);
     builder.address(tpm, &mut object)?;
     builder.device(&object);
     Ok(())

@@ -13,24 +13,15 @@ use bulkhead_xml::Element;
 
 const TPM: Shape = shape(
     "tpm",
-    &[one_of(
-        "model",
-        &["tpm-tis", "tpm-crb", "tpm-spapr", "tpm-spapr-proxy"],
-    )],
+    &[one_of("model", &["tpm-tis", "tpm-crb", "tpm-spapr", "tpm-spapr-proxy"])],
     &[place("backend")],
 );
 
-const TYPE: Shape = shape(
-    "backend",
-    &[one_of("type", &["passthrough", "emulator", "external"]).required()],
-    &[],
-);
+const TYPE: Shape =
+    shape("backend", &[one_of("type", &["passthrough", "emulator", "external"]).required()], &[]);
 
-const PASSTHROUGH: Shape = shape(
-    "backend",
-    &[attribute("type", Kind::Text)],
-    &[shape("device", &[text("path")], &[])],
-);
+const PASSTHROUGH: Shape =
+    shape("backend", &[attribute("type", Kind::Text)], &[shape("device", &[text("path")], &[])]);
 
 const EMULATOR: Shape = shape(
     "backend",
@@ -42,19 +33,11 @@ const EMULATOR: Shape = shape(
     ],
     &[
         shape("encryption", &[attribute("secret", Kind::Uuid)], &[]),
-        shape(
-            "active_pcr_banks",
-            &[],
-            &[flag("sha1"), flag("sha256"), flag("sha384"), flag("sha512")],
-        ),
+        shape("active_pcr_banks", &[], &[flag("sha1"), flag("sha256"), flag("sha384"), flag("sha512")]),
         shape("source", &[one_of("type", &["file", "dir"]), text("path")], &[]),
         shape(
             "profile",
-            &[
-                text("source"),
-                one_of("removeDisabled", &["check", "fips-host"]),
-                text("name"),
-            ],
+            &[text("source"), one_of("removeDisabled", &["check", "fips-host"]), text("name")],
             &[],
         ),
     ],
@@ -121,10 +104,7 @@ fn emulator(given: &Element, model: &str, context: &Context<'_>) -> Result<Eleme
         backend.set("version", if oldest { "1.2" } else { "2.0" });
     }
     if backend.attr("version") == Some("1.2") && backend.child("active_pcr_banks").is_some() {
-        return Err(refusal::xml(
-            given,
-            "only version 2.0 has PCR banks; remove <active_pcr_banks>",
-        ));
+        return Err(refusal::xml(given, "only version 2.0 has PCR banks; remove <active_pcr_banks>"));
     }
     EMULATOR.arrange(&mut backend);
     Ok(backend)

@@ -17,10 +17,8 @@ pub(crate) fn build(builder: &mut Builder<'_>, video: &Element) -> Result<(), Er
     }
     let primary = switch(model, "primary") == Some(true);
     let size = |name: &str| number_attr(model, name);
-    let accelerated = model
-        .child("acceleration")
-        .and_then(|acceleration| switch(acceleration, "accel3d"))
-        == Some(true);
+    let accelerated =
+        model.child("acceleration").and_then(|acceleration| switch(acceleration, "accel3d")) == Some(true);
     let arch = builder.arch;
     let vga = primary && (builder.is_x86() || arch.starts_with("ppc") || arch.starts_with("riscv"));
     let mut object = match kind {
@@ -42,9 +40,7 @@ pub(crate) fn build(builder: &mut Builder<'_>, video: &Element) -> Result<(), Er
         "bochs" => Object::new().with("driver", "bochs-display"),
         "ramfb" => Object::new().with("driver", "ramfb"),
         other => {
-            return Err(unsupported(format!(
-                "Video model '{other}' is not one that QEMU has"
-            )));
+            return Err(unsupported(format!("Video model '{other}' is not one that QEMU has")));
         }
     };
     object.set("id", alias(video)?);

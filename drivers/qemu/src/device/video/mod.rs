@@ -38,16 +38,8 @@ const MODEL: Shape = shape(
         on_off("blob"),
     ],
     &[
-        shape(
-            "acceleration",
-            &[yes_no("accel3d"), yes_no("accel2d"), text("rendernode")],
-            &[],
-        ),
-        shape(
-            "resolution",
-            &[number("x").required(), number("y").required()],
-            &[],
-        ),
+        shape("acceleration", &[yes_no("accel3d"), yes_no("accel2d"), text("rendernode")], &[]),
+        shape("resolution", &[number("x").required(), number("y").required()], &[]),
     ],
 );
 
@@ -99,10 +91,7 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
     let place = video.clone();
     // No heads at all is what libvirt keeps as "unknown".
     let asked_for_none = input.path_attr("model", "heads").is_some();
-    if video
-        .child("driver")
-        .is_some_and(|driver| driver.attributes.is_empty())
-    {
+    if video.child("driver").is_some_and(|driver| driver.attributes.is_empty()) {
         video.take("driver");
     }
     let model = video.child_or_insert("model");
@@ -139,10 +128,7 @@ fn default_model(context: &Context<'_>) -> &'static str {
 }
 
 fn memory(model: &Element, name: &str) -> Option<u64> {
-    model
-        .attr(name)
-        .and_then(|size| size.parse::<u64>().ok())
-        .filter(|size| *size > 0)
+    model.attr(name).and_then(|size| size.parse::<u64>().ok()).filter(|size| *size > 0)
 }
 
 fn complete_memory(place: &Element, model: &mut Element, kind: &str) -> Result<(), Error> {
@@ -193,15 +179,10 @@ fn rounded(size: u64) -> u64 {
 pub(crate) fn check(video: &Element, _context: &Context<'_>) -> Result<(), Error> {
     let model = View(video).model();
     if matches!(model, "xen" | "vbox" | "parallels" | "gop") {
-        return Err(refusal::unsupported_by_qemu(
-            video,
-            format!("QEMU has no video model '{model}'"),
-        ));
+        return Err(refusal::unsupported_by_qemu(video, format!("QEMU has no video model '{model}'")));
     }
     if !matches!(model, "virtio" | "qxl" | "none")
-        && video
-            .path_attr("model", "heads")
-            .is_some_and(|heads| heads != "1")
+        && video.path_attr("model", "heads").is_some_and(|heads| heads != "1")
     {
         return Err(refusal::unsupported_by_qemu(
             video,
@@ -211,10 +192,7 @@ pub(crate) fn check(video: &Element, _context: &Context<'_>) -> Result<(), Error
     let model_element = video.child("model");
     let attribute = |name: &str| model_element.and_then(|element| element.path_attr("acceleration", name));
     if attribute("accel2d") == Some("yes") {
-        return Err(refusal::unsupported_by_qemu(
-            video,
-            "QEMU has no accel2d; remove it",
-        ));
+        return Err(refusal::unsupported_by_qemu(video, "QEMU has no accel2d; remove it"));
     }
     if attribute("accel3d") == Some("yes") && model != "virtio" {
         return Err(refusal::unsupported_by_qemu(
@@ -232,11 +210,7 @@ pub(crate) fn check(video: &Element, _context: &Context<'_>) -> Result<(), Error
         ));
     }
     let options = ["iommu", "ats", "packed", "page_per_vq"];
-    if model != "virtio"
-        && options
-            .iter()
-            .any(|name| video.path_attr("driver", name).is_some())
-    {
+    if model != "virtio" && options.iter().any(|name| video.path_attr("driver", name).is_some()) {
         return Err(refusal::unsupported(
             video,
             format!("the <driver> options need video model 'virtio', not '{model}'"),

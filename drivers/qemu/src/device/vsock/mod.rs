@@ -12,19 +12,9 @@ use bulkhead_xml::Element;
 
 const VSOCK: Shape = shape(
     "vsock",
-    &[one_of(
-        "model",
-        &["virtio", "virtio-transitional", "virtio-non-transitional"],
-    )],
+    &[one_of("model", &["virtio", "virtio-transitional", "virtio-non-transitional"])],
     &[
-        shape(
-            "cid",
-            &[
-                yes_no("auto"),
-                attribute("address", Kind::Number(0, u32::MAX as u64)),
-            ],
-            &[],
-        ),
+        shape("cid", &[yes_no("auto"), attribute("address", Kind::Number(0, u32::MAX as u64))], &[]),
         VIRTIO_DRIVER,
     ],
 );
@@ -38,11 +28,7 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
     let driver = vsock.take("driver");
     let cid = vsock.child_or_insert("cid");
     if cid.attr("auto").is_none() {
-        let auto = if cid.attr("address").is_some() {
-            "no"
-        } else {
-            "yes"
-        };
+        let auto = if cid.attr("address").is_some() { "no" } else { "yes" };
         cid.set("auto", auto);
     }
     VSOCK.arrange(&mut vsock);
@@ -55,10 +41,9 @@ pub(crate) fn complete(input: &Element, _context: &Context<'_>) -> Result<Elemen
 pub(crate) fn check(vsock: &Element, _context: &Context<'_>) -> Result<(), Error> {
     // Numbers below 3 mean any host, the hypervisor and the host itself.
     match vsock.path_attr("cid", "address") {
-        Some(address @ ("0" | "1" | "2")) => Err(refusal::unsupported(
-            vsock,
-            format!("CID {address} is not one of a guest; use 3 or more"),
-        )),
+        Some(address @ ("0" | "1" | "2")) => {
+            Err(refusal::unsupported(vsock, format!("CID {address} is not one of a guest; use 3 or more")))
+        }
         _ => Ok(()),
     }
 }

@@ -13,18 +13,7 @@ const WATCHDOG: Shape = shape(
     "watchdog",
     &[
         one_of("model", &["i6300esb", "ib700", "diag288", "itco"]).required(),
-        one_of(
-            "action",
-            &[
-                "reset",
-                "shutdown",
-                "poweroff",
-                "pause",
-                "dump",
-                "none",
-                "inject-nmi",
-            ],
-        ),
+        one_of("action", &["reset", "shutdown", "poweroff", "pause", "dump", "none", "inject-nmi"]),
     ],
     &[],
 );
@@ -53,10 +42,7 @@ pub(crate) fn check(watchdog: &Element, context: &Context<'_>) -> Result<(), Err
     if !fits {
         return Err(refusal::unsupported_by_qemu(
             watchdog,
-            format!(
-                "watchdog '{model}' does not exist on machine '{}' of {arch}",
-                context.machine
-            ),
+            format!("watchdog '{model}' does not exist on machine '{}' of {arch}", context.machine),
         ));
     }
     if let Some(address) = address

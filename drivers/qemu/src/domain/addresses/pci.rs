@@ -13,10 +13,7 @@ fn is_controller(device: &Element, kind: &str) -> bool {
 }
 
 fn index_of(device: &Element) -> usize {
-    device
-        .attr("index")
-        .and_then(|index| index.parse().ok())
-        .unwrap_or(0)
+    device.attr("index").and_then(|index| index.parse().ok()).unwrap_or(0)
 }
 
 /// The PCI address that a device has, if it is complete.
@@ -29,11 +26,7 @@ fn given(device: &Element) -> Option<(Place, bool)> {
         let value = address.attr(name).and_then(any_base).unwrap_or(0);
         usize::try_from(value).unwrap_or(usize::MAX)
     };
-    let place = Place {
-        bus: part("bus"),
-        slot: part("slot"),
-        function: part("function"),
-    };
+    let place = Place { bus: part("bus"), slot: part("slot"), function: part("function") };
     let local = part("domain") == 0;
     // An address of zeroes alone asks for any place.
     (!local || place != at(0, 0, 0)).then_some((place, local))
@@ -57,11 +50,7 @@ pub(super) fn set_address(device: &mut Element, address: Element) {
 
 /// Gives every PCI device of the guest an address and adds the controllers that this needs.
 pub(super) fn assign(all: &mut Element, context: &Context) -> Result<(), Error> {
-    let highest = all
-        .elements()
-        .filter(|device| is_controller(device, "pci"))
-        .map(index_of)
-        .max();
+    let highest = all.elements().filter(|device| is_controller(device, "pci")).map(index_of).max();
     let Some(highest) = highest else {
         return match all.elements().find(|device| plug(device, context).is_some()) {
             Some(device) => Err(refuse::xml(format!(
@@ -72,9 +61,7 @@ pub(super) fn assign(all: &mut Element, context: &Context) -> Result<(), Error> 
         };
     };
     if highest > 255 {
-        return Err(refuse::xml(format!(
-            "PCI controller {highest}: indexes run up to 255"
-        )));
+        return Err(refuse::xml(format!("PCI controller {highest}: indexes run up to 255")));
     }
     add_missing_controllers(all, highest)?;
     // A first pass on a copy finds out how many buses are needed.
@@ -92,9 +79,7 @@ pub(super) fn assign(all: &mut Element, context: &Context) -> Result<(), Error> 
         buses.next(Plug::Pcie)?;
     }
     for (index, bus) in buses.all.iter().enumerate().skip(1) {
-        let present = all
-            .elements()
-            .any(|device| is_controller(device, "pci") && index_of(device) == index);
+        let present = all.elements().any(|device| is_controller(device, "pci") && index_of(device) == index);
         if !present {
             all.push(
                 Element::new("controller")
@@ -142,10 +127,8 @@ fn add_missing_controllers(all: &mut Element, highest: usize) -> Result<(), Erro
 
 /// The buses with all addresses that are given.
 fn collect(all: &Element, context: &Context, may_grow: bool) -> Result<Buses, Error> {
-    let mut controllers: Vec<&Element> = all
-        .elements()
-        .filter(|device| is_controller(device, "pci"))
-        .collect();
+    let mut controllers: Vec<&Element> =
+        all.elements().filter(|device| is_controller(device, "pci")).collect();
     controllers.sort_by_key(|device| index_of(device));
     let mut buses = Buses {
         all: controllers
@@ -159,9 +142,7 @@ fn collect(all: &Element, context: &Context, may_grow: bool) -> Result<Buses, Er
             continue;
         };
         if !local {
-            return Err(refuse::xml(
-                "A guest's PCI addresses are in domain 0; change 'domain'",
-            ));
+            return Err(refuse::xml("A guest's PCI addresses are in domain 0; change 'domain'"));
         }
         let Some(kind) = plug(device, context) else {
             continue;
@@ -178,24 +159,18 @@ fn at(bus: usize, slot: usize, function: usize) -> Place {
 /// What the chip set has in a place of its own.
 fn fix_chipset(all: &mut Element, buses: &mut Buses, context: &Context) -> Result<(), Error> {
     if context.is_i440fx() {
-        fix(all, buses, at(0, 1, 1), |d| {
-            is_controller(d, "ide") && index_of(d) == 0
-        })?;
+        fix(all, buses, at(0, 1, 1), |d| is_controller(d, "ide") && index_of(d) == 0)?;
         fix(all, buses, at(0, 1, 2), |d| {
             is_controller(d, "usb") && index_of(d) == 0 && d.attr("model") == Some("piix3-uhci")
         })?;
         reserve_if_free(buses, at(0, 1, 0))?;
         primary_video(all, buses, at(0, 2, 0))?;
     } else if context.is_q35() {
-        fix(all, buses, at(0, 0x1f, 2), |d| {
-            is_controller(d, "sata") && index_of(d) == 0
-        })?;
+        fix(all, buses, at(0, 0x1f, 2), |d| is_controller(d, "sata") && index_of(d) == 0)?;
         reserve_if_free(buses, at(0, 0x1f, 0))?;
         reserve_if_free(buses, at(0, 0x1f, 3))?;
         ich9_usb(all, buses)?;
-        fix_if_free(all, buses, at(0, 0x1b, 0), |d| {
-            d.name == "sound" && d.attr("model") == Some("ich9")
-        })?;
+        fix_if_free(all, buses, at(0, 0x1b, 0), |d| d.name == "sound" && d.attr("model") == Some("ich9"))?;
         fix_if_free(all, buses, at(0, 0x1e, 0), |d| {
             is_controller(d, "pci") && d.attr("model") == Some("dmi-to-pci-bridge")
         })?;
@@ -221,11 +196,7 @@ fn fix(
     let Some(device) = all.elements_mut().find(|device| wanted(device)) else {
         return Ok(());
     };
-    if given(device).is_some()
-        || device
-            .child("address")
-            .is_some_and(|a| a.attr("type") != Some("pci"))
-    {
+    if given(device).is_some() || device.child("address").is_some_and(|a| a.attr("type") != Some("pci")) {
         return Ok(());
     }
     buses.reserve(place, Plug::Integrated, false)?;
@@ -239,11 +210,7 @@ fn fix_if_free(
     place: Place,
     wanted: impl Fn(&Element) -> bool,
 ) -> Result<(), Error> {
-    if buses.is_free(place) {
-        fix(all, buses, place, wanted)
-    } else {
-        Ok(())
-    }
+    if buses.is_free(place) { fix(all, buses, place, wanted) } else { Ok(()) }
 }
 
 fn primary_video(all: &mut Element, buses: &mut Buses, place: Place) -> Result<(), Error> {
@@ -277,9 +244,7 @@ fn ich9_usb(all: &mut Element, buses: &mut Buses) -> Result<(), Error> {
                 && index_of(device) == group
                 && ich9_function(device.attr("model")).is_some()
         };
-        let placed = all
-            .elements()
-            .any(|device| members(device) && given(device).is_some());
+        let placed = all.elements().any(|device| members(device) && given(device).is_some());
         if placed || !buses.is_free(at(0, slot, 0)) {
             continue;
         }
@@ -364,13 +329,8 @@ fn complete_controllers(all: &mut Element) {
     for device in all.elements_mut().filter(|device| is_controller(device, "pci")) {
         let index = index_of(device);
         let downstream = device.attr("model") == Some("pcie-switch-downstream-port");
-        let port = given(device).map(|(place, _)| {
-            if downstream {
-                place.slot
-            } else {
-                (place.slot << 3) | place.function
-            }
-        });
+        let port = given(device)
+            .map(|(place, _)| if downstream { place.slot } else { (place.slot << 3) | place.function });
         let (name, numbered): (&str, &[&str]) = match device.attr("model").unwrap_or_default() {
             "pci-bridge" => ("pci-bridge", &["chassisNr"]),
             "pcie-root-port" => ("pcie-root-port", &["chassis", "port"]),
@@ -407,9 +367,7 @@ fn complete_controllers(all: &mut Element) {
             if let Some(target) = device.child_mut("target") {
                 target.set(attribute, value);
                 const ATTRIBUTES: &[&str] = &["chassisNr", "chassis", "port", "busNr", "index", "hotplug"];
-                target
-                    .attributes
-                    .sort_by_key(|(name, _)| ATTRIBUTES.iter().position(|known| known == name));
+                target.attributes.sort_by_key(|(name, _)| ATTRIBUTES.iter().position(|known| known == name));
             }
         }
     }

@@ -26,10 +26,7 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
         .all("controller")
         .filter(|controller| controller.attr("type") == Some("virtio-serial"))
         .map(|controller| {
-            let ports = controller
-                .attr("ports")
-                .and_then(any_base)
-                .unwrap_or(SERIAL_PORTS);
+            let ports = controller.attr("ports").and_then(any_base).unwrap_or(SERIAL_PORTS);
             (part(controller, "index"), ports)
         })
         .collect();
@@ -46,10 +43,7 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
     };
     for device in devices.elements().filter(|device| is_virtio_serial(device)) {
         if let Some((controller, port)) = complete(device) {
-            if controllers
-                .get(&controller)
-                .is_some_and(|ports| port >= (*ports).max(SERIAL_PORTS + 1))
-            {
+            if controllers.get(&controller).is_some_and(|ports| port >= (*ports).max(SERIAL_PORTS + 1)) {
                 return Err(refuse::xml(format!(
                     "There is no port {port} on virtio-serial controller {controller}"
                 )));
@@ -67,9 +61,7 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
         }) {
             let name = device.name.as_str();
             if complete(device).is_some()
-                || device
-                    .child("address")
-                    .is_some_and(|a| a.attr("type") != Some("virtio-serial"))
+                || device.child("address").is_some_and(|a| a.attr("type") != Some("virtio-serial"))
             {
                 continue;
             }
@@ -108,9 +100,7 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
             .any(|c| c.attr("type") == Some("virtio-serial") && part(c, "index") == *index);
         if !present {
             devices.push(
-                Element::new("controller")
-                    .with("type", "virtio-serial")
-                    .with("index", index.to_string()),
+                Element::new("controller").with("type", "virtio-serial").with("index", index.to_string()),
             );
         }
     }
@@ -182,9 +172,7 @@ pub(super) fn assign_other_buses(devices: &mut Element, context: &Context) -> Re
         return assign_ccw(devices);
     }
     let has_pci = devices.all("controller").any(|c| c.attr("type") == Some("pci"));
-    let told = devices
-        .elements()
-        .any(|device| device.path_attr("address", "type") == Some("virtio-mmio"));
+    let told = devices.elements().any(|device| device.path_attr("address", "type") == Some("virtio-mmio"));
     if context.is_arm() && !has_pci || context.is_virt() && told {
         for device in devices.elements_mut().filter(|device| is_virtio(device)) {
             if device.child("address").is_none() {
@@ -207,9 +195,7 @@ fn assign_ccw(devices: &mut Element) -> Result<(), Error> {
         {
             let devno = part(address, "devno");
             if !taken.insert(devno | part(address, "ssid") << 16) {
-                return Err(refuse::xml(format!(
-                    "CCW device number {devno:#06x} is used twice; change one"
-                )));
+                return Err(refuse::xml(format!("CCW device number {devno:#06x} is used twice; change one")));
             }
         }
     }
@@ -263,10 +249,7 @@ fn assign_virtual_io(devices: &mut Element) -> Result<(), Error> {
             return Err(Error::new(
                 Code::XML_ERROR,
                 Origin::QEMU,
-                format!(
-                    "sPAPR address {:#x} is used twice; change one",
-                    part(address, "reg")
-                ),
+                format!("sPAPR address {:#x} is used twice; change one", part(address, "reg")),
             ));
         }
     }
@@ -276,24 +259,17 @@ fn assign_virtual_io(devices: &mut Element) -> Result<(), Error> {
                 continue;
             };
             if device.path_attr("address", "reg").is_none() {
-                let reg = (0..)
-                    .map(|step| start + 0x1000 * step)
-                    .find(|reg| !taken.contains(reg))
-                    .unwrap_or(start);
+                let reg =
+                    (0..).map(|step| start + 0x1000 * step).find(|reg| !taken.contains(reg)).unwrap_or(start);
                 taken.insert(reg);
                 set_address(
                     device,
-                    Element::new("address")
-                        .with("type", "spapr-vio")
-                        .with("reg", format!("{reg:#010x}")),
+                    Element::new("address").with("type", "spapr-vio").with("reg", format!("{reg:#010x}")),
                 );
             }
         }
     }
-    let address = devices
-        .child("serial")
-        .and_then(|serial| serial.child("address"))
-        .cloned();
+    let address = devices.child("serial").and_then(|serial| serial.child("address")).cloned();
     if let (Some(address), Some(console)) = (address, devices.child_mut("console"))
         && console.path_attr("target", "type") == Some("serial")
     {

@@ -67,11 +67,7 @@ pub(super) struct Bus {
 
 impl Bus {
     pub(super) fn new(model: &str) -> Self {
-        Self {
-            model: model.to_owned(),
-            functions: [0; 32],
-            shared: [false; 32],
-        }
+        Self { model: model.to_owned(), functions: [0; 32], shared: [false; 32] }
     }
 
     /// The slots that the bus has.
@@ -141,16 +137,12 @@ impl Buses {
 
     /// Whether no slot of any bus is free.
     pub(super) fn all_reserved(&self) -> bool {
-        self.all
-            .iter()
-            .all(|bus| bus.slots().all(|slot| bus.functions[slot] != 0))
+        self.all.iter().all(|bus| bus.slots().all(|slot| bus.functions[slot] != 0))
     }
 
     /// Whether a slot has no device at all.
     pub(super) fn is_free(&self, place: Place) -> bool {
-        self.all
-            .get(place.bus)
-            .is_some_and(|bus| bus.functions.get(place.slot) == Some(&0))
+        self.all.get(place.bus).is_some_and(|bus| bus.functions.get(place.slot) == Some(&0))
     }
 
     /// Takes one function that a definition or the chip set names.
@@ -165,10 +157,7 @@ impl Buses {
                 self.all.resize_with(place.bus + 1, || Bus::new(added));
                 return self.reserve(place, plug, checked);
             }
-            return Err(refuse::xml(format!(
-                "PCI address {name}: there is no controller {}",
-                place.bus
-            )));
+            return Err(refuse::xml(format!("PCI address {name}: there is no controller {}", place.bus)));
         };
         if checked {
             if !bus.accepts(plug) {
@@ -191,9 +180,7 @@ impl Buses {
             return Err(refuse::xml(format!("PCI address {name}: there is no such slot")));
         };
         if *functions & bit != 0 {
-            return Err(refuse::xml(format!(
-                "PCI address {name} is used twice; change one"
-            )));
+            return Err(refuse::xml(format!("PCI address {name} is used twice; change one")));
         }
         *functions |= bit;
         if plug == Plug::RootPort
@@ -224,11 +211,7 @@ impl Buses {
                     if plug == Plug::RootPort {
                         bus.shared[slot] = true;
                     }
-                    return Ok(Place {
-                        bus: number,
-                        slot,
-                        function,
-                    });
+                    return Ok(Place { bus: number, slot, function });
                 }
             }
             self.grow(plug)?;
@@ -238,10 +221,7 @@ impl Buses {
     /// Takes one function of a slot that is otherwise free.
     pub(super) fn next_slot(&mut self, plug: Plug, function: usize) -> Result<Place, Error> {
         let place = self.next(plug)?;
-        if let Some(functions) = self
-            .all
-            .get_mut(place.bus)
-            .and_then(|bus| bus.functions.get_mut(place.slot))
+        if let Some(functions) = self.all.get_mut(place.bus).and_then(|bus| bus.functions.get_mut(place.slot))
         {
             *functions = 1 << (function & 7);
         }

@@ -10,30 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 const HUB_PORTS: u32 = 8;
 
 /// The kinds in the order in which they get ports; hubs come before all.
-const ORDER: &[&str] = &[
-    "hub",
-    "disk",
-    "interface",
-    "sound",
-    "hostdev",
-    "controller",
-    "serial",
-    "input",
-    "redirdev",
-];
+const ORDER: &[&str] =
+    &["hub", "disk", "interface", "sound", "hostdev", "controller", "serial", "input", "redirdev"];
 
 fn number(element: &Element, name: &str) -> u32 {
-    element
-        .attr(name)
-        .and_then(|value| value.parse().ok())
-        .unwrap_or(0)
+    element.attr(name).and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
 fn is_usb(device: &Element) -> bool {
-    if device
-        .path_attr("address", "type")
-        .is_some_and(|kind| kind != "usb")
-    {
+    if device.path_attr("address", "type").is_some_and(|kind| kind != "usb") {
         return false;
     }
     match device.name.as_str() {
@@ -74,64 +59,43 @@ impl Topology {
             return Err(refuse::internal("A USB port has no number"));
         };
         let Some(ports) = self.ports.get(&(bus, hub.to_vec())) else {
-            let what = if hub.is_empty() {
-                "USB bus"
-            } else {
-                "hub above that port on USB bus"
-            };
-            return Err(refuse::xml(format!(
-                "USB port {shown} of bus {bus}: there is no {what} {bus}"
-            )));
+            let what = if hub.is_empty() { "USB bus" } else { "hub above that port on USB bus" };
+            return Err(refuse::xml(format!("USB port {shown} of bus {bus}: there is no {what} {bus}")));
         };
         if *last == 0 || last > ports {
-            return Err(refuse::xml(format!(
-                "USB port {shown} of bus {bus}: there are {ports} ports"
-            )));
+            return Err(refuse::xml(format!("USB port {shown} of bus {bus}: there are {ports} ports")));
         }
         if !self.taken.insert((bus, path)) {
-            return Err(refuse::xml(format!(
-                "USB port {shown} of bus {bus} is used twice; change one"
-            )));
+            return Err(refuse::xml(format!("USB port {shown} of bus {bus} is used twice; change one")));
         }
         Ok(())
     }
 
     /// The first free port, of that bus if one is named.
     fn next(&self, wanted: Option<u32>) -> Option<(u32, Vec<u32>)> {
-        self.ports
-            .iter()
-            .filter(|((bus, _), _)| wanted.is_none_or(|wanted| wanted == *bus))
-            .find_map(|((bus, hub), ports)| {
+        self.ports.iter().filter(|((bus, _), _)| wanted.is_none_or(|wanted| wanted == *bus)).find_map(
+            |((bus, hub), ports)| {
                 (1..=*ports).find_map(|port| {
                     let mut path = hub.clone();
                     path.push(port);
                     let place = (*bus, path);
                     (!self.taken.contains(&place)).then_some(place)
                 })
-            })
+            },
+        )
     }
 }
 
 fn given(device: &Element) -> Option<(u32, Vec<u32>)> {
     let address = device.child("address")?;
-    let path: Option<Vec<u32>> = address
-        .attr("port")?
-        .split('.')
-        .map(|port| port.parse().ok())
-        .collect();
+    let path: Option<Vec<u32>> = address.attr("port")?.split('.').map(|port| port.parse().ok()).collect();
     Some((number(address, "bus"), path?)).filter(|(_, path)| path != &[0])
 }
 
 /// Gives USB devices their ports.
 pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
-    let mut topology = Topology {
-        ports: BTreeMap::new(),
-        taken: BTreeSet::new(),
-    };
-    for controller in devices
-        .all("controller")
-        .filter(|c| c.attr("type") == Some("usb"))
-    {
+    let mut topology = Topology { ports: BTreeMap::new(), taken: BTreeSet::new() };
+    for controller in devices.all("controller").filter(|c| c.attr("type") == Some("usb")) {
         let (bus, ports) = (number(controller, "index"), ports_of(controller));
         if ports > 0 {
             let known = topology.ports.entry((bus, Vec::new())).or_insert(ports);
@@ -149,10 +113,7 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
         topology.take(bus, path.clone())?;
         topology.ports.insert((bus, path), HUB_PORTS);
     }
-    for device in devices
-        .elements()
-        .filter(|device| is_usb(device) && device.name != "hub")
-    {
+    for device in devices.elements().filter(|device| is_usb(device) && device.name != "hub") {
         if let Some((bus, path)) = given(device) {
             topology.take(bus, path)?;
         }
@@ -177,10 +138,7 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
             let port = path.iter().map(u32::to_string).collect::<Vec<_>>().join(".");
             set_address(
                 device,
-                Element::new("address")
-                    .with("type", "usb")
-                    .with("bus", bus.to_string())
-                    .with("port", port),
+                Element::new("address").with("type", "usb").with("bus", bus.to_string()).with("port", port),
             );
         }
     }
@@ -191,10 +149,7 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
 fn add_hubs(devices: &mut Element, topology: &Topology) {
     let hubs = u32::try_from(devices.all("hub").count()).unwrap_or(u32::MAX);
     let ports = topology.ports.values().sum::<u32>() + hubs.saturating_mul(HUB_PORTS - 1);
-    let wanted = devices
-        .elements()
-        .filter(|d| is_usb(d) && d.name != "hub")
-        .count();
+    let wanted = devices.elements().filter(|d| is_usb(d) && d.name != "hub").count();
     let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
     if wanted > ports {
         for _ in 0..(wanted - ports).div_ceil(HUB_PORTS - 1) {

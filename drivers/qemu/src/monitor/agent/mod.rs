@@ -18,14 +18,8 @@ use tokio::time::timeout;
 /// In no JSON text: both sides forget what they have so far when they read it.
 const DELIMITER: u8 = 0xff;
 
-const LIMITS: Limits = Limits {
-    line: 4 << 20,
-    greeting: 0,
-    event: 0,
-    nesting: 32,
-    values: 1 << 16,
-    pending: 1,
-};
+const LIMITS: Limits =
+    Limits { line: 4 << 20, greeting: 0, event: 0, nesting: 32, values: 1 << 16, pending: 1 };
 
 /// Why a call to the guest agent failed.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
@@ -117,12 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Agent<S> {
         // Only has to differ from what an earlier owner of the channel used.
         let token = RandomState::new().hash_one(()).to_le_bytes();
         let [a, b, c, d, ..] = token;
-        Self {
-            stream,
-            lines: Lines::default(),
-            unread: Vec::new(),
-            token: u32::from_le_bytes([a, b, c, d]),
-        }
+        Self { stream, lines: Lines::default(), unread: Vec::new(), token: u32::from_le_bytes([a, b, c, d]) }
     }
 
     /// Whether an agent answers.
@@ -197,9 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Agent<S> {
         line.extend_from_slice(format!("{request}\n").as_bytes());
         self.write(&line).await?;
         loop {
-            if let Ok(Message::Reply {
-                result: Ok(value), ..
-            }) = self.message().await?
+            if let Ok(Message::Reply { result: Ok(value), .. }) = self.message().await?
                 && value == token
             {
                 return Ok(());
@@ -227,10 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Agent<S> {
             let line = self.lines.next(&mut input, LIMITS.line);
             let message = line.map(|line| match line {
                 Ok(line) => {
-                    let start = line
-                        .iter()
-                        .rposition(|byte| *byte == DELIMITER)
-                        .map_or(0, |at| at + 1);
+                    let start = line.iter().rposition(|byte| *byte == DELIMITER).map_or(0, |at| at + 1);
                     Message::read(line.get(start..).unwrap_or_default(), &LIMITS)
                 }
                 Err(_) => Err(format!("a line is longer than {} bytes", LIMITS.line)),
@@ -257,15 +241,10 @@ fn finish<T>(
     match result {
         Ok(Ok(value)) => Ok(value),
         Err(_) => Err(AgentError::Deadline { command, after }),
-        Ok(Err(Failure::Refused(Refusal { class, description }))) => Err(AgentError::Refused {
-            command,
-            class,
-            description,
-        }),
-        Ok(Err(Failure::Answer(reason))) => Err(AgentError::Answer {
-            command,
-            reason: quote(&reason),
-        }),
+        Ok(Err(Failure::Refused(Refusal { class, description }))) => {
+            Err(AgentError::Refused { command, class, description })
+        }
+        Ok(Err(Failure::Answer(reason))) => Err(AgentError::Answer { command, reason: quote(&reason) }),
         Ok(Err(Failure::Closed(reason))) => Err(AgentError::Closed { command, reason }),
     }
 }

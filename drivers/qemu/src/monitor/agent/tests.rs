@@ -42,9 +42,7 @@ async fn garbage_and_leftovers_are_skipped() {
     let (mut agent, mut guest) = ends();
     let script = async {
         guest.say(b"half a li").await;
-        guest
-            .say(b"\x00\xfe\n{\"return\": {\"stale\": 1}}\n{\"return\": 7}\n\n[[[[\n")
-            .await;
+        guest.say(b"\x00\xfe\n{\"return\": {\"stale\": 1}}\n{\"return\": 7}\n\n[[[[\n").await;
         guest.say(&vec![b'x'; super::LIMITS.line + 10]).await;
         guest.say(b"\nmore without end").await;
         guest.synchronise().await;
@@ -66,9 +64,7 @@ async fn a_silent_agent_costs_the_deadline_and_can_come_back() {
         guest.synchronise().await;
         guest.synchronise().await;
         guest.hear().await;
-        guest
-            .say(b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\n")
-            .await;
+        guest.say(b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\n").await;
         guest.synchronise().await;
         guest.hear().await;
         guest.say(b"nonsense\n").await;
@@ -89,10 +85,7 @@ async fn silence_after_a_shutdown_is_consent_and_before_it_is_not() {
     let script = async {
         guest.synchronise().await;
         let request = guest.hear().await;
-        assert_eq!(
-            request,
-            json!({"execute": "guest-shutdown", "arguments": {"mode": "reboot"}})
-        );
+        assert_eq!(request, json!({"execute": "guest-shutdown", "arguments": {"mode": "reboot"}}));
     };
     let (answer, ()) = tokio::join!(agent.shutdown(ShutdownMode::Reboot, SECOND, SECOND), script);
     assert_eq!(answer, Ok(()));

@@ -26,10 +26,7 @@ impl Peer {
         self.0.read_until(b'\n', &mut line).await.unwrap();
         let start = usize::from(line.first() == Some(&0xff));
         let mut request: Value = serde_json::from_slice(&line[start..]).unwrap();
-        (
-            request["execute"].as_str().unwrap().to_owned(),
-            request["id"].take(),
-        )
+        (request["execute"].as_str().unwrap().to_owned(), request["id"].take())
     }
 
     async fn reply(&mut self, id: &Value, value: Value) {
@@ -67,10 +64,7 @@ async fn fresh() -> (Monitor, Peer, mpsc::Receiver<Notice>) {
 
 fn offence<T: std::fmt::Debug>(result: Result<T, MonitorError>) -> String {
     match result {
-        Err(MonitorError::Closed {
-            cause: Cause::Offence(reason),
-            ..
-        }) => reason,
+        Err(MonitorError::Closed { cause: Cause::Offence(reason), .. }) => reason,
         other => panic!("expected an offence, got {other:?}"),
     }
 }
@@ -84,8 +78,7 @@ async fn greets_negotiates_and_answers_out_of_order() {
         let (second, second_id) = peer.hear().await;
         assert_eq!((first.as_str(), second.as_str()), ("query-status", "query-name"));
         peer.reply(&second_id, json!({"name": "guest"})).await;
-        peer.reply(&first_id, json!({"running": true, "status": "running"}))
-            .await;
+        peer.reply(&first_id, json!({"running": true, "status": "running"})).await;
     };
     let commands = monitor.within(SECOND);
     let (status, name, ()) = tokio::join!(biased;commands.query_status(), commands.query_name(), script);
@@ -259,10 +252,7 @@ async fn a_reader_that_left_blocks_nobody() {
 #[tokio::test(start_paused = true)]
 async fn too_many_requests_are_refused() {
     let mut options = Options::new(Entry::Fresh);
-    options.limits = Limits {
-        pending: 2,
-        ..options.limits
-    };
+    options.limits = Limits { pending: 2, ..options.limits };
     let (monitor, _peer, _events) = attached(options, 1).await;
     let commands = monitor.within(SECOND);
     let (first, second, third) = tokio::join!(biased;commands.stop(), commands.stop(), commands.cont());
@@ -318,16 +308,7 @@ async fn a_handshake_that_fails_says_so() {
     let (stream, peer) = ends();
     drop(peer);
     let error = attach(stream, Entry::Fresh).await.unwrap_err();
-    assert!(
-        matches!(
-            &error,
-            MonitorError::Closed {
-                cause: Cause::EndOfFile,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(&error, MonitorError::Closed { cause: Cause::EndOfFile, .. }), "{error:?}");
 
     let (stream, mut peer) = ends();
     peer.say("{\"return\": {}}").await;
@@ -357,8 +338,7 @@ async fn adopts_a_connection_in_either_state() {
             }
             let (command, id) = peer.hear().await;
             assert_eq!(command, "qmp_capabilities");
-            peer.say("{\"error\": {\"class\": \"GenericError\", \"desc\": \"JSON parse error\"}}")
-                .await;
+            peer.say("{\"error\": {\"class\": \"GenericError\", \"desc\": \"JSON parse error\"}}").await;
             if negotiated {
                 let error = json!({"class": "CommandNotFound", "desc": "already complete"});
                 peer.say(&json!({"error": error, "id": id}).to_string()).await;

@@ -57,10 +57,7 @@ fn the_request_is_one_line_with_id_and_arguments() {
     assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
     assert_eq!(line.last(), Some(&b'\n'));
     let request: Value = serde_json::from_slice(&line).unwrap();
-    assert_eq!(
-        request,
-        json!({"execute": "x", "arguments": arguments, "id": "0000000000000abc-0"})
-    );
+    assert_eq!(request, json!({"execute": "x", "arguments": arguments, "id": "0000000000000abc-0"}));
 }
 
 #[test]
@@ -74,13 +71,7 @@ fn replies_find_their_requests_in_any_order_and_in_pieces() {
     for byte in bytes {
         state.on_bytes(&[byte], &mut actions).unwrap();
     }
-    assert_eq!(
-        actions,
-        [
-            Action::Answer("second", Ok(json!(2))),
-            Action::Answer("first", Ok(json!(1)))
-        ]
-    );
+    assert_eq!(actions, [Action::Answer("second", Ok(json!(2))), Action::Answer("first", Ok(json!(1)))]);
     assert_eq!(state.pending(), 0);
 }
 
@@ -102,10 +93,7 @@ fn a_late_reply_is_dropped_once_and_a_second_one_is_an_offence() {
 
 #[test]
 fn requests_without_reply_are_bounded_late_ones_included() {
-    let limits = Limits {
-        pending: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { pending: 2, ..Limits::default() };
     let mut state = State::new(Entry::Fresh, limits, 1);
     let now = Instant::now();
     assert!(state.request("x", &Value::Null, now, "a").is_ok());
@@ -153,14 +141,8 @@ fn breaches_of_the_protocol_are_offences() {
 
 #[test]
 fn lines_are_bounded_in_length_depth_and_values() {
-    let limits = Limits {
-        line: 1000,
-        greeting: 300,
-        event: 500,
-        nesting: 4,
-        values: 20,
-        ..Limits::default()
-    };
+    let limits =
+        Limits { line: 1000, greeting: 300, event: 500, nesting: 4, values: 20, ..Limits::default() };
     let fresh = || State::new(Entry::Fresh, limits, 0xabc);
     // Without a newline: the bound does not wait for one.
     assert!(offence(say(&mut fresh(), &[b' '; 301])).contains("300 bytes"));
@@ -202,17 +184,8 @@ fn an_adopted_connection_drops_leftovers_but_not_events() {
         b"{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 5, \"microseconds\": -1}}\r\n",
     );
     bytes.extend(reply("0000000000000abc-0", &json!({})));
-    let stop = Event {
-        at: Timestamp {
-            seconds: 5,
-            microseconds: -1,
-        },
-        kind: EventKind::Stop,
-    };
-    assert_eq!(
-        say(&mut state, &bytes),
-        Ok(vec![Action::Event(stop), Action::Answer("mine", Ok(json!({})))])
-    );
+    let stop = Event { at: Timestamp { seconds: 5, microseconds: -1 }, kind: EventKind::Stop };
+    assert_eq!(say(&mut state, &bytes), Ok(vec![Action::Event(stop), Action::Answer("mine", Ok(json!({})))]));
     // From here on it is as strict as any other.
     offence(say(&mut state, &reply("0000000000000123-1", &json!({}))));
     let (_, line) = state.request("x", &Value::Null, later(), "next").unwrap();
@@ -224,15 +197,9 @@ fn a_refusal_is_quoted_short_and_on_one_line() {
     let description = format!("a\nb\u{1b}{}", "x".repeat(10_000));
     let line = json!({"error": {"class": "GenericError", "desc": description}, "id": 1}).to_string();
     match Message::read(line.as_bytes(), &Limits::default()) {
-        Ok(Message::Reply {
-            result: Err(Refusal { class, description }),
-            ..
-        }) => {
+        Ok(Message::Reply { result: Err(Refusal { class, description }), .. }) => {
             assert_eq!(class, "GenericError");
-            assert!(
-                description.starts_with("a b xx") && description.len() < 600,
-                "{description}"
-            );
+            assert!(description.starts_with("a b xx") && description.len() < 600, "{description}");
         }
         other => panic!("{other:?}"),
     }
@@ -250,10 +217,7 @@ fn events_have_types() {
     };
     let kind = read("SHUTDOWN", json!({"guest": true, "reason": "guest-shutdown"}));
     assert!(matches!(kind, EventKind::Shutdown(it) if it.guest && it.reason == "guest-shutdown"));
-    let kind = read(
-        "RESET",
-        json!({"guest": false, "reason": "host-qmp-system-reset", "new": 1}),
-    );
+    let kind = read("RESET", json!({"guest": false, "reason": "host-qmp-system-reset", "new": 1}));
     assert!(matches!(kind, EventKind::Reset(it) if !it.guest));
     for (name, expected) in [
         ("STOP", EventKind::Stop),
@@ -280,10 +244,7 @@ fn events_have_types() {
     assert!(matches!(kind, EventKind::RtcChange(it) if it.offset == -78));
     let kind = read("DEVICE_DELETED", json!({"path": "/machine/peripheral/x"}));
     assert!(matches!(kind, EventKind::DeviceDeleted(it) if it.device.is_none()));
-    let kind = read(
-        "DEVICE_TRAY_MOVED",
-        json!({"device": "", "id": "cd", "tray-open": true}),
-    );
+    let kind = read("DEVICE_TRAY_MOVED", json!({"device": "", "id": "cd", "tray-open": true}));
     assert!(matches!(kind, EventKind::TrayMoved(it) if it.tray_open && it.id == "cd"));
     let kind = read("BALLOON_CHANGE", json!({"actual": 1_u64 << 40}));
     assert!(matches!(kind, EventKind::BalloonChange(it) if it.actual == 1 << 40));

@@ -87,36 +87,18 @@ async fn asks_what_a_binary_can_do() {
     let commands = monitor.within(LIMIT);
     assert_eq!(&commands.query_version().await.unwrap(), monitor.version());
     assert!(monitor.version().major >= 7);
-    assert!(
-        commands
-            .query_commands()
-            .await
-            .unwrap()
-            .iter()
-            .any(|name| name == "query-status")
-    );
+    assert!(commands.query_commands().await.unwrap().iter().any(|name| name == "query-status"));
     let machines = commands.query_machines().await.unwrap();
-    assert!(
-        machines
-            .iter()
-            .any(|machine| machine.alias.as_deref() == Some("q35"))
-    );
+    assert!(machines.iter().any(|machine| machine.alias.as_deref() == Some("q35")));
     let models = commands.query_cpu_definitions().await.unwrap();
     assert!(models.iter().any(|model| model.name == "qemu64"));
     assert_eq!(commands.query_target().await.unwrap(), "x86_64");
     assert!(!commands.query_kvm().await.unwrap().enabled);
     let types = commands.qom_list_types(Some("device"), false).await.unwrap();
-    assert!(
-        types
-            .iter()
-            .any(|kind| kind.name == "virtio-blk-pci" && !kind.is_abstract)
-    );
+    assert!(types.iter().any(|kind| kind.name == "virtio-blk-pci" && !kind.is_abstract));
     let properties = commands.device_list_properties("virtio-blk-pci").await.unwrap();
     assert!(properties.iter().any(|property| property.name == "drive"));
-    let error = commands
-        .device_list_properties("no-such-device")
-        .await
-        .unwrap_err();
+    let error = commands.device_list_properties("no-such-device").await.unwrap_err();
     assert!(matches!(error, MonitorError::Refused { .. }), "{error:?}");
     commands.quit().await.unwrap();
     assert!(matches!(next(&mut events).await, Some(EventKind::Shutdown(it)) if it.reason == "host-qmp-quit"));
@@ -159,35 +141,19 @@ async fn drives_a_machine() {
     assert!(matches!(next(&mut events).await, Some(EventKind::Reset(it)) if !it.guest));
 
     assert_eq!(commands.query_name().await.unwrap().as_deref(), Some("guest"));
-    assert_eq!(
-        commands.query_uuid().await.unwrap(),
-        "8fbd1a54-28c1-4d7a-a3ac-5ed36ccf1aba"
-    );
+    assert_eq!(commands.query_uuid().await.unwrap(), "8fbd1a54-28c1-4d7a-a3ac-5ed36ccf1aba");
     assert_eq!(commands.query_cpus_fast().await.unwrap().len(), 1);
     assert!(commands.query_block().await.unwrap().is_empty());
-    assert!(
-        commands
-            .query_chardev()
-            .await
-            .unwrap()
-            .iter()
-            .any(|device| device.label == "m")
-    );
+    assert!(commands.query_chardev().await.unwrap().iter().any(|device| device.label == "m"));
     let memory = commands.query_balloon().await.unwrap();
     assert_eq!(memory, 128 << 20);
     commands.balloon(memory).await.unwrap();
     let told = commands.human_monitor_command("info status").await.unwrap();
     assert!(told.contains("paused"), "{told}");
     assert!(commands.query_vnc().await.unwrap().clients.is_empty());
-    commands
-        .set_password(Protocol::Vnc, "secret", Some("keep"))
-        .await
-        .unwrap();
+    commands.set_password(Protocol::Vnc, "secret", Some("keep")).await.unwrap();
     commands.expire_password(Protocol::Vnc, "never").await.unwrap();
-    let actions = Actions {
-        reboot: Some("shutdown"),
-        ..Actions::default()
-    };
+    let actions = Actions { reboot: Some("shutdown"), ..Actions::default() };
     commands.set_action(&actions).await.unwrap();
     commands.quit().await.unwrap();
     assert!(qemu.end().await.success());
@@ -245,11 +211,7 @@ async fn adopts_a_connection_whose_owner_died() {
     monitor.within(LIMIT).cont().await.unwrap();
     assert_eq!(next(&mut events).await, Some(EventKind::Resume));
     drop(monitor);
-    assert_eq!(
-        next(&mut events).await,
-        None,
-        "the task must have let go of the socket"
-    );
+    assert_eq!(next(&mut events).await, None, "the task must have let go of the socket");
 
     // Died with replies under way, a few bytes of the first one read, and half a request written.
     write_raw(
@@ -262,10 +224,7 @@ async fn adopts_a_connection_whose_owner_died() {
     let mut some = [0; 7];
     assert!(stream.try_read(&mut some).unwrap() > 0);
     drop(stream);
-    for half in [
-        "{\"execute\": \"query-name\", \"arguments\": {\"x\": [",
-        "{\"execute\": \"query-na",
-    ] {
+    for half in ["{\"execute\": \"query-name\", \"arguments\": {\"x\": [", "{\"execute\": \"query-na"] {
         write_raw(&qemu, half.as_bytes()).await;
         let (monitor, mut events) = qemu.attach(Entry::Adopted).await;
         assert_eq!(monitor.version(), &version);

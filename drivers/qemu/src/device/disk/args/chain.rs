@@ -36,9 +36,7 @@ pub(crate) fn nodes(builder: &mut Builder<'_>, disk: &Element) -> Result<String,
     loop {
         let top = images.is_empty();
         if images.len() >= LONGEST_CHAIN {
-            return Err(invalid(format!(
-                "A disk's chain is longer than {LONGEST_CHAIN} images"
-            )));
+            return Err(invalid(format!("A disk's chain is longer than {LONGEST_CHAIN} images")));
         }
         let image = image(element, disk, top, format!("libvirt-{number}"))?;
         number += 1;
@@ -72,21 +70,11 @@ pub(crate) fn nodes(builder: &mut Builder<'_>, disk: &Element) -> Result<String,
             None => None,
         };
         let null = lowest && ends;
-        below = Some(layers(
-            builder,
-            disk,
-            image,
-            below.as_deref(),
-            data.as_deref(),
-            null,
-        )?);
+        below = Some(layers(builder, disk, image, below.as_deref(), data.as_deref(), null)?);
         lowest = false;
     }
     let mut top = below.unwrap_or_default();
-    for filter in disk
-        .child("throttlefilters")
-        .into_iter()
-        .flat_map(|filters| filters.all("throttlefilter"))
+    for filter in disk.child("throttlefilters").into_iter().flat_map(|filters| filters.all("throttlefilter"))
     {
         let name = format!("libvirt-{number}-filter");
         number += 1;
@@ -115,19 +103,10 @@ fn image<'a>(element: &'a Element, disk: &'a Element, top: bool, name: String) -
     let format = if top {
         disk.path_attr("driver", "type").unwrap_or("raw")
     } else {
-        element
-            .path_attr("format", "type")
-            .ok_or_else(|| invalid("<backingStore> has no <format>"))?
+        element.path_attr("format", "type").ok_or_else(|| invalid("<backingStore> has no <format>"))?
     };
     let read_only = !top || disk.child("readonly").is_some();
-    Ok(Image {
-        element,
-        source: element.child("source"),
-        format,
-        read_only,
-        top,
-        name,
-    })
+    Ok(Image { element, source: element.child("source"), format, read_only, top, name })
 }
 
 fn data_store<'a>(store: &'a Element, of: &Image<'_>, name: String) -> Image<'a> {
@@ -142,8 +121,7 @@ fn data_store<'a>(store: &'a Element, of: &Image<'_>, name: String) -> Image<'a>
 }
 
 fn discard(disk: &Element) -> Option<&str> {
-    disk.path_attr("driver", "discard")
-        .filter(|mode| *mode != "default")
+    disk.path_attr("driver", "discard").filter(|mode| *mode != "default")
 }
 
 /// The nodes of one image, and the name of the highest.
@@ -155,46 +133,24 @@ fn layers(
     data: Option<&str>,
     no_backing: bool,
 ) -> Result<String, Error> {
-    let described = image
-        .source
-        .ok_or_else(|| invalid("An image of a disk's chain has no <source>"))?;
+    let described = image.source.ok_or_else(|| invalid("An image of a disk's chain has no <source>"))?;
     let storage_name = format!("{}-storage", image.name);
-    let encryption = described
-        .child("encryption")
-        .or_else(|| image.top.then(|| disk.child("encryption")).flatten());
+    let encryption =
+        described.child("encryption").or_else(|| image.top.then(|| disk.child("encryption")).flatten());
     let (inner, outer) = match encryption {
         Some(encryption) if encryption.attr("engine") == Some("librbd") => (Some(encryption), None),
         other => (None, other),
     };
-    let slice = described.child("slices").and_then(|slices| {
-        slices
-            .all("slice")
-            .find(|slice| slice.attr("type") == Some("storage"))
-    });
+    let slice = described
+        .child("slices")
+        .and_then(|slices| slices.all("slice").find(|slice| slice.attr("type") == Some("storage")));
     let formatted = image.format != "raw" || outer.is_some();
-    let secret_name = if formatted {
-        format!("{}-format", image.name)
-    } else {
-        storage_name.clone()
-    };
+    let secret_name = if formatted { format!("{}-format", image.name) } else { storage_name.clone() };
 
-    let mut storage = source::protocol(
-        builder,
-        image.element.attr("type").unwrap_or("file"),
-        described,
-        &storage_name,
-    )?;
-    let auth = described
-        .child("auth")
-        .or_else(|| disk.child("auth").filter(|_| image.top));
-    source::secrets(
-        builder,
-        described,
-        auth,
-        &format!("{storage_name}-auth"),
-        &storage_name,
-        &mut storage,
-    )?;
+    let mut storage =
+        source::protocol(builder, image.element.attr("type").unwrap_or("file"), described, &storage_name)?;
+    let auth = described.child("auth").or_else(|| disk.child("auth").filter(|_| image.top));
+    source::secrets(builder, described, auth, &format!("{storage_name}-auth"), &storage_name, &mut storage)?;
     if let Some(inner) = inner {
         storage.set("encrypt", source::image_encryption(builder, inner, &secret_name));
     }
@@ -262,11 +218,7 @@ fn format_layer(
         other => other,
     };
     node.set("driver", driver);
-    let settings = if image.top {
-        disk.child("driver")
-    } else {
-        image.element.child("format")
-    };
+    let settings = if image.top { disk.child("driver") } else { image.element.child("format") };
     if let Some(settings) = settings {
         if image.top {
             let keep = switch(settings, "discard_no_unref");
@@ -290,10 +242,7 @@ fn format_layer(
                 Some("luks" | "luks2") => "luks",
                 _ => "aes",
             };
-            node.set(
-                "encrypt",
-                Object::new().with("format", format).with("key-secret", secret),
-            );
+            node.set("encrypt", Object::new().with("format", format).with("key-secret", secret));
         }
     }
     Ok(())
@@ -339,17 +288,10 @@ fn access(disk: &Element, image: &Image<'_>, highest: bool, node: &mut Object) -
     }
     node.set("read-only", image.read_only);
     node.set_some("discard", discard(disk));
-    let zeroes = disk
-        .path_attr("driver", "detect_zeroes")
-        .filter(|_| image.top)
-        .map(|mode| {
-            // Without discard there is nothing to unmap.
-            if mode == "unmap" && discard(disk) != Some("unmap") {
-                "on"
-            } else {
-                mode
-            }
-        });
+    let zeroes = disk.path_attr("driver", "detect_zeroes").filter(|_| image.top).map(|mode| {
+        // Without discard there is nothing to unmap.
+        if mode == "unmap" && discard(disk) != Some("unmap") { "on" } else { mode }
+    });
     node.set_some("detect-zeroes", zeroes.filter(|mode| *mode != "off"));
     Ok(())
 }
@@ -361,8 +303,5 @@ fn cache(disk: &Element, node: &mut Object) {
         Some("unsafe") => (false, true),
         _ => return,
     };
-    node.set(
-        "cache",
-        Object::new().with("direct", direct).with("no-flush", no_flush),
-    );
+    node.set("cache", Object::new().with("direct", direct).with("no-flush", no_flush));
 }

@@ -13,12 +13,8 @@ pub(crate) fn protocol(
     node: &str,
 ) -> Result<Object, Error> {
     Ok(match kind {
-        "file" => Object::new()
-            .with("driver", "file")
-            .with("filename", attr(source, "file")?),
-        "block" => Object::new()
-            .with("driver", "host_device")
-            .with("filename", attr(source, "dev")?),
+        "file" => Object::new().with("driver", "file").with("filename", attr(source, "file")?),
+        "block" => Object::new().with("driver", "host_device").with("filename", attr(source, "dev")?),
         "dir" => Object::new()
             .with("driver", "vvfat")
             .with("dir", attr(source, "dir")?)
@@ -34,25 +30,16 @@ pub(crate) fn protocol(
             )));
         }
         other => {
-            return Err(unsupported(format!(
-                "Disk type '{other}' is not one that QEMU can open"
-            )));
+            return Err(unsupported(format!("Disk type '{other}' is not one that QEMU can open")));
         }
     })
 }
 
 fn nvme(source: &Element) -> Result<Object, Error> {
-    let address = source
-        .child("address")
-        .ok_or_else(|| invalid("An NVMe <source> has no <address>"))?;
+    let address = source.child("address").ok_or_else(|| invalid("An NVMe <source> has no <address>"))?;
     let part = |name: &str| number_attr(address, name).map(|value| value.unwrap_or(0));
-    let device = format!(
-        "{:04x}:{:02x}:{:02x}.{:x}",
-        part("domain")?,
-        part("bus")?,
-        part("slot")?,
-        part("function")?
-    );
+    let device =
+        format!("{:04x}:{:02x}:{:02x}.{:x}", part("domain")?, part("bus")?, part("slot")?, part("function")?);
     Ok(Object::new()
         .with("driver", "nvme")
         .with("device", device)
@@ -68,9 +55,7 @@ fn network(builder: &mut Builder<'_>, source: &Element, node: &str) -> Result<Ob
         "http" | "https" | "ftp" | "ftps" => curl(source),
         "ssh" => ssh(source),
         "nfs" => nfs(source),
-        other => Err(unsupported(format!(
-            "Network disk protocol '{other}' is not one that QEMU has"
-        ))),
+        other => Err(unsupported(format!("Network disk protocol '{other}' is not one that QEMU has"))),
     }
 }
 
@@ -89,18 +74,13 @@ fn default_port(protocol: &str) -> &'static str {
 }
 
 fn port(host: &Element, protocol: &str) -> String {
-    host.attr("port")
-        .filter(|port| *port != "0")
-        .unwrap_or_else(|| default_port(protocol))
-        .to_owned()
+    host.attr("port").filter(|port| *port != "0").unwrap_or_else(|| default_port(protocol)).to_owned()
 }
 
 /// A server as QAPI's `SocketAddress`.
 fn server(host: &Element, protocol: &str) -> Result<Object, Error> {
     if host.attr("transport") == Some("unix") {
-        return Ok(Object::new()
-            .with("type", "unix")
-            .with("path", attr(host, "socket")?));
+        return Ok(Object::new().with("type", "unix").with("path", attr(host, "socket")?));
     }
     Ok(Object::new()
         .with("type", "inet")
@@ -109,9 +89,7 @@ fn server(host: &Element, protocol: &str) -> Result<Object, Error> {
 }
 
 fn first_host(source: &Element) -> Result<&Element, Error> {
-    source
-        .child("host")
-        .ok_or_else(|| invalid("A network <source> has no <host>"))
+    source.child("host").ok_or_else(|| invalid("A network <source> has no <host>"))
 }
 
 fn nbd(builder: &mut Builder<'_>, source: &Element, node: &str) -> Result<Object, Error> {
@@ -159,9 +137,8 @@ fn iscsi(source: &Element) -> Result<Object, Error> {
     let host = first_host(source)?;
     let name = attr(source, "name")?;
     let (target, unit) = name.split_once('/').unwrap_or((name, "0"));
-    let unit: u64 = unit
-        .parse()
-        .map_err(|_| invalid(format!("'{name}' does not end in the number of an iSCSI unit")))?;
+    let unit: u64 =
+        unit.parse().map_err(|_| invalid(format!("'{name}' does not end in the number of an iSCSI unit")))?;
     let address = attr(host, "name")?;
     let portal = if address.contains(':') {
         format!("[{address}]:{}", port(host, "iscsi"))
@@ -174,10 +151,7 @@ fn iscsi(source: &Element) -> Result<Object, Error> {
         .with("target", target)
         .with("lun", unit)
         .with("transport", "tcp")
-        .with_some(
-            "initiator-name",
-            source.at("initiator/iqn").and_then(|name| name.attr("name")),
-        ))
+        .with_some("initiator-name", source.at("initiator/iqn").and_then(|name| name.attr("name"))))
 }
 
 fn gluster(source: &Element) -> Result<Object, Error> {
@@ -201,16 +175,10 @@ fn curl(source: &Element) -> Result<Object, Error> {
     let protocol = attr(source, "protocol")?;
     let host = first_host(source)?;
     let name = attr(host, "name")?;
-    let name = if name.contains(':') && !name.starts_with('[') {
-        format!("[{name}]")
-    } else {
-        name.to_owned()
-    };
+    let name =
+        if name.contains(':') && !name.starts_with('[') { format!("[{name}]") } else { name.to_owned() };
     let path = escape_path(source.attr("name").unwrap_or_default());
-    let query = source
-        .attr("query")
-        .map(|query| format!("?{query}"))
-        .unwrap_or_default();
+    let query = source.attr("query").map(|query| format!("?{query}")).unwrap_or_default();
     let slash = if path.starts_with('/') { "" } else { "/" };
     let url = format!("{protocol}://{name}:{}{slash}{path}{query}", port(host, protocol));
     Ok(Object::new().with("driver", protocol).with("url", url))
@@ -231,9 +199,7 @@ fn escape_path(path: &str) -> String {
 
 fn ssh(source: &Element) -> Result<Object, Error> {
     let host = first_host(source)?;
-    let server = Object::new()
-        .with("host", attr(host, "name")?)
-        .with("port", port(host, "ssh"));
+    let server = Object::new().with("host", attr(host, "name")?).with("port", port(host, "ssh"));
     Ok(Object::new()
         .with("driver", "ssh")
         .with("path", attr(source, "name")?)
@@ -242,14 +208,9 @@ fn ssh(source: &Element) -> Result<Object, Error> {
 }
 
 fn nfs(source: &Element) -> Result<Object, Error> {
-    let server = Object::new()
-        .with("host", attr(first_host(source)?, "name")?)
-        .with("type", "inet");
+    let server = Object::new().with("host", attr(first_host(source)?, "name")?).with("type", "inet");
     let path = attr(source, "name")?;
-    let mut object = Object::new()
-        .with("driver", "nfs")
-        .with("server", server)
-        .with("path", path);
+    let mut object = Object::new().with("driver", "nfs").with("server", server).with("path", path);
     if let Some(identity) = source.child("identity") {
         for name in ["user", "group"] {
             object.set_some(name, identity.attr(name).and_then(user_number));
@@ -308,11 +269,7 @@ pub(crate) fn secrets(
         object.set_some("timeout", child_number_attr(source, "timeout", "seconds")?);
         if let Some(ahead) = source.child("readahead") {
             let size = number_attr(ahead, "size")?.map_or_else(|| number_text(ahead), Ok)?;
-            let size = if ahead.attr("unit").is_some() {
-                bytes(ahead, size)?
-            } else {
-                size
-            };
+            let size = if ahead.attr("unit").is_some() { bytes(ahead, size)? } else { size };
             object.set("readahead", size);
         }
     }
@@ -334,11 +291,7 @@ pub(crate) fn image_encryption(builder: &mut Builder<'_>, encryption: &Element, 
     for index in (0..count).rev() {
         let secret = format!("{node}-encryption-secret{index}");
         builder.secret(&secret);
-        let kind = if index > 0 && format == "luks-any" {
-            "luks-any"
-        } else {
-            format
-        };
+        let kind = if index > 0 && format == "luks-any" { "luks-any" } else { format };
         let mut layer = Object::new().with("format", kind).with("key-secret", secret);
         layer.set_some("parent", object.take());
         object = Some(layer);
