@@ -166,7 +166,7 @@ fn namespaces(profile: &Profile, report: &mut Report) -> io::Result<()> {
             Ok(()) => report.in_force.push("own terminals".to_owned()),
             Err(error) if uid.is_root() => return Err(error),
             Err(error) => {
-                report.missing.push(format!("own terminals ({error}); this user's others can be opened"))
+                report.missing.push(format!("own terminals ({error}); this user's others can be opened"));
             }
         }
     }
@@ -175,7 +175,7 @@ fn namespaces(profile: &Profile, report: &mut Report) -> io::Result<()> {
             Ok(()) => report.in_force.push("mount namespace: own files only".to_owned()),
             Err(error) if uid.is_root() => return Err(error),
             Err(error) => {
-                report.missing.push(format!("mount namespace ({error}); file names of others can be seen"))
+                report.missing.push(format!("mount namespace ({error}); file names of others can be seen"));
             }
         }
     }

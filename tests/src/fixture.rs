@@ -115,7 +115,7 @@ pub async fn wait_for<T, F: Future<Output = Result<T, String>>>(
         match look().await {
             Ok(found) => return found,
             Err(seen) => {
-                assert!(Instant::now() < deadline, "{what}: not within {within:?}; last seen: {seen}")
+                assert!(Instant::now() < deadline, "{what}: not within {within:?}; last seen: {seen}");
             }
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
