@@ -77,6 +77,23 @@ pub enum State {
 }
 
 impl State {
+    /// The state of that number; one that libvirt does not have is no state.
+    #[must_use]
+    pub fn from_number(number: i32) -> Self {
+        [
+            Self::Running,
+            Self::Blocked,
+            Self::Paused,
+            Self::Shutdown,
+            Self::Shutoff,
+            Self::Crashed,
+            Self::Suspended,
+        ]
+        .into_iter()
+        .find(|state| *state as i32 == number)
+        .unwrap_or(Self::NoState)
+    }
+
     /// The word that libvirt's clients show.
     #[must_use]
     pub const fn label(self) -> &'static str {

@@ -35,22 +35,6 @@ pub(crate) fn read_xml(file: &Path) -> Result<String> {
     Ok(text)
 }
 
-pub(crate) fn state_label(state: i32) -> &'static str {
-    [
-        State::Running,
-        State::Blocked,
-        State::Paused,
-        State::Shutdown,
-        State::Shutoff,
-        State::Crashed,
-        State::Suspended,
-    ]
-    .into_iter()
-    .find(|known| *known as i32 == state)
-    .unwrap_or(State::NoState)
-    .label()
-}
-
 fn flags(how: &How) -> u32 {
     if how.agent { BY_AGENT } else { 0 }
 }
@@ -162,7 +146,7 @@ async fn list(domains: &Client, all: bool, output: &Output) -> Result<()> {
         let Ok(state) = domains.domain_get_state(domain.clone(), 0).await else {
             continue;
         };
-        let label = state_label(state.state);
+        let label = State::from_number(state.state).label();
         let id = if domain.id > 0 { domain.id.to_string() } else { "-".to_owned() };
         values.push(
             json!({ "id": domain.id, "name": domain.name, "uuid": domain.uuid.to_string(), "state": label }),

@@ -487,7 +487,7 @@ impl Guest {
             ending: None,
             reboot: false,
         });
-        (self.state, self.reason) = (state_of(record.state), record.reason);
+        (self.state, self.reason) = (State::from_number(record.state), record.reason);
         self.publish();
         self.attach_later(seen);
         Ok(())
@@ -565,22 +565,6 @@ fn process(helper: Helper) -> Result<(u32, Arc<tokio::io::unix::AsyncFd<OwnedFd>
     let file = helper.process.into_owned().ok_or_else(gone)?;
     let watched = link::watch(file).map_err(|error| Error::system(Origin::QEMU, "QEMU's process", &error))?;
     Ok((helper.pid, Arc::new(watched)))
-}
-
-/// libvirt's number of a state, read back.
-fn state_of(number: i32) -> State {
-    [
-        State::Running,
-        State::Blocked,
-        State::Paused,
-        State::Shutdown,
-        State::Shutoff,
-        State::Crashed,
-        State::Suspended,
-    ]
-    .into_iter()
-    .find(|state| *state as i32 == number)
-    .unwrap_or(State::NoState)
 }
 
 /// The files that QEMU opens by path: the guest's own disks and firmware, and no others.
