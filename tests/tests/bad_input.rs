@@ -30,10 +30,7 @@ fn closed(mut stream: UnixStream) {
 }
 
 fn hello(revision: u64) -> Vec<u8> {
-    let header = Header {
-        id: revision,
-        ..Header::new(Kind::Hello)
-    };
+    let header = Header { id: revision, ..Header::new(Kind::Hello) };
     header.to_bytes().to_vec()
 }
 
@@ -59,14 +56,8 @@ async fn what_no_client_sends_ends_its_control_connection_alone() {
     call[24..28].copy_from_slice(&u32::MAX.to_le_bytes());
     oversized.extend(call);
     let with = |header: Header| [hello(REVISION), header.to_bytes().to_vec()].concat();
-    let unknown = Header {
-        operation: 999,
-        ..Header::new(Kind::Call)
-    };
-    let announced = Header {
-        descriptors: 3,
-        ..Header::new(Kind::Call)
-    };
+    let unknown = Header { operation: 999, ..Header::new(Kind::Call) };
+    let announced = Header { descriptors: 3, ..Header::new(Kind::Call) };
     for bytes in [
         vec![0; 64],
         hello(REVISION ^ 1),
@@ -83,9 +74,7 @@ async fn what_no_client_sends_ends_its_control_connection_alone() {
     let mut truncated = control(&root);
     truncated.write_all(&hello(REVISION)[..20]).unwrap();
     truncated.shutdown(std::net::Shutdown::Write).unwrap();
-    tokio::task::spawn_blocking(move || closed(truncated))
-        .await
-        .unwrap();
+    tokio::task::spawn_blocking(move || closed(truncated)).await.unwrap();
     unharmed(&stack, before).await;
     stack.stop().await.unwrap();
 }
@@ -96,9 +85,7 @@ async fn silent_connections_are_bounded_and_end() {
     let (stack, before) = opened(&root).await;
     let silent: Vec<_> = (0..400).map(|_| control(&root)).collect();
     unharmed(&stack, before).await;
-    tokio::task::spawn_blocking(move || silent.into_iter().for_each(closed))
-        .await
-        .unwrap();
+    tokio::task::spawn_blocking(move || silent.into_iter().for_each(closed)).await.unwrap();
     let attached = Connection::attach(root.path()).await.unwrap();
     attached.status().await.unwrap();
     stack.stop().await.unwrap();
@@ -129,12 +116,7 @@ async fn a_token_allows_no_more_than_it_stands_for() {
     let (reader, _) = channel(&control, true).await;
     let reading = domain::Client(reader.clone());
     reading.connect_list_all_domains(1, 0).await.unwrap();
-    denied(
-        reading
-            .domain_define_xml_flags("<domain/>".to_owned(), 0)
-            .await
-            .map(drop),
-    );
+    denied(reading.domain_define_xml_flags("<domain/>".to_owned(), 0).await.map(drop));
     for token in [Token::default(), Token([9; 16])] {
         let other = domain::Client(reader.with_token(token));
         denied(other.connect_list_all_domains(1, 0).await.map(drop));
@@ -142,10 +124,7 @@ async fn a_token_allows_no_more_than_it_stands_for() {
     // A token whose client has gone is worth nothing on anybody's channel.
     let (second, second_link) = control_client(&root);
     let (writer, ended) = channel(&second, false).await;
-    domain::Client(writer)
-        .connect_list_all_domains(1, 0)
-        .await
-        .unwrap();
+    domain::Client(writer).connect_list_all_domains(1, 0).await.unwrap();
     second_link.abort();
     let stolen = domain::Client(reader.with_token(ended));
     bulkhead_tests::fixture::wait_for("the token's end", Duration::from_secs(10), || async {
@@ -158,12 +137,7 @@ async fn a_token_allows_no_more_than_it_stands_for() {
     // A call of drivers only.
     let (socket, token) = control.channel_open(Driver::Network, false).await.unwrap();
     let (mut reader, mut writer) = link::open(socket.into_owned().unwrap(), REVISION).await.unwrap();
-    let header = Header {
-        operation: 2,
-        id: 1,
-        token,
-        ..Header::new(Kind::Call)
-    };
+    let header = Header { operation: 2, id: 1, token, ..Header::new(Kind::Call) };
     writer.write(header, &[], &[]).await.unwrap();
     assert_eq!(reader.read().await.unwrap().header.kind, Kind::Failure);
     unharmed(&stack, before).await;

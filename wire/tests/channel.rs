@@ -1,8 +1,5 @@
 //! Both ends of a channel, over a real socket pair; where a peer misbehaves, the test is that peer.
 #![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
-
-#![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
-
 use bulkhead_wire::channel::{CREDIT, Caller, EventSink, Serve, serve};
 use bulkhead_wire::codec;
 use bulkhead_wire::descriptor::Descriptor;
