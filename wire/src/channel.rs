@@ -125,12 +125,14 @@ impl Caller {
         self.shared.slot.send_replace(Slot::Up(Arc::clone(&connection)));
         self.shared.links.send_modify(|count| *count += 1);
         let mut writing = tokio::spawn(write_all(writer, queue));
-        let error = loop {
+        // Also when this future is dropped: else the writing task would keep the socket open.
+        let in_use = InUse { shared: &self.shared, writing: writing.abort_handle(), connection };
+        loop {
             // Whichever half ends first ends the link; reading may be dropped half-way.
             let frame = tokio::select! {
                 frame = reader.read() => frame,
                 ended = &mut writing => {
-                    break match ended {
+                    return match ended {
                         Ok(Err(error)) => error,
                         _ => LinkError::Closed,
                     };
@@ -138,25 +140,13 @@ impl Caller {
             };
             match frame {
                 Ok(frame) => {
-                    if let Err(error) = self.accept(&connection, frame) {
-                        break error;
+                    if let Err(error) = self.accept(&in_use.connection, frame) {
+                        return error;
                     }
                 }
-                Err(error) => break error,
+                Err(error) => return error,
             }
-        };
-        writing.abort();
-        self.shared.slot.send_if_modified(|slot| {
-            let ours = matches!(slot, Slot::Up(current) if Arc::ptr_eq(current, &connection));
-            if ours {
-                *slot = Slot::Down;
-            }
-            ours
-        });
-        // Dropping the senders tells every waiting call that its server has gone.
-        drop(lock(&connection.pending).take());
-        connection.credit.close();
-        error
+        }
     }
 
     fn accept(&self, connection: &Connection, frame: Frame) -> Result<(), LinkError> {
@@ -336,6 +326,29 @@ impl Caller {
     }
 }
 
+/// A link in use; whatever ends its use, the socket is closed and the calls on it learn of that.
+struct InUse<'a> {
+    shared: &'a CallerShared,
+    writing: AbortHandle,
+    connection: Arc<Connection>,
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.writing.abort();
+        self.shared.slot.send_if_modified(|slot| {
+            let ours = matches!(slot, Slot::Up(current) if Arc::ptr_eq(current, &self.connection));
+            if ours {
+                *slot = Slot::Down;
+            }
+            ours
+        });
+        // Dropping the senders tells every waiting call that its server has gone.
+        drop(lock(&self.connection.pending).take());
+        self.connection.credit.close();
+    }
+}
+
 /// Tells the server when a caller loses interest.
 struct CancelGuard<'a> {
     connection: &'a Arc<Connection>,
@@ -417,6 +430,15 @@ pub async fn serve<S: Serve>(socket: OwnedFd, server: Arc<S>) -> LinkError {
     match link::open(socket, REVISION).await {
         Ok((reader, writer)) => serve_link(reader, writer, server).await,
         Err(error) => error,
+    }
+}
+
+/// Serves a channel whose other end anybody may have: its first frame must come within that time.
+pub async fn serve_stranger<S: Serve>(socket: OwnedFd, server: Arc<S>, within: Duration) -> LinkError {
+    match tokio::time::timeout(within, link::open(socket, REVISION)).await {
+        Ok(Ok((reader, writer))) => serve_link(reader, writer, server).await,
+        Ok(Err(error)) => error,
+        Err(_elapsed) => LinkError::Violation(format!("no first frame came within {} s", within.as_secs())),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Both ends of a channel, over a real socket pair; where a peer misbehaves, the test is that peer.
 #![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
-
 use bulkhead_wire::channel::{CREDIT, Caller, EventSink, Serve, serve};
 use bulkhead_wire::codec;
 use bulkhead_wire::descriptor::Descriptor;
@@ -404,4 +403,17 @@ async fn a_token_allows_what_it_allows_and_the_channel_goes_on() {
         answers.insert(name, caller.with_token(token).call::<_, u32>(&ECHO, 1u32).await.is_ok());
     }
     assert_eq!(answers, BTreeMap::from([("writer", true), ("nobody", false), ("wrong", false)]));
+}
+
+#[tokio::test]
+async fn a_link_whose_owner_is_dropped_is_closed_though_the_caller_lives() {
+    let (ours, theirs) = pair();
+    let caller = Caller::new(Driver::Qemu);
+    let serving = tokio::spawn(serve(theirs, Arc::new(Server::default())));
+    let run = caller.clone();
+    let running = tokio::spawn(async move { run.run(ours, WRITER).await });
+    assert_eq!(caller.call::<_, u32>(&ECHO, 1u32).await.unwrap(), 1);
+    running.abort();
+    let ended = tokio::time::timeout(Duration::from_secs(10), serving).await;
+    assert!(matches!(ended.unwrap().unwrap(), LinkError::Closed));
 }
