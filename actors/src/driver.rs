@@ -1,5 +1,6 @@
 //! A driver's life: confined in its first line, welcomed, recovered, ready, serving, and gone when its owner is.
 
+use crate::deadline;
 use crate::fault;
 use crate::stack::Stack;
 use bulkhead_sandbox::{Profile, Report, confine};
@@ -164,7 +165,8 @@ impl<D: DriverLogic> Serve for Served<D> {
             Some(driver) => {
                 fault::point(call.info.name, "before");
                 let name = call.info.name;
-                let answer = Arc::clone(driver).dispatch(call, body, files);
+                let time_left = call.time_left;
+                let answer = deadline::scope(time_left, Arc::clone(driver).dispatch(call, body, files));
                 Box::pin(async move {
                     let answer = answer.await;
                     fault::point(name, "after");

@@ -86,7 +86,16 @@ struct Alive {
     welcomed: bool,
     in_force: Vec<String>,
     missing: Vec<String>,
-    busy: Vec<Busy>,
+    /// What its objects were busy with, and when it said so.
+    busy: (Instant, Vec<Busy>),
+}
+
+impl Alive {
+    fn busy(&self) -> Vec<Busy> {
+        let age = u64::try_from(self.busy.0.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = |busy: &Busy| Busy { since_ms: busy.since_ms.saturating_add(age), ..busy.clone() };
+        self.busy.1.iter().map(now).collect()
+    }
 }
 
 /// Messages to one driver that wait to be written.
@@ -360,7 +369,7 @@ impl Stack {
             welcomed: false,
             in_force: Vec::new(),
             missing: Vec::new(),
-            busy: Vec::new(),
+            busy: (Instant::now(), Vec::new()),
         };
         self.alive.insert(driver, alive);
         Ok(())
@@ -417,7 +426,7 @@ impl Stack {
                 if self.helpers.get(&key).is_none_or(|helper| helper.record.pid != pid) {
                     return;
                 }
-                helpers::forget(&self.root.layout, &key);
+                helpers::forget(&self.root.layout, &key, pid);
                 let owner = self.helpers.remove(&key).map(|helper| helper.record.owner);
                 if let Some(owner) =
                     MANIFESTS.iter().find(|manifest| Some(manifest.driver.name()) == owner.as_deref())
@@ -448,10 +457,10 @@ impl Stack {
                 self.step(Event::Ready(driver));
                 self.changed.send_modify(|generation| *generation += 1);
             }
-            FromDriver::Beat { busy, .. } => {
+            FromDriver::Beat { mut busy, .. } => {
+                busy.truncate(64);
                 if let Some(alive) = self.alive.get_mut(&driver) {
-                    alive.busy = busy;
-                    alive.busy.truncate(64);
+                    alive.busy = (Instant::now(), busy);
                 }
                 self.step(Event::Beat(driver));
             }
@@ -672,7 +681,7 @@ impl Stack {
                     Phase::Held { reason } => Some(reason.clone()),
                     _ => life.last_end.clone(),
                 },
-                busy: alive.map(|alive| alive.busy.clone()).unwrap_or_default(),
+                busy: alive.map(Alive::busy).unwrap_or_default(),
                 set_aside: self.set_aside(driver),
             }
         };
