@@ -23,8 +23,8 @@ use tokio::time::Instant;
 /// Calls that may be open on a channel at one time.
 pub const CREDIT: usize = 256;
 
-/// Frames waiting to be written.
-const OUTBOX: usize = 64;
+/// Frames waiting to be written: as many calls, and as many cancels of theirs, or replies and events.
+const OUTBOX: usize = 2 * CREDIT;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere must not take down every later call; the tables under these locks are valid at all times.
