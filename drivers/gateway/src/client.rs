@@ -135,6 +135,7 @@ impl Client {
             operation: "calls".to_owned(),
             since_ms: 0,
             waiting: open,
+            progress: None,
         })
     }
 

@@ -339,7 +339,7 @@ impl Qemu {
             let name = record.uuid.clone();
             environment.last_id.fetch_max(record.id, Ordering::Relaxed);
             let runs = match record.phase {
-                Phase::Running => helpers.remove(&record.uuid),
+                Phase::Running | Phase::Saving { .. } => helpers.remove(&record.uuid),
                 Phase::Starting => None,
             };
             let adopted = match runs {
@@ -412,8 +412,8 @@ async fn autostart(driver: Arc<Qemu>) {
         };
         let started = guest
             .object
-            .run("autostart", move |guest: &mut Guest| {
-                Box::pin(async move { guest.start(Definition::clone(&definition), 0).await })
+            .run_job("autostart", move |guest: &mut Guest, job| {
+                Box::pin(async move { guest.start(Definition::clone(&definition), 0, &job).await })
             })
             .await;
         if let Ok(Err(error)) | Err(error) = started {

@@ -4,6 +4,7 @@ mod console;
 mod doctor;
 mod domains;
 mod embed;
+mod job;
 mod options;
 mod output;
 mod run;
