@@ -143,6 +143,19 @@ pub struct DomainList {
     pub count: u32,
 }
 
+/// A domain at a glance, for those who keep a picture of all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainOverview {
+    /// Who.
+    pub domain: DomainRef,
+    /// The state, as `virDomainState`.
+    pub state: i32,
+    /// The reason for it.
+    pub reason: i32,
+    /// Does its definition outlive its run?
+    pub persistent: i32,
+}
+
 /// Something that happened to a domain, numbered as libvirt's lifecycle events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DomainEvent {

@@ -10,7 +10,9 @@ use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::CallContext;
 use bulkhead_wire::table::domain::{self, Server};
-use bulkhead_wire::types::{DomainInfo, DomainList, DomainRef, DomainState, JobInfo, State, Stream};
+use bulkhead_wire::types::{
+    DomainInfo, DomainList, DomainOverview, DomainRef, DomainState, JobInfo, State, Stream,
+};
 use std::sync::Arc;
 
 /// Show secrets (`VIR_DOMAIN_XML_SECURE`).
@@ -543,6 +545,21 @@ impl Server for Qemu {
         };
         let command = args::build(&root, &capabilities, &paths)?;
         Ok(command.to_shell())
+    }
+
+    async fn domains_overview(
+        &self,
+        _call: CallContext,
+        _arguments: domain::domains_overview::Arguments,
+    ) -> Result<Vec<DomainOverview>, Error> {
+        let views = self.environment.all().into_iter().map(|guest| guest.view.get());
+        let overview = |view: &View| DomainOverview {
+            domain: view.reference(),
+            state: view.state as i32,
+            reason: view.reason,
+            persistent: i32::from(view.persistent.is_some()),
+        };
+        Ok(views.filter(|view| view.exists()).map(|view| overview(&view)).collect())
     }
 
     async fn events_subscribe(

@@ -220,7 +220,7 @@ impl DriverLogic for Qemu {
     const DRIVER: Driver = Driver::Qemu;
 
     async fn recover(start: Start) -> Result<Arc<Self>, Error> {
-        let Start { welcome, stack, helper_ends } = start;
+        let Start { welcome, stack, helper_ends, .. } = start;
         let layout = welcome.layout;
         let system = |error: io::Error| Error::system(Origin::QEMU, "The driver's folders", &error);
         let etc = layout.etc.join("qemu");

@@ -2,7 +2,7 @@
 
 use super::{CallInfo, Class, Driver, Permission, calls};
 use crate::descriptor::Descriptor;
-use crate::types::{DomainInfo, DomainList, DomainRef, DomainState, JobInfo, Stream, Uuid};
+use crate::types::{DomainInfo, DomainList, DomainOverview, DomainRef, DomainState, JobInfo, Stream, Uuid};
 use std::time::Duration;
 
 calls! {
@@ -83,10 +83,10 @@ calls! {
         { remote: Some(234) }
     /// Opens a console or serial port; the descriptor is the terminal itself.
     40 domain_open_console(domain: DomainRef, device: Option<String>, flags: u32) -> Descriptor
-        { remote: Some(201), repeatable: true }
+        { remote: Some(201), repeatable: true, stream: true }
     /// Takes a picture of a screen.
     41 domain_screenshot(domain: DomainRef, screen: u32, flags: u32) -> Stream
-        { remote: Some(211), class: Class::Mutate, repeatable: true }
+        { remote: Some(211), stream: true, class: Class::Mutate, repeatable: true }
     /// The command line that a definition would become.
     42 connect_domain_xml_to_native(format: String, xml: String, flags: u32) -> String
         { remote: Some(136), class: Class::Query, repeatable: true, body_max_bytes: 8 << 20 }
@@ -108,5 +108,8 @@ calls! {
         { remote: Some(164), repeatable: true }
     /// From now on this channel carries the driver's events.
     50 events_subscribe() -> ()
+        { permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// All domains at a glance.
+    51 domains_overview() -> Vec<DomainOverview>
         { permission: Permission::Read, class: Class::Query, repeatable: true }
 }
