@@ -55,6 +55,7 @@ use bulkhead_wire::channel::Caller;
 use bulkhead_wire::control::{Identity, Layout};
 use bulkhead_wire::error::{Code, Origin};
 use bulkhead_wire::frame::Token;
+use bulkhead_wire::link::LinkError;
 use bulkhead_wire::table::{Driver, domain, stack};
 use bulkhead_wire::types::{DomainEvent, StackStatus};
 use std::collections::HashMap;
@@ -421,6 +422,9 @@ impl Connection {
     }
 }
 
+/// Time until a driver that broke the protocol gets another channel.
+const NONSENSE_PAUSE: Duration = Duration::from_millis(500);
+
 /// Gives a caller its link, again and again, until the stack is closed.
 async fn keep_up(
     source: Source,
@@ -449,7 +453,16 @@ async fn keep_up(
             },
         };
         match channel {
-            Ok(Ok((socket, token))) => drop(caller.run(socket, token).await),
+            Ok(Ok((socket, token))) => match caller.run(socket, token).await {
+                LinkError::Closed => {}
+                error => {
+                    tracing::warn!(%driver, %error, "channel ended");
+                    // A driver that talks nonsense will do so on the next channel too: calls fail until then.
+                    caller.hold(error.to_string());
+                    tokio::time::sleep(NONSENSE_PAUSE).await;
+                    caller.wait_for_link();
+                }
+            },
             Ok(Err(reason)) => {
                 caller.hold(reason);
                 match &mut changes {
