@@ -36,6 +36,9 @@ pub enum LinkError {
     /// The other end closed it between two frames.
     #[error("closed by the other end")]
     Closed,
+    /// The other end closed it within a frame: it died while it wrote, perhaps.
+    #[error("closed in the middle of a frame")]
+    Truncated,
     /// The socket failed.
     #[error("socket failed: {0}")]
     Io(#[from] io::Error),
@@ -56,6 +59,14 @@ pub enum LinkError {
         /// The peer's version, for people.
         their_version: String,
     },
+}
+
+impl LinkError {
+    /// Did the other end break the protocol? Else it has just gone.
+    #[must_use]
+    pub fn is_breach(&self) -> bool {
+        matches!(self, Self::Violation(_) | Self::Revision { .. })
+    }
 }
 
 impl From<FrameError> for LinkError {
@@ -218,7 +229,7 @@ impl LinkReader {
                 if self.buffer.is_empty() {
                     return Err(LinkError::Closed);
                 }
-                return Err(LinkError::Violation("closed in the middle of a frame".to_owned()));
+                return Err(LinkError::Truncated);
             }
         }
         Ok(())

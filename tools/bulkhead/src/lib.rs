@@ -55,7 +55,6 @@ use bulkhead_wire::channel::Caller;
 use bulkhead_wire::control::{Identity, Layout};
 use bulkhead_wire::error::{Code, Origin};
 use bulkhead_wire::frame::Token;
-use bulkhead_wire::link::LinkError;
 use bulkhead_wire::table::{Driver, domain, stack};
 use bulkhead_wire::types::{DomainEvent, StackStatus};
 use std::collections::HashMap;
@@ -453,16 +452,16 @@ async fn keep_up(
             },
         };
         match channel {
-            Ok(Ok((socket, token))) => match caller.run(socket, token).await {
-                LinkError::Closed => {}
-                error => {
+            Ok(Ok((socket, token))) => {
+                let error = caller.run(socket, token).await;
+                if error.is_breach() {
                     tracing::warn!(%driver, %error, "channel ended");
                     // A driver that talks nonsense will do so on the next channel too: calls fail until then.
                     caller.hold(error.to_string());
                     tokio::time::sleep(NONSENSE_PAUSE).await;
                     caller.wait_for_link();
                 }
-            },
+            }
             Ok(Err(reason)) => {
                 caller.hold(reason);
                 match &mut changes {
