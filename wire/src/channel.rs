@@ -21,10 +21,10 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 /// Calls that may be open on a channel at one time.
-pub const CREDIT: usize = 32;
+pub const CREDIT: usize = 256;
 
-/// Frames waiting to be written.
-const OUTBOX: usize = 64;
+/// Frames waiting to be written: as many calls, and as many cancels of theirs, or replies and events.
+const OUTBOX: usize = 2 * CREDIT;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere must not take down every later call; the tables under these locks are valid at all times.
@@ -231,6 +231,20 @@ impl Caller {
             connection.break_off(reason.clone());
             Error::new(Code::RPC, Origin::RPC, reason)
         })
+    }
+
+    /// Makes a call whose arguments are encoded already; gives the reply as it came.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn call_encoded(
+        &self,
+        info: &'static CallInfo,
+        body: Vec<u8>,
+        files: Vec<OwnedFd>,
+    ) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+        let deadline = (!info.deadline.is_zero()).then(|| Instant::now() + info.deadline);
+        self.exchange(info, body, files, deadline).await.map(|(reply, _connection)| reply)
     }
 
     async fn exchange(

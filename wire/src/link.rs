@@ -161,29 +161,37 @@ impl LinkReader {
     /// # Errors
     /// See [`LinkError`]; after any error the link must be dropped.
     pub async fn read(&mut self) -> Result<Frame, LinkError> {
-        self.fill(HEADER_BYTES).await?;
         let mut bytes = [0; HEADER_BYTES];
-        bytes.copy_from_slice(&self.buffer[self.begin..self.begin + HEADER_BYTES]);
+        bytes.copy_from_slice(&self.buffered(HEADER_BYTES).await?[..HEADER_BYTES]);
         let header = Header::from_bytes(&bytes)?;
-        let length = header.body_bytes as usize;
-        if length > self.body_max {
+        if header.body_bytes as usize > self.body_max {
             return Err(LinkError::Violation(format!(
-                "frame announces {length} bytes, at most {} are allowed here",
-                self.body_max
+                "frame announces {} bytes, at most {} are allowed here",
+                header.body_bytes, self.body_max
             )));
         }
-        self.fill(HEADER_BYTES + length).await?;
-        let body_begin = self.begin + HEADER_BYTES;
-        let body = self.buffer[body_begin..body_begin + length].to_vec();
-        self.begin = body_begin + length;
-        let count = usize::from(header.descriptors);
-        if self.descriptors.len() < count {
+        let length = HEADER_BYTES + header.body_bytes as usize;
+        let body = self.buffered(length).await?[HEADER_BYTES..length].to_vec();
+        let descriptors = self.consume(length, usize::from(header.descriptors))?;
+        Ok(Frame { header, body, descriptors })
+    }
+
+    /// At least so many bytes that came and were not consumed. Safe to drop half-way.
+    pub(crate) async fn buffered(&mut self, wanted: usize) -> Result<&[u8], LinkError> {
+        self.fill(wanted).await?;
+        Ok(self.buffer.get(self.begin..).unwrap_or_default())
+    }
+
+    /// Drops buffered bytes, and gives the descriptors that came with them.
+    pub(crate) fn consume(&mut self, bytes: usize, descriptors: usize) -> Result<Vec<OwnedFd>, LinkError> {
+        self.begin = (self.begin + bytes).min(self.buffer.len());
+        if self.descriptors.len() < descriptors {
             return Err(LinkError::Violation(format!(
-                "frame announces {count} descriptors, {} came",
+                "frame announces {descriptors} descriptors, {} came",
                 self.descriptors.len()
             )));
         }
-        let descriptors = self.descriptors.drain(..count).collect();
+        let taken = self.descriptors.drain(..descriptors).collect();
         if self.begin == self.buffer.len() {
             self.buffer.clear();
             self.begin = 0;
@@ -193,7 +201,7 @@ impl LinkReader {
                 return Err(LinkError::Violation("descriptors came that no frame announced".to_owned()));
             }
         }
-        Ok(Frame { header, body, descriptors })
+        Ok(taken)
     }
 
     /// Reads until `wanted` bytes are buffered. Memory grows with what arrives, not with what is announced.
@@ -256,7 +264,24 @@ impl LinkWriter {
             .ok()
             .filter(|count| usize::from(*count) <= crate::descriptor::DESCRIPTORS_MAX)
             .ok_or_else(|| LinkError::Violation("too many descriptors to send".to_owned()))?;
-        let head = header.to_bytes();
+        self.write_parts(&header.to_bytes(), body, descriptors).await
+    }
+
+    /// Writes bytes whole, with descriptors beside the first of them.
+    pub(crate) async fn write_bytes(
+        &mut self,
+        bytes: &[u8],
+        descriptors: &[OwnedFd],
+    ) -> Result<(), LinkError> {
+        self.write_parts(bytes, &[], descriptors).await
+    }
+
+    async fn write_parts(
+        &mut self,
+        head: &[u8],
+        body: &[u8],
+        descriptors: &[OwnedFd],
+    ) -> Result<(), LinkError> {
         let total = head.len() + body.len();
         let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let mut sent = 0;

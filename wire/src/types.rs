@@ -143,6 +143,19 @@ pub struct DomainList {
     pub count: u32,
 }
 
+/// A domain at a glance, for those who keep a picture of all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainOverview {
+    /// Who.
+    pub domain: DomainRef,
+    /// The state, as `virDomainState`.
+    pub state: i32,
+    /// The reason for it.
+    pub reason: i32,
+    /// Does its definition outlive its run?
+    pub persistent: i32,
+}
+
 /// Something that happened to a domain, numbered as libvirt's lifecycle events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DomainEvent {
@@ -221,6 +234,35 @@ pub struct DriverStatus {
     pub set_aside: Vec<String>,
 }
 
+/// A domain's lasting work (`virDomainJobInfo`). Times in ms, amounts in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobInfo {
+    /// `virDomainJobType`: 0 none, 1 bounded, 2 unbounded.
+    pub kind: i32,
+    /// Since it began.
+    pub time_elapsed_ms: u64,
+    /// Until it will be done; 0 where that can't be told.
+    pub time_remaining_ms: u64,
+    /// Everything.
+    pub data_total_bytes: u64,
+    /// Of everything, what is done.
+    pub data_processed_bytes: u64,
+    /// Of everything, what is left.
+    pub data_remaining_bytes: u64,
+    /// Memory.
+    pub memory_total_bytes: u64,
+    /// Memory that is done.
+    pub memory_processed_bytes: u64,
+    /// Memory that is left.
+    pub memory_remaining_bytes: u64,
+    /// Files.
+    pub file_total_bytes: u64,
+    /// Files that are done.
+    pub file_processed_bytes: u64,
+    /// Files that are left.
+    pub file_remaining_bytes: u64,
+}
+
 /// One object at work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Busy {
@@ -232,6 +274,8 @@ pub struct Busy {
     pub since_ms: u64,
     /// Calls that wait for it.
     pub waiting: u32,
+    /// Of lasting work: bytes done, and bytes in all (0 until that is known).
+    pub progress: Option<(u64, u64)>,
 }
 
 /// One helper as `status` shows it.

@@ -133,6 +133,7 @@ impl Drop for TemporaryFolder {
 async fn stack(folder: &Path) {
     let root = folder.join("root");
     let config = Config {
+        sockets: None,
         mode: Mode::Embed,
         root: root.clone(),
         libexec: folder.to_owned(),

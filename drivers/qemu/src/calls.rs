@@ -4,12 +4,15 @@ use crate::args::{self, Paths, Rendering};
 use crate::domain::Purpose;
 use crate::driver::Qemu;
 use crate::guest::view::View;
-use crate::guest::{Guest, GuestHandle};
+use crate::guest::{Guest, GuestHandle, SAVE_FLAGS};
+use bulkhead_actors::job::Progress;
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::CallContext;
 use bulkhead_wire::table::domain::{self, Server};
-use bulkhead_wire::types::{DomainInfo, DomainList, DomainRef, DomainState, State, Stream};
+use bulkhead_wire::types::{
+    DomainInfo, DomainList, DomainOverview, DomainRef, DomainState, JobInfo, State, Stream,
+};
 use std::sync::Arc;
 
 /// Show secrets (`VIR_DOMAIN_XML_SECURE`).
@@ -18,6 +21,14 @@ const XML_SECURE: u32 = 1;
 const XML_INACTIVE: u32 = 2;
 /// All flags of XML that mean something here; the others concern migration and CPU models and change nothing yet.
 const XML_FLAGS: u32 = 0xf;
+
+/// Remove a stored state with the definition (`VIR_DOMAIN_UNDEFINE_MANAGED_SAVE`).
+const UNDEFINE_MANAGED_SAVE: u32 = 1;
+
+/// `virDomainJobType`: lasting work whose length is known.
+const JOB_BOUNDED: i32 = 1;
+/// `virDomainJobType`: lasting work whose length is not known.
+const JOB_UNBOUNDED: i32 = 2;
 
 /// `virConnectListAllDomainsFlags`, pairs of one question each.
 mod list {
@@ -51,6 +62,33 @@ fn not_found(what: &str) -> Error {
     Error::new(Code::NO_DOMAIN, Origin::QEMU, format!("Domain not found: no domain with matching {what}"))
 }
 
+fn not_running(guest: &GuestHandle) -> Error {
+    let message = format!("Domain '{}': domain is not running", guest.view.get().name);
+    Error::new(Code::OPERATION_INVALID, Origin::QEMU, message)
+}
+
+/// A job as libvirt tells of it: its length is known, or not yet.
+fn job_info(progress: &Progress) -> JobInfo {
+    let Progress { elapsed, processed_bytes, total_bytes, .. } = *progress;
+    let remaining = total_bytes - processed_bytes;
+    let time_elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    JobInfo {
+        kind: if total_bytes == 0 { JOB_UNBOUNDED } else { JOB_BOUNDED },
+        time_elapsed_ms,
+        time_remaining_ms: time_elapsed_ms
+            .saturating_mul(remaining)
+            .checked_div(processed_bytes)
+            .unwrap_or(0),
+        data_total_bytes: total_bytes,
+        data_processed_bytes: processed_bytes,
+        data_remaining_bytes: remaining,
+        memory_total_bytes: total_bytes,
+        memory_processed_bytes: processed_bytes,
+        memory_remaining_bytes: remaining,
+        ..JobInfo::default()
+    }
+}
+
 fn matches(view: &View, flags: u32) -> bool {
     let asked = |pairs: &[(u32, bool)]| {
         let all = pairs.iter().fold(0, |all, (flag, _)| all | flag);
@@ -66,7 +104,7 @@ fn matches(view: &View, flags: u32) -> bool {
             (list::OTHER, !matches!(view.state, State::Running | State::Paused | State::Shutoff)),
         ])
         && asked(&[(list::AUTOSTART, view.autostart), (list::NO_AUTOSTART, !view.autostart)])
-        && asked(&[(list::MANAGED_SAVE, false), (list::NO_MANAGED_SAVE, true)])
+        && asked(&[(list::MANAGED_SAVE, view.saved), (list::NO_MANAGED_SAVE, !view.saved)])
         && asked(&[(list::SNAPSHOT, false), (list::NO_SNAPSHOT, true)])
         && asked(&[(list::CHECKPOINT, false), (list::NO_CHECKPOINT, true)])
 }
@@ -80,7 +118,9 @@ impl Qemu {
     ) -> Result<DomainRef, Error> {
         guest
             .object
-            .run("domain_create", move |guest: &mut Guest| Box::pin(guest.start(definition, flags)))
+            .run_job("domain_create", move |guest: &mut Guest, job| {
+                Box::pin(async move { guest.start(definition, flags, &job).await })
+            })
             .await??;
         Ok(guest.view.get().reference())
     }
@@ -135,10 +175,14 @@ impl Server for Qemu {
         call: CallContext,
         arguments: domain::domain_undefine_flags::Arguments,
     ) -> Result<(), Error> {
-        // Flags that say what else to remove (saved state, NVRAM, snapshots): there is none of it yet.
+        // Flags that say what else to remove (NVRAM, snapshots): there is none of it yet.
         unsupported_flags(&call, arguments.flags, 0x7f)?;
+        let with_state = arguments.flags & UNDEFINE_MANAGED_SAVE != 0;
         let guest = self.guest(&arguments.domain)?;
-        guest.object.run("domain_undefine", |guest: &mut Guest| Box::pin(guest.undefine())).await??;
+        guest
+            .object
+            .run("domain_undefine", move |guest: &mut Guest| Box::pin(guest.undefine(with_state)))
+            .await??;
         self.environment.forget(arguments.domain.uuid);
         Ok(())
     }
@@ -372,10 +416,10 @@ impl Server for Qemu {
         let guest = self.guest(&arguments.domain)?;
         let view = guest.view.get();
         if view.live.is_none() {
-            let message = format!("Domain '{}': domain is not running", view.name);
-            return Err(Error::new(Code::OPERATION_INVALID, Origin::QEMU, message));
+            return Err(not_running(&guest));
         }
         // Before its turn comes: whatever waits for this QEMU ends with it.
+        guest.give_up_start();
         let _ = self.environment.stack.kill_helper(&guest.key()).await;
         guest.object.run("domain_destroy", |guest: &mut Guest| Box::pin(guest.destroyed())).await?
     }
@@ -406,6 +450,72 @@ impl Server for Qemu {
             .await?
     }
 
+    async fn domain_managed_save(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_managed_save::Arguments,
+    ) -> Result<(), Error> {
+        let flags = arguments.flags;
+        unsupported_flags(&call, flags, SAVE_FLAGS)?;
+        if flags & SAVE_FLAGS & !1 == SAVE_FLAGS & !1 {
+            let message = "A guest can't be both running and paused after its next start: choose one flag";
+            return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
+        }
+        self.guest(&arguments.domain)?
+            .object
+            .run_job("domain_managed_save", move |guest: &mut Guest, job| {
+                Box::pin(async move { guest.managed_save(flags, &job).await })
+            })
+            .await?
+    }
+
+    async fn domain_has_managed_save_image(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_has_managed_save_image::Arguments,
+    ) -> Result<i32, Error> {
+        unsupported_flags(&call, arguments.flags, 0)?;
+        Ok(i32::from(self.guest(&arguments.domain)?.view.get().saved))
+    }
+
+    async fn domain_managed_save_remove(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_managed_save_remove::Arguments,
+    ) -> Result<(), Error> {
+        unsupported_flags(&call, arguments.flags, 0)?;
+        self.guest(&arguments.domain)?
+            .object
+            .run("domain_managed_save_remove", |guest: &mut Guest| Box::pin(guest.remove_saved()))
+            .await?
+    }
+
+    async fn domain_get_job_info(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_get_job_info::Arguments,
+    ) -> Result<JobInfo, Error> {
+        let guest = self.guest(&arguments.domain)?;
+        if guest.view.get().live.is_none() {
+            return Err(not_running(&guest));
+        }
+        Ok(guest.object.job().map_or_else(JobInfo::default, |job| job_info(&job.progress())))
+    }
+
+    async fn domain_abort_job(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_abort_job::Arguments,
+    ) -> Result<(), Error> {
+        let guest = self.guest(&arguments.domain)?;
+        let Some(job) = guest.object.job() else {
+            let message = format!("Domain '{}': no job is active on the domain", guest.view.get().name);
+            return Err(Error::new(Code::OPERATION_INVALID, Origin::QEMU, message));
+        };
+        job.cancel();
+        Ok(())
+    }
+
     async fn connect_domain_xml_to_native(
         &self,
         call: CallContext,
@@ -429,11 +539,27 @@ impl Server for Qemu {
             guest: guest.clone(),
             bus: format!("{guest}/dbus.sock"),
             vhost_net: false,
+            incoming: false,
             now: self.environment.now_seconds(),
             rendering: Rendering::Native,
         };
         let command = args::build(&root, &capabilities, &paths)?;
         Ok(command.to_shell())
+    }
+
+    async fn domains_overview(
+        &self,
+        _call: CallContext,
+        _arguments: domain::domains_overview::Arguments,
+    ) -> Result<Vec<DomainOverview>, Error> {
+        let views = self.environment.all().into_iter().map(|guest| guest.view.get());
+        let overview = |view: &View| DomainOverview {
+            domain: view.reference(),
+            state: view.state as i32,
+            reason: view.reason,
+            persistent: i32::from(view.persistent.is_some()),
+        };
+        Ok(views.filter(|view| view.exists()).map(|view| overview(&view)).collect())
     }
 
     async fn events_subscribe(

@@ -2,7 +2,7 @@
 
 use super::{CallInfo, Class, Driver, Permission, calls};
 use crate::descriptor::Descriptor;
-use crate::types::{DomainInfo, DomainList, DomainRef, DomainState, Stream, Uuid};
+use crate::types::{DomainInfo, DomainList, DomainOverview, DomainRef, DomainState, JobInfo, Stream, Uuid};
 use std::time::Duration;
 
 calls! {
@@ -25,7 +25,8 @@ calls! {
         { remote: Some(231), deadline: Duration::from_secs(60) }
     /// Starts a defined domain.
     12 domain_create_with_flags(domain: DomainRef, flags: u32) -> DomainRef
-        { remote: Some(196), deadline: Duration::from_secs(60) }
+        // Long, since a guest may go on from a large stored state; each step of it has a bound of its own.
+        { remote: Some(196), deadline: Duration::from_secs(900) }
     /// Starts a domain that is gone when it stops.
     13 domain_create_xml(xml: String, flags: u32) -> DomainRef
         { remote: Some(10), deadline: Duration::from_secs(60), body_max_bytes: 8 << 20 }
@@ -82,14 +83,33 @@ calls! {
         { remote: Some(234) }
     /// Opens a console or serial port; the descriptor is the terminal itself.
     40 domain_open_console(domain: DomainRef, device: Option<String>, flags: u32) -> Descriptor
-        { remote: Some(201), repeatable: true }
+        { remote: Some(201), repeatable: true, stream: true }
     /// Takes a picture of a screen.
     41 domain_screenshot(domain: DomainRef, screen: u32, flags: u32) -> Stream
-        { remote: Some(211), class: Class::Mutate, repeatable: true }
+        { remote: Some(211), stream: true, class: Class::Mutate, repeatable: true }
     /// The command line that a definition would become.
     42 connect_domain_xml_to_native(format: String, xml: String, flags: u32) -> String
         { remote: Some(136), class: Class::Query, repeatable: true, body_max_bytes: 8 << 20 }
+    /// Stores a guest's memory and devices beside its definition and ends it; its next start goes on from there.
+    /// `flags` are `virDomainSaveRestoreFlags`.
+    200 domain_managed_save(domain: DomainRef, flags: u32) -> ()
+        { remote: Some(182), class: Class::Job, deadline: Duration::ZERO }
+    /// Is a state stored that the next start goes on from?
+    201 domain_has_managed_save_image(domain: DomainRef, flags: u32) -> i32
+        { remote: Some(183), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Removes the stored state: the next start boots.
+    202 domain_managed_save_remove(domain: DomainRef, flags: u32) -> ()
+        { remote: Some(184), repeatable: true }
+    /// How far the domain's lasting work has come.
+    203 domain_get_job_info(domain: DomainRef) -> JobInfo
+        { remote: Some(163), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Wants the domain's lasting work to end; whoever waits for it is told what became of it.
+    204 domain_abort_job(domain: DomainRef) -> ()
+        { remote: Some(164), repeatable: true }
     /// From now on this channel carries the driver's events.
     50 events_subscribe() -> ()
+        { permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// All domains at a glance.
+    51 domains_overview() -> Vec<DomainOverview>
         { permission: Permission::Read, class: Class::Query, repeatable: true }
 }

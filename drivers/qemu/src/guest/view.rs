@@ -9,10 +9,16 @@ use std::sync::Arc;
 pub(crate) mod reason {
     /// Running: started.
     pub(crate) const RUNNING_BOOTED: i32 = 1;
+    /// Running: goes on from a stored state.
+    pub(crate) const RUNNING_RESTORED: i32 = 3;
     /// Running: resumed.
     pub(crate) const RUNNING_UNPAUSED: i32 = 5;
+    /// Running: a save of its state was canceled or failed.
+    pub(crate) const RUNNING_SAVE_CANCELED: i32 = 7;
     /// Paused: by a client.
     pub(crate) const PAUSED_USER: i32 = 1;
+    /// Paused: its state is being stored.
+    pub(crate) const PAUSED_SAVE: i32 = 3;
     /// Paused: a disk failed.
     pub(crate) const PAUSED_IO_ERROR: i32 = 5;
     /// Paused: the watchdog expired.
@@ -29,6 +35,8 @@ pub(crate) mod reason {
     pub(crate) const SHUTOFF_DESTROYED: i32 = 2;
     /// Shut off: QEMU ended unasked.
     pub(crate) const SHUTOFF_CRASHED: i32 = 3;
+    /// Shut off: its state is stored.
+    pub(crate) const SHUTOFF_SAVED: i32 = 5;
     /// Shut off: it did not start.
     pub(crate) const SHUTOFF_FAILED: i32 = 6;
     /// Crashed: the guest's kernel panicked.
@@ -58,6 +66,8 @@ pub(crate) struct View {
     pub(crate) state: State,
     pub(crate) reason: i32,
     pub(crate) autostart: bool,
+    /// A state is stored that the next start goes on from.
+    pub(crate) saved: bool,
     /// The definition that outlives the run, if there is one.
     pub(crate) persistent: Option<Arc<Definition>>,
     /// While it runs.
@@ -73,6 +83,7 @@ impl View {
             state: State::Shutoff,
             reason: reason::SHUTOFF_UNKNOWN,
             autostart: false,
+            saved: false,
             persistent: None,
             live: None,
         }
