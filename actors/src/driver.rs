@@ -317,7 +317,13 @@ async fn heard<D: DriverLogic>(
                     let caller = stack.peer(peer);
                     tokio::spawn(async move {
                         let error = caller.run(socket, Token::default()).await;
-                        tracing::info!(%peer, %error, "channel ended");
+                        if error.is_breach() {
+                            tracing::warn!(%peer, %error, "channel ended");
+                            // Its next incarnation brings the next channel; until then nobody waits for this one.
+                            caller.hold(format!("{error}; its restart ends that"));
+                        } else {
+                            tracing::info!(%peer, %error, "channel ended");
+                        }
                     });
                 }
             }

@@ -25,6 +25,9 @@ const CONNECTIONS_MAX: usize = 128;
 /// Time in which a connection must say its first frame.
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
 
+/// Largest arguments of a call: those of the table are a few numbers.
+const BODY_MAX_BYTES: usize = 4 << 10;
+
 /// One connection to the control socket.
 struct Session {
     stack: Handle,
@@ -76,7 +79,9 @@ pub(crate) async fn accept(listener: UnixListener, stack: WeakHandle) {
         tokio::spawn(async move {
             if let Ok(stream) = stream.into_std() {
                 let server = Arc::clone(&session);
-                match channel::serve_stranger(OwnedFd::from(stream), server, HELLO_WITHIN).await {
+                match channel::serve_stranger(OwnedFd::from(stream), server, HELLO_WITHIN, BODY_MAX_BYTES)
+                    .await
+                {
                     LinkError::Closed => {}
                     error => tracing::warn!(pid = session.identity.pid, %error, "control connection ended"),
                 }

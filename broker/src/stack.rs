@@ -424,7 +424,7 @@ impl Stack {
             }
             Happening::LinkEnded(driver, incarnation, error) => {
                 let current = self.alive.get(&driver).is_some_and(|alive| alive.incarnation == incarnation);
-                if current && !matches!(error, LinkError::Closed | LinkError::Io(_)) {
+                if current && error.is_breach() {
                     tracing::error!(%driver, %error, "driver broke the protocol");
                     self.step(Event::Violation(driver, format!("broke the protocol: {error}")));
                 }

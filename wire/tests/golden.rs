@@ -2,6 +2,7 @@
 //!
 //! With `BULKHEAD_WRITE_GOLDEN` set the files are written anew; the difference belongs into the review.
 #![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
+
 mod sample;
 
 use bulkhead_wire::codec;

@@ -1,5 +1,6 @@
 //! The domain table against what is known of libvirt's protocol: numbers, layouts, permissions, and real frames.
 #![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
+
 mod sample;
 
 use bulkhead_wire::table::{CallInfo, EachCall, Permission, each_call};
