@@ -297,12 +297,17 @@ impl Qemu {
         let folder = environment.definitions.clone();
         let files = environment.on_disk("Definitions", move || folder.read_all()).await?;
         let folder = environment.autostart.clone();
+        let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
         let starting: Vec<String> = environment
-            .on_disk("Autostart", move || folder.read_all())
-            .await?
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
+            .on_disk("Autostart", move || {
+                let marks = folder.read_all()?.into_iter().map(|(name, _)| name);
+                let (starting, left): (Vec<_>, Vec<_>) = marks.partition(|name| names.contains(name));
+                // Of domains that were undefined by an incarnation which did not come to this. A later one of the same name
+                // is another one.
+                left.iter().try_for_each(|name| folder.remove(name))?;
+                Ok(starting)
+            })
+            .await?;
         for (name, text) in files {
             if set_aside.contains(&name) {
                 tracing::warn!(domain = name, "is set aside");
