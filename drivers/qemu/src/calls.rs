@@ -3,6 +3,7 @@
 mod plain;
 
 use crate::args::{self, Paths, Rendering};
+use crate::documents;
 use crate::domain::Purpose;
 use crate::driver::Qemu;
 use crate::guest::view::View;
@@ -166,6 +167,32 @@ impl Server for Qemu {
         let name = nix::unistd::gethostname()
             .map_err(|errno| Error::system(Origin::QEMU, "The host's name", &errno.into()))?;
         Ok(name.to_string_lossy().into_owned())
+    }
+
+    async fn connect_get_capabilities(
+        &self,
+        _call: CallContext,
+        _arguments: domain::connect_get_capabilities::Arguments,
+    ) -> Result<String, Error> {
+        documents::capabilities(&self.environment).await
+    }
+
+    async fn connect_get_domain_capabilities(
+        &self,
+        call: CallContext,
+        arguments: domain::connect_get_domain_capabilities::Arguments,
+    ) -> Result<String, Error> {
+        // 1 leaves out features that QEMU will drop; none are named here.
+        unsupported_flags(&call, arguments.flags, 1)?;
+        let domain::connect_get_domain_capabilities::Arguments {
+            emulator,
+            arch,
+            machine,
+            accelerator,
+            flags: _,
+        } = arguments;
+        let wanted = documents::Wanted { emulator, arch, machine, accelerator };
+        documents::domain_capabilities(&self.environment, wanted).await
     }
 
     async fn domain_define_xml_flags(
