@@ -237,9 +237,10 @@ fn dependencies_point_down() {
         assert!(members.iter().any(|member| member.name == *name), "{name} is no crate");
     }
     for member in &members {
-        let above_all =
-            ["tools/command", "tools/bench"].iter().any(|folder| member.folder.starts_with(folder))
-                || member.folder.starts_with("tests");
+        let above_all = ["tools/command", "tools/bench", "tools/fuzzer"]
+            .iter()
+            .any(|folder| member.folder.starts_with(folder))
+            || member.folder.starts_with("tests");
         let allowed: &[&str] = match BELOW.iter().find(|(name, _)| *name == member.name) {
             Some((_, below)) => below,
             None if member.is_driver() => BELOW_A_DRIVER,
