@@ -2,6 +2,7 @@
 //! objects never wait for each other. Who waits, for what and since when, can be seen.
 
 use crate::deadline;
+use crate::job::Job;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::types::Busy;
 use std::pin::Pin;
@@ -21,7 +22,24 @@ const MAILBOX: usize = 128;
 #[derive(Debug, Default)]
 struct Doing {
     current: Mutex<Option<(&'static str, Instant)>>,
+    job: Mutex<Option<Arc<Job>>>,
     waiting: AtomicU32,
+}
+
+/// Keeps a job listed while it is worked on, however that ends.
+struct Listed(Arc<Doing>);
+
+impl Listed {
+    fn new(doing: Arc<Doing>, job: &Arc<Job>) -> Self {
+        *doing.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(job));
+        Self(doing)
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        *self.0.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 /// Whether an operation is begun or given up: whoever takes the turn first decides. Dropped, it gives up.
@@ -119,6 +137,33 @@ impl<S: Send + 'static> Object<S> {
         })
     }
 
+    /// Has lasting work done in its turn, and waits for the result. While it lasts it can be seen and canceled by
+    /// [`Object::job`].
+    ///
+    /// # Errors
+    /// As [`Object::run`].
+    pub async fn run_job<R, F>(&self, operation: &'static str, work: F) -> Result<R, Error>
+    where
+        R: Send + 'static,
+        F: for<'a> FnOnce(&'a mut S, Arc<Job>) -> Work<'a, R> + Send + 'static,
+    {
+        let doing = Arc::clone(&self.doing);
+        self.run(operation, move |state| {
+            Box::pin(async move {
+                let job = Arc::new(Job::new(operation));
+                let _listed = Listed::new(doing, &job);
+                work(state, job).await
+            })
+        })
+        .await
+    }
+
+    /// The lasting work that is under way; `None` while there is none.
+    #[must_use]
+    pub fn job(&self) -> Option<Arc<Job>> {
+        self.doing.job.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What to tell a caller that will not wait longer.
     fn late(&self, operation: &str, taken_back: bool, ms: u128) -> String {
         let name = &self.name;
@@ -163,6 +208,10 @@ impl<S: Send + 'static> Object<S> {
             operation: operation.to_owned(),
             since_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
             waiting: self.doing.waiting.load(Ordering::Relaxed),
+            progress: self.job().map(|job| {
+                let progress = job.progress();
+                (progress.processed_bytes, progress.total_bytes)
+            }),
         })
     }
 }
@@ -220,6 +269,35 @@ mod tests {
         slow.await.unwrap().unwrap();
         let list = object.run("look", |list| Box::pin(async move { list.clone() })).await.unwrap();
         assert_eq!(list, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_job_is_seen_while_it_lasts_and_hears_that_it_shall_end() {
+        let object = Object::spawn("domain web", |_| 0_u8);
+        let (began, begun) = oneshot::channel::<()>();
+        let saving = {
+            let object = object.clone();
+            tokio::spawn(async move {
+                object
+                    .run_job("save", |state: &mut u8, job| {
+                        Box::pin(async move {
+                            job.report(300, 1000);
+                            let _ = began.send(());
+                            job.canceled().await;
+                            *state = 1;
+                            job.is_canceled()
+                        })
+                    })
+                    .await
+            })
+        };
+        begun.await.unwrap();
+        assert_eq!(object.busy().unwrap().progress, Some((300, 1000)));
+        let job = object.job().unwrap();
+        assert_eq!(job.progress().operation, "save");
+        job.cancel();
+        assert!(saving.await.unwrap().unwrap());
+        assert!(object.job().is_none());
     }
 
     #[tokio::test]

@@ -41,6 +41,7 @@ pub(crate) static CEILINGS: &[Ceiling] = &[
     Ceiling { class: "qemu-probe", programs: &["qemu-system-"], network: false },
     Ceiling { class: "qemu-img", programs: &["qemu-img"], network: false },
     Ceiling { class: "swtpm", programs: &["swtpm"], network: false },
+    Ceiling { class: "swtpm-setup", programs: &["swtpm_setup"], network: false },
 ];
 
 /// Ports below are the host's own.
@@ -203,7 +204,7 @@ pub(crate) fn start(
     }
     let mut descriptors: Vec<(RawFd, OwnedFd)> = Vec::new();
     for (number, (path, access)) in (RULE_NUMBERS..).zip(&request.files) {
-        let file = open_checked(&key, layout, path, *access)?;
+        let file = open_checked(ceiling.class, &key, layout, path, *access)?;
         let access = match access {
             Access::Read => Rights::Read,
             Access::ReadWrite => Rights::ReadWrite,

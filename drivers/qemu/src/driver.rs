@@ -220,7 +220,7 @@ impl DriverLogic for Qemu {
     const DRIVER: Driver = Driver::Qemu;
 
     async fn recover(start: Start) -> Result<Arc<Self>, Error> {
-        let Start { welcome, stack, helper_ends } = start;
+        let Start { welcome, stack, helper_ends, .. } = start;
         let layout = welcome.layout;
         let system = |error: io::Error| Error::system(Origin::QEMU, "The driver's folders", &error);
         let etc = layout.etc.join("qemu");
@@ -351,7 +351,7 @@ impl Qemu {
             let name = record.uuid.clone();
             environment.last_id.fetch_max(record.id, Ordering::Relaxed);
             let runs = match record.phase {
-                Phase::Running => helpers.remove(&record.uuid),
+                Phase::Running | Phase::Saving { .. } => helpers.remove(&record.uuid),
                 Phase::Starting => None,
             };
             let adopted = match runs {
@@ -424,8 +424,8 @@ async fn autostart(driver: Arc<Qemu>) {
         };
         let started = guest
             .object
-            .run("autostart", move |guest: &mut Guest| {
-                Box::pin(async move { guest.start(Definition::clone(&definition), 0).await })
+            .run_job("autostart", move |guest: &mut Guest, job| {
+                Box::pin(async move { guest.start(Definition::clone(&definition), 0, &job).await })
             })
             .await;
         if let Ok(Err(error)) | Err(error) = started {

@@ -11,11 +11,13 @@
 //!
 //! [`view`] is what readers see, [`live`] what is on disk while it runs, [`start`] and [`stop`] the two sagas,
 //! [`monitor_events`] what QEMU tells, [`streams`] what is handed out as open files,
-//! [`prepare`] what a start needs beside the definition.
+//! [`prepare`] what a start needs beside the definition, [`save`] and [`image`] the state that a guest goes on from.
 
+mod image;
 pub(crate) mod live;
 mod monitor_events;
 mod prepare;
+mod save;
 mod start;
 mod stop;
 mod streams;
@@ -30,6 +32,7 @@ use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::types::{DomainEvent, State, Uuid};
 use bulkhead_xml::Element;
 use live::{Phase, Record};
+pub(crate) use save::SAVE_FLAGS;
 pub(crate) use start::FLAGS as START_FLAGS;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -47,12 +50,16 @@ pub(crate) mod lifecycle {
     pub(crate) const REDEFINED: (i32, i32) = (0, 1);
     pub(crate) const UNDEFINED: (i32, i32) = (1, 0);
     pub(crate) const STARTED: (i32, i32) = (2, 0);
+    pub(crate) const STARTED_RESTORED: (i32, i32) = (2, 2);
     pub(crate) const PAUSED: (i32, i32) = (3, 0);
     pub(crate) const PAUSED_IO_ERROR: (i32, i32) = (3, 2);
     pub(crate) const PAUSED_WATCHDOG: (i32, i32) = (3, 3);
+    pub(crate) const PAUSED_RESTORED: (i32, i32) = (3, 4);
     pub(crate) const RESUMED: (i32, i32) = (4, 0);
+    pub(crate) const RESUMED_FROM_STATE: (i32, i32) = (4, 2);
     pub(crate) const STOPPED_SHUTDOWN: (i32, i32) = (5, 0);
     pub(crate) const STOPPED_DESTROYED: (i32, i32) = (5, 1);
+    pub(crate) const STOPPED_SAVED: (i32, i32) = (5, 4);
     pub(crate) const STOPPED_FAILED: (i32, i32) = (5, 5);
     pub(crate) const SHUTDOWN_FINISHED: (i32, i32) = (6, 0);
     pub(crate) const ASLEEP: (i32, i32) = (7, 0);
@@ -86,6 +93,8 @@ pub(crate) struct Guest {
     uuid: Uuid,
     persistent: Option<Arc<Definition>>,
     autostart: bool,
+    /// A state is stored that the next start goes on from.
+    saved: bool,
     state: State,
     reason: i32,
     running: Option<Running>,
@@ -117,6 +126,7 @@ impl GuestHandle {
             uuid,
             persistent: None,
             autostart: false,
+            saved: false,
             state: State::Shutoff,
             reason: reason::SHUTOFF_UNKNOWN,
             running: None,
@@ -148,6 +158,7 @@ impl Guest {
             state: self.state,
             reason: self.reason,
             autostart: self.autostart,
+            saved: self.saved,
             persistent: self.persistent.clone(),
             live,
         });
@@ -230,13 +241,20 @@ impl Guest {
     pub(crate) fn recall(&mut self, definition: Definition, autostart: bool) {
         self.persistent = Some(Arc::new(definition));
         self.autostart = autostart;
+        self.recall_saved();
         self.publish();
     }
 
     /// Removes the definition. A guest that runs goes on, and is gone when it ends.
-    pub(crate) async fn undefine(&mut self) -> Result<(), Error> {
+    pub(crate) async fn undefine(&mut self, with_state: bool) -> Result<(), Error> {
         if self.persistent.is_none() {
             return Err(self.invalid("cannot undefine transient domain"));
+        }
+        if self.saved && !with_state {
+            return Err(self.invalid("a state of it is stored; remove that first, or with the definition"));
+        }
+        if self.saved {
+            self.remove_saved().await?;
         }
         let environment = Arc::clone(&self.environment);
         let name = self.name.clone();

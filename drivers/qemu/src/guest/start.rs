@@ -4,6 +4,7 @@
 //! undone or completed by the next incarnation of this driver, by the phase that the record on disk names.
 
 use super::live::{Phase, Record};
+use super::save::Stored;
 use super::stop::GONE_WITHIN;
 use super::view::reason;
 use super::{COMMAND_WITHIN, Guest, GuestHandle, Running, lifecycle};
@@ -13,6 +14,7 @@ use crate::domain::Definition;
 use crate::monitor::commands::Protocol;
 use crate::monitor::{Entry, Monitor, Notice, Options};
 use bulkhead_actors::fault;
+use bulkhead_actors::job::Job;
 use bulkhead_wire::control::{Access, Helper, HelperRequest};
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
@@ -32,8 +34,12 @@ use tokio::sync::{mpsc, watch};
 pub(crate) const FLAG_PAUSED: u32 = 1;
 /// End with the client (`VIR_DOMAIN_START_AUTODESTROY`).
 pub(crate) const FLAG_AUTODESTROY: u32 = 2;
-/// All flags that are served here; what else there is concerns saved states, which this driver does not make yet.
-pub(crate) const FLAGS: u32 = FLAG_PAUSED | FLAG_AUTODESTROY;
+/// Do not go through the host's cache (`VIR_DOMAIN_START_BYPASS_CACHE`). It is gone through in any case.
+const FLAG_BYPASS_CACHE: u32 = 4;
+/// Boot, and drop a state that is stored (`VIR_DOMAIN_START_FORCE_BOOT`).
+const FLAG_FORCE_BOOT: u32 = 8;
+/// All flags that are served here.
+pub(crate) const FLAGS: u32 = FLAG_PAUSED | FLAG_AUTODESTROY | FLAG_BYPASS_CACHE | FLAG_FORCE_BOOT;
 
 /// Time in which QEMU must answer first; a loaded host and a large guest need some.
 const MONITOR_WITHIN: Duration = Duration::from_secs(30);
@@ -55,14 +61,22 @@ struct Taken {
 }
 
 impl Guest {
-    /// Starts the guest from this definition.
-    pub(crate) async fn start(&mut self, definition: Definition, flags: u32) -> Result<(), Error> {
+    /// Starts the guest from this definition, or from the state that is stored of it.
+    pub(crate) async fn start(&mut self, definition: Definition, flags: u32, job: &Job) -> Result<(), Error> {
         if self.running.is_some() {
             return Err(self.invalid("domain is already running"));
         }
+        if flags & FLAG_FORCE_BOOT != 0 {
+            self.remove_saved().await?;
+        }
+        let (definition, stored) = match self.open_saved().await? {
+            Some((definition, stored)) => (definition, Some(stored)),
+            None => (definition, None),
+        };
+        let going_on = stored.as_ref().map(|stored| stored.runs);
         self.destroyed.send_replace(false);
         let mut taken = Taken::default();
-        match self.launch(definition, flags, &mut taken).await {
+        match self.launch(definition, flags, stored, &mut taken, job).await {
             Ok(running) => {
                 self.running = Some(running);
                 (self.state, self.reason) = (State::Paused, reason::PAUSED_STARTING);
@@ -79,7 +93,7 @@ impl Guest {
                 return wanted.and(Err(error));
             }
         }
-        let begun = self.begin(flags).await;
+        let begun = self.begin(flags, going_on).await;
         if let Err(error) = begun {
             let wanted = self.still_wanted();
             let failed = (reason::SHUTOFF_FAILED, lifecycle::STOPPED_FAILED);
@@ -113,25 +127,40 @@ impl Guest {
     }
 
     /// The last steps, on a QEMU that answers.
-    async fn begin(&mut self, flags: u32) -> Result<(), Error> {
+    ///
+    /// `going_on` says of a guest that goes on from a stored state whether its CPUs run.
+    async fn begin(&mut self, flags: u32, going_on: Option<bool>) -> Result<(), Error> {
         let monitor = self.monitor()?;
         self.set_display_password(&monitor).await?;
-        (self.state, self.reason) = if flags & FLAG_PAUSED == 0 {
-            (State::Running, reason::RUNNING_BOOTED)
-        } else {
-            (State::Paused, reason::PAUSED_USER)
+        let runs = flags & FLAG_PAUSED == 0 && going_on != Some(false);
+        (self.state, self.reason) = match (runs, going_on) {
+            (true, None) => (State::Running, reason::RUNNING_BOOTED),
+            (true, Some(_)) => (State::Running, reason::RUNNING_RESTORED),
+            (false, _) => (State::Paused, reason::PAUSED_USER),
         };
         // Before the CPUs run: up to here a crash undoes the start, from here on the next incarnation completes it.
         fault::point("start", "before_running");
         self.record(Phase::Running).await?;
         fault::point("start", "after_running");
-        if flags & FLAG_PAUSED == 0 {
+        if going_on.is_some() {
+            // Before the CPUs run: going on from it again would run an old memory over a newer disk.
+            self.remove_saved().await?;
+        }
+        if runs {
             monitor.within(COMMAND_WITHIN).cont().await.map_err(|error| self.monitor_error(&error))?;
         }
         fault::point("start", "after_resume");
         self.publish();
-        self.emit(lifecycle::STARTED);
-        self.emit(if flags & FLAG_PAUSED == 0 { lifecycle::RESUMED } else { lifecycle::PAUSED });
+        // In libvirt's order, which differs between the two.
+        let events = match (runs, going_on) {
+            (true, None) => [lifecycle::RESUMED, lifecycle::STARTED],
+            (false, None) => [lifecycle::STARTED, lifecycle::PAUSED],
+            (true, Some(_)) => [lifecycle::STARTED_RESTORED, lifecycle::RESUMED_FROM_STATE],
+            (false, Some(_)) => [lifecycle::STARTED_RESTORED, lifecycle::PAUSED_RESTORED],
+        };
+        for event in events {
+            self.emit(event);
+        }
         Ok(())
     }
 
@@ -156,7 +185,14 @@ impl Guest {
         Ok(())
     }
 
-    async fn launch(&self, definition: Definition, flags: u32, taken: &mut Taken) -> Result<Running, Error> {
+    async fn launch(
+        &self,
+        definition: Definition,
+        flags: u32,
+        stored: Option<Stored>,
+        taken: &mut Taken,
+        job: &Job,
+    ) -> Result<Running, Error> {
         let environment = &self.environment;
         let key = self.key();
         let id = environment.next_id();
@@ -177,6 +213,7 @@ impl Guest {
             bus: folder.join("dbus.sock").display().to_string(),
             // Opening it is the broker's to do, which it does not yet.
             vhost_net: false,
+            incoming: stored.is_some(),
             rendering: Rendering::Launch,
         };
 
@@ -221,6 +258,9 @@ impl Guest {
             }
         };
         self.name_terminals(&attached, pid, &mut live).await?;
+        if let Some(stored) = stored {
+            self.unless_destroyed(self.restore(&attached, stored, job)).await?;
+        }
         seen.send_replace(Some(attached));
         self.follow(received, seen);
         let memory_kib = memory_kib(&live);
@@ -530,13 +570,17 @@ impl Guest {
             reboot: false,
         });
         (self.state, self.reason) = (State::from_number(record.state), record.reason);
+        let saving = match record.phase {
+            Phase::Saving { was_running } => Some(was_running),
+            Phase::Starting | Phase::Running => None,
+        };
         self.publish();
-        self.attach_later(seen);
+        self.attach_later(seen, saving);
         Ok(())
     }
 
     /// Attaches to the monitor of an adopted guest as soon as QEMU answers, then compares what was with what is.
-    fn attach_later(&self, seen: watch::Sender<Option<Monitor>>) {
+    fn attach_later(&self, seen: watch::Sender<Option<Monitor>>, saving: Option<bool>) {
         let (stack, key, myself, name) =
             (self.environment.stack.clone(), self.key(), self.myself.clone(), self.name.clone());
         let process = self.running.as_ref().map(|running| Arc::clone(&running.process));
@@ -564,7 +608,10 @@ impl Guest {
                         let _ = guest.post("adopt", move |guest: &mut Guest| {
                             Box::pin(async move {
                                 guest.follow(received, seen);
-                                guest.compare().await;
+                                match saving {
+                                    Some(was_running) => guest.resume_saving(was_running).await,
+                                    None => guest.compare().await,
+                                }
                             })
                         });
                         return;

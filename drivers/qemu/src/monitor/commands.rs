@@ -100,6 +100,11 @@ impl<'a> Commands<'a> {
         self.ask("query-chardev", Value::Null).await
     }
 
+    /// `query-migrate`: how far the state's way out or in has come.
+    pub async fn query_migrate(self) -> Answer<Migration> {
+        self.ask("query-migrate", Value::Null).await
+    }
+
     /// `query-version`: QEMU's version.
     pub async fn query_version(self) -> Answer<Version> {
         self.ask("query-version", Value::Null).await
