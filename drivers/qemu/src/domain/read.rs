@@ -3,7 +3,8 @@
 use super::host::Host;
 use super::machine::Settled;
 use super::{
-    Purpose, addresses, basics, clock, cpu, devices, features, machine, namespace, os, place, refuse, tuning,
+    Purpose, addresses, basics, clock, cpu, devices, facilities, features, fit, machine, namespace, os,
+    place, refuse, tuning,
 };
 use crate::device::schema::Shape;
 use crate::device::siblings;
@@ -88,6 +89,7 @@ fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
     if let Some(unfit) = unfit {
         return Err(unfit);
     }
+    machine::check_vcpus(vcpus, context)?;
     for device in devices.elements() {
         crate::device::check(device, context)?;
     }
@@ -106,7 +108,7 @@ fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
     push_all(&mut root, memory);
     Simple(input, &mut root).add(&tuning::BLKIO_TUNE)?;
     push_all(&mut root, tuning::memory_tune(input)?);
-    Simple(input, &mut root).add(&tuning::MEMORY_BACKING)?;
+    push_all(&mut root, tuning::memory_backing(input)?);
     root.push(vcpu);
     push_all(&mut root, basics::vcpus(input)?);
     push_all(&mut root, iothreads(input)?);
@@ -129,7 +131,13 @@ fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
     Simple(input, &mut root).add(&tuning::KEY_WRAP)?;
     push_all(&mut root, tuning::launch_security(input)?);
     push_all(&mut root, passed_through);
+    fit::check(&root, context)?;
     Ok(root)
+}
+
+/// Whether the host has what a complete tree needs.
+pub(super) fn check_facilities(root: &Element, host: &Host) -> Result<(), Error> {
+    facilities::check(root, &machine::settle(root, host)?.context)
 }
 
 /// Gives addresses to those devices of a complete tree that have none.
