@@ -10,7 +10,7 @@ use crate::device::schema::Shape;
 use crate::device::siblings;
 use crate::device::value;
 use bulkhead_wire::error::{Code, Error, Origin};
-use bulkhead_xml::{Element, Limits, parse};
+use bulkhead_xml::{Element, Limits, Node, parse};
 
 /// The tables of elements that need no more than their table.
 struct Simple<'a>(&'a Element, &'a mut Element);
@@ -104,7 +104,7 @@ fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
     push_all(&mut root, basics::generation_id(input, || context.host.new_uuid())?);
     push_all(&mut root, basics::title(input)?);
     push_all(&mut root, description(input));
-    push_all(&mut root, input.child("metadata").filter(|metadata| !metadata.children.is_empty()).cloned());
+    push_all(&mut root, metadata(input));
     push_all(&mut root, memory);
     Simple(input, &mut root).add(&tuning::BLKIO_TUNE)?;
     push_all(&mut root, tuning::memory_tune(input)?);
@@ -155,6 +155,24 @@ fn push_all(root: &mut Element, elements: impl IntoIterator<Item = Element>) {
     for element in elements {
         root.push(element);
     }
+}
+
+/// `<metadata>` as it stands, with the declarations of the prefixes that it uses and that stood around it.
+fn metadata(input: &Element) -> Option<Element> {
+    let mut metadata = input.child("metadata").filter(|metadata| !metadata.children.is_empty())?.clone();
+    for (name, space) in &input.attributes {
+        let Some(prefix) = name.strip_prefix("xmlns:").filter(|_| metadata.attr(name).is_none()) else {
+            continue;
+        };
+        let used = |markup: &str| {
+            let starts = [format!("<{prefix}:"), format!(" {prefix}:"), format!("\n{prefix}:")];
+            starts.iter().any(|start| markup.contains(start.as_str()))
+        };
+        if metadata.children.iter().any(|node| matches!(node, Node::Raw(markup) if used(markup))) {
+            metadata.set(name, space.as_str());
+        }
+    }
+    Some(metadata)
 }
 
 fn description(input: &Element) -> Option<Element> {

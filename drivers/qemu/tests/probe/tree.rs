@@ -24,14 +24,19 @@ fn canonical(element: &Element, input: &str) -> String {
     attributes.sort();
     let mut children: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for child in element.elements() {
-        children.entry(&child.name).or_default().push(canonical(child, input));
+        children
+            .entry(child.name.rsplit(':').next().unwrap_or_default())
+            .or_default()
+            .push(canonical(child, input));
     }
     for (name, group) in &mut children {
         if matches!(*name, "feature" | "timer" | "vcpupin" | "iothreadpin" | "page" | "event") {
             group.sort();
         }
     }
-    format!("<{} {attributes:?} {:?} {children:?}>", element.name, word(&element.text()))
+    let local = element.name.rsplit(':').next().unwrap_or_default();
+    let name = format!("{{{}}}{local}", element.namespace.as_deref().unwrap_or_default());
+    format!("<{name} {attributes:?} {:?} {children:?}>", word(&element.text()))
 }
 
 /// The canonical text of a domain; `input` is what it was made of, in lower case.
