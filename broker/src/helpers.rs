@@ -211,7 +211,7 @@ pub(crate) fn start(
             Access::Folder => Rights::Manage,
         };
         profile.files.push(FileRule {
-            place: Place::Opened(number),
+            place: if profile.hide { Place::Shown(number, path.clone()) } else { Place::Opened(number) },
             access,
             reason: path.display().to_string(),
         });
@@ -318,6 +318,8 @@ fn write_record(layout: &Layout, record: &Record) -> io::Result<()> {
 /// Forgets a helper that has ended.
 pub(crate) fn forget(layout: &Layout, key: &str) {
     let _ = fs::remove_file(record_path(layout, key));
+    // Most helpers leave nothing in theirs; what is in there stays.
+    let _ = fs::remove_dir(layout.guest(key));
 }
 
 fn driver_path(layout: &Layout, name: &str) -> PathBuf {
