@@ -55,6 +55,7 @@ pub static MANIFESTS: &[Manifest] = &[
         deposits_max: 4096,
         ..manifest(Driver::Qemu, "bulkhead-qemu")
     },
+    Manifest { calls: &[Driver::Qemu], ..manifest(Driver::Gateway, "bulkhead-gateway") },
 ];
 
 /// The manifest of a driver, if this stack has it.

@@ -85,6 +85,12 @@ pub fn log(folders: &Folders) -> Profile {
     driver("log", vec![rule(&folders.log, Access::Manage, "guests' logs")])
 }
 
+/// The gateway: nothing but the connections that it is given.
+#[must_use]
+pub fn gateway() -> Profile {
+    driver("gateway", Vec::new())
+}
+
 /// The profile of a driver by its name; `None` for a driver without one.
 #[must_use]
 pub fn of_driver(name: &str, folders: &Folders) -> Option<Profile> {
@@ -92,6 +98,7 @@ pub fn of_driver(name: &str, folders: &Folders) -> Option<Profile> {
         "qemu" => Some(qemu(folders)),
         "network" => Some(network(folders)),
         "log" => Some(log(folders)),
+        "gateway" => Some(gateway()),
         _ => None,
     }
 }

@@ -191,6 +191,15 @@ pub enum ToDriver {
         /// Why.
         reason: String,
     },
+    /// A client of libvirt's protocol, for the gateway: its accepted connection.
+    Connection {
+        /// Its token, known already to the drivers that the gateway calls.
+        token: Token,
+        /// Who it is.
+        identity: Identity,
+        /// The connection.
+        socket: Descriptor,
+    },
     /// From now on this token may be used.
     ClientUp {
         /// The token.
@@ -247,6 +256,8 @@ pub struct Welcome {
     pub set_aside: Vec<String>,
     /// Programs that the host's owner allows for each class of helper.
     pub programs: Vec<(String, PathBuf)>,
+    /// Clients whose tokens other drivers may use when they call.
+    pub clients: Vec<(Token, Identity)>,
     /// Faults to make, if the stack was opened for it.
     pub faults: Vec<FaultRule>,
 }
@@ -282,6 +293,11 @@ pub enum FromDriver {
         number: u64,
         /// What its objects are busy with, 64 at most.
         busy: Vec<Busy>,
+    },
+    /// A client's connection has ended, and so have its calls.
+    ClientGone {
+        /// Its token.
+        token: Token,
     },
     /// A request.
     Ask {

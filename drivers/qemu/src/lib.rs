@@ -13,4 +13,6 @@ pub mod domain;
 pub mod driver;
 mod guest;
 pub mod monitor;
+mod node;
 mod probe;
+mod statistics;

@@ -396,6 +396,7 @@ fn profile(process: Process, folder: &Path, program: &Path) -> (Profile, PathBuf
         Process::QemuDriver => driver("qemu"),
         Process::NetworkDriver => driver("network"),
         Process::LogDriver => driver("log"),
+        Process::GatewayDriver => driver("gateway"),
         Process::Qemu => helper("qemu", false),
         Process::QemuNetworked => helper("qemu", true),
         Process::QemuProbe => helper("qemu-probe", false),
@@ -498,7 +499,10 @@ fn suite(folder: &Path) {
         for thing in THINGS {
             let name = format!("{thing:?}");
             let command = match process {
-                Process::QemuDriver | Process::NetworkDriver | Process::LogDriver => {
+                Process::QemuDriver
+                | Process::NetworkDriver
+                | Process::LogDriver
+                | Process::GatewayDriver => {
                     let mut command = Command::new(&program);
                     command.args(["try", file.to_str().unwrap(), &name, &context.text()]);
                     report(&format!("{process:?}"), *thing, command);

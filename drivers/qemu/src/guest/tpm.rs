@@ -71,7 +71,12 @@ fn folder_of(environment: &Environment, guest: &str) -> PathBuf {
 
 impl Guest {
     /// Starts the emulator, if the guest has an emulated TPM; makes the TPM if it has none yet.
-    pub(super) async fn start_tpm(&self, live: &Element, autodestroy: bool) -> Result<Option<Tpm>, Error> {
+    pub(super) async fn start_tpm(
+        &self,
+        live: &Element,
+        autodestroy: bool,
+        setup: &mut Option<String>,
+    ) -> Result<Option<Tpm>, Error> {
         self.check_tpms(live)?;
         let Some((tpm, backend)) = emulated(live) else {
             return Ok(None);
@@ -79,11 +84,11 @@ impl Guest {
         let is_new = backend.attr("version") != Some("1.2");
         let folder = folder_of(&self.environment, &self.key());
         let state = folder.join(if is_new { "tpm2" } else { "tpm1.2" });
-        self.make_tpm(&folder, &state, is_new).await?;
+        self.make_tpm(&folder, &state, is_new, setup).await?;
         if let Some(banks) = backend.child("active_pcr_banks").filter(|_| is_new) {
             let banks: Vec<&str> = banks.elements().map(|bank| bank.name.as_str()).collect();
             let words = ["--tpm2", "--reconfigure", "--pcr-banks", &banks.join(",")].map(str::to_owned);
-            self.run_setup(&folder, &state, words.to_vec()).await?;
+            self.run_setup(&folder, &state, words.to_vec(), setup).await?;
         }
         fault::point("start", "before_tpm");
 
@@ -165,7 +170,13 @@ impl Guest {
     }
 
     /// Makes the TPM's keys and certificates, the first time. In a folder beside: half a TPM is none.
-    async fn make_tpm(&self, folder: &Path, state: &Path, is_new: bool) -> Result<(), Error> {
+    async fn make_tpm(
+        &self,
+        folder: &Path,
+        state: &Path,
+        is_new: bool,
+        setup: &mut Option<String>,
+    ) -> Result<(), Error> {
         // The emulator's options know no way to write these.
         let text = state.to_string_lossy();
         if text.contains([',', '\n']) {
@@ -196,7 +207,7 @@ impl Guest {
         let rest =
             ["--createek", "--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--not-overwrite"];
         words.extend(rest.map(str::to_owned));
-        self.run_setup(folder, &fresh, words).await?;
+        self.run_setup(folder, &fresh, words, setup).await?;
         let (folder, state) = (folder.to_owned(), state.to_owned());
         self.environment
             .on_disk(&self.tpm_text("state"), move || {
@@ -207,7 +218,13 @@ impl Guest {
     }
 
     /// Runs the program that makes and changes TPMs, and waits for its end.
-    async fn run_setup(&self, folder: &Path, state: &Path, words: Vec<String>) -> Result<(), Error> {
+    async fn run_setup(
+        &self,
+        folder: &Path,
+        state: &Path,
+        words: Vec<String>,
+        setup: &mut Option<String>,
+    ) -> Result<(), Error> {
         let environment = &self.environment;
         let key = format!("{}{KEY_ENDING}-setup-{}", self.key(), environment.next_number());
         let authority = Path::new(&environment.host.state_folder).join("swtpm/authority");
@@ -238,9 +255,11 @@ impl Guest {
             errors: self.open_log(&self.tpm_log()).await,
             autodestroy: true,
         };
+        *setup = Some(key.clone());
         let ended = environment.end_of(&key);
         environment.stack.start_helper(request).await.map_err(|error| self.named(&error))?;
         let status = tokio::time::timeout(SETUP_WITHIN, ended).await;
+        *setup = status.is_err().then(|| key.clone());
         let said = match status {
             Ok(Some(0)) => return Ok(()),
             Ok(status) => {
@@ -251,7 +270,6 @@ impl Guest {
                 )
             }
             Err(_elapsed) => {
-                let _ = environment.stack.kill_helper(&key).await;
                 format!("swtpm_setup is not done within {} s", SETUP_WITHIN.as_secs())
             }
         };
