@@ -360,6 +360,7 @@ fn unsafe_stands_in_few_named_files() {
 
 /// Where processes are made or replaced, or the calls that do that are named; tests aside.
 const PROCESSES: &[(&str, &str)] = &[
+    ("sandbox/src/confine.rs", "a helper that starts programs goes on as the first process of a namespace"),
     ("broker/src/launcher/mod.rs", "the one place where a process begins"),
     ("sandbox/src/bin/launch.rs", "the trampoline becomes the helper"),
     ("sandbox/src/filter.rs", "names the calls in order to refuse them"),

@@ -6,6 +6,7 @@ use crate::args::{self, Paths, Rendering};
 use crate::documents;
 use crate::domain::Purpose;
 use crate::driver::Qemu;
+use crate::guest::tpm::StateOf;
 use crate::guest::view::View;
 use crate::guest::{Guest, GuestHandle, SAVE_FLAGS};
 use crate::{node, statistics};
@@ -31,6 +32,10 @@ const XML_FLAGS: u32 = 0xf;
 
 /// Remove a stored state with the definition (`VIR_DOMAIN_UNDEFINE_MANAGED_SAVE`).
 const UNDEFINE_MANAGED_SAVE: u32 = 1;
+/// Remove the state of its TPM (`VIR_DOMAIN_UNDEFINE_TPM`).
+const UNDEFINE_TPM: u32 = 32;
+/// Keep the state of its TPM (`VIR_DOMAIN_UNDEFINE_KEEP_TPM`).
+const UNDEFINE_KEEP_TPM: u32 = 64;
 
 /// `virDomainJobType`: lasting work whose length is known.
 const JOB_BOUNDED: i32 = 1;
@@ -223,11 +228,20 @@ impl Server for Qemu {
     ) -> Result<(), Error> {
         // Flags that say what else to remove (NVRAM, snapshots): there is none of it yet.
         unsupported_flags(&call, arguments.flags, 0x7f)?;
+        let tpm = match (arguments.flags & UNDEFINE_TPM != 0, arguments.flags & UNDEFINE_KEEP_TPM != 0) {
+            (false, false) => StateOf::Xml,
+            (true, false) => StateOf::Removed,
+            (false, true) => StateOf::Kept,
+            (true, true) => {
+                let message = "undefining can remove a TPM's state or keep it; choose one of the two flags";
+                return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
+            }
+        };
         let with_state = arguments.flags & UNDEFINE_MANAGED_SAVE != 0;
         let guest = self.guest(&arguments.domain)?;
         guest
             .object
-            .run("domain_undefine", move |guest: &mut Guest| Box::pin(guest.undefine(with_state)))
+            .run("domain_undefine", move |guest: &mut Guest| Box::pin(guest.undefine(with_state, tpm)))
             .await??;
         self.environment.forget(arguments.domain.uuid);
         Ok(())
