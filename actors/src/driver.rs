@@ -1,5 +1,6 @@
 //! A driver's life: confined in its first line, welcomed, recovered, ready, serving, and gone when its owner is.
 
+use crate::deadline;
 use crate::fault;
 use crate::stack::Stack;
 use bulkhead_sandbox::{Profile, Report, confine};
@@ -165,7 +166,8 @@ impl<D: DriverLogic> Serve for Served<D> {
             }
             let name = call.info.name;
             fault::point(name, "before");
-            let answer = driver.dispatch(call, body, files).await;
+            let time_left = call.time_left;
+            let answer = deadline::scope(time_left, driver.dispatch(call, body, files)).await;
             fault::point(name, "after");
             answer
         })
@@ -315,7 +317,13 @@ async fn heard<D: DriverLogic>(
                     let caller = stack.peer(peer);
                     tokio::spawn(async move {
                         let error = caller.run(socket, Token::default()).await;
-                        tracing::info!(%peer, %error, "channel ended");
+                        if error.is_breach() {
+                            tracing::warn!(%peer, %error, "channel ended");
+                            // Its next incarnation brings the next channel; until then nobody waits for this one.
+                            caller.hold(format!("{error}; its restart ends that"));
+                        } else {
+                            tracing::info!(%peer, %error, "channel ended");
+                        }
                     });
                 }
             }

@@ -68,8 +68,12 @@ impl Stack {
         let (reply, answer) = oneshot::channel();
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, reply);
         let said = self.say(&FromDriver::Ask { id, request });
-        said.await;
-        let answer = tokio::time::timeout(ANSWER_WITHIN, answer).await;
+        // A broker that does not read is waited for no longer than one that does not answer.
+        let asked = async {
+            said.await;
+            answer.await
+        };
+        let answer = tokio::time::timeout(ANSWER_WITHIN, asked).await;
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         match answer {
             Ok(Ok(result)) => result,

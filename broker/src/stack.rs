@@ -89,7 +89,16 @@ struct Alive {
     welcomed: bool,
     in_force: Vec<String>,
     missing: Vec<String>,
-    busy: Vec<Busy>,
+    /// What its objects were busy with, and when it said so.
+    busy: (Instant, Vec<Busy>),
+}
+
+impl Alive {
+    fn busy(&self) -> Vec<Busy> {
+        let age = u64::try_from(self.busy.0.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = |busy: &Busy| Busy { since_ms: busy.since_ms.saturating_add(age), ..busy.clone() };
+        self.busy.1.iter().map(now).collect()
+    }
 }
 
 /// Messages to one driver that wait to be written.
@@ -382,7 +391,7 @@ impl Stack {
             welcomed: false,
             in_force: Vec::new(),
             missing: Vec::new(),
-            busy: Vec::new(),
+            busy: (Instant::now(), Vec::new()),
         };
         self.alive.insert(driver, alive);
         Ok(())
@@ -415,7 +424,7 @@ impl Stack {
             }
             Happening::LinkEnded(driver, incarnation, error) => {
                 let current = self.alive.get(&driver).is_some_and(|alive| alive.incarnation == incarnation);
-                if current && !matches!(error, LinkError::Closed | LinkError::Io(_)) {
+                if current && error.is_breach() {
                     tracing::error!(%driver, %error, "driver broke the protocol");
                     self.step(Event::Violation(driver, format!("broke the protocol: {error}")));
                 }
@@ -436,7 +445,7 @@ impl Stack {
                 if self.helpers.get(&key).is_none_or(|helper| helper.record.pid != pid) {
                     return;
                 }
-                helpers::forget(&self.root.layout, &key);
+                helpers::forget(&self.root.layout, &key, pid);
                 let owner = self.helpers.remove(&key).map(|helper| helper.record.owner);
                 if let Some(owner) =
                     MANIFESTS.iter().find(|manifest| Some(manifest.driver.name()) == owner.as_deref())
@@ -526,10 +535,10 @@ impl Stack {
                 self.step(Event::Ready(driver));
                 self.changed.send_modify(|generation| *generation += 1);
             }
-            FromDriver::Beat { busy, .. } => {
+            FromDriver::Beat { mut busy, .. } => {
+                busy.truncate(64);
                 if let Some(alive) = self.alive.get_mut(&driver) {
-                    alive.busy = busy;
-                    alive.busy.truncate(64);
+                    alive.busy = (Instant::now(), busy);
                 }
                 self.step(Event::Beat(driver));
                 if driver == Driver::Gateway {
@@ -761,7 +770,7 @@ impl Stack {
                     Phase::Held { reason } => Some(reason.clone()),
                     _ => life.last_end.clone(),
                 },
-                busy: alive.map(|alive| alive.busy.clone()).unwrap_or_default(),
+                busy: alive.map(Alive::busy).unwrap_or_default(),
                 set_aside: self.set_aside(driver),
             }
         };

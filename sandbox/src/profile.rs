@@ -46,8 +46,11 @@ pub enum SystemCalls {
     Helper {
         /// May it open network sockets, with the reason?
         sockets: Option<String>,
-        /// May it start programs, with the reason?
+        /// May it start programs, with the reason? Then it and they are alone in a process namespace, where there can be one,
+        /// and end together.
         programs: Option<String>,
+        /// Does it fail when it can't change a file's mode, with the reason? Then it is told that it did, and nothing changes.
+        modes: Option<String>,
     },
 }
 

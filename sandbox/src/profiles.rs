@@ -136,8 +136,32 @@ fn data(class: &str) -> Option<&'static [(&'static str, &'static str)]> {
             Some(&[("/usr/share/qemu", "firmware and key maps"), ("/usr/share/seabios", "firmware")])
         }
         "qemu-img" | "swtpm" => Some(&[]),
+        "swtpm-setup" => Some(&[
+            ("/etc/swtpm-localca.options", "what the host's owner wants to stand in certificates"),
+            ("/etc/passwd", "its user's name"),
+            ("/etc/group", "its group's name"),
+            ("/etc/nsswitch.conf", "looks the former up"),
+            ("/etc/localtime", "tells when it began"),
+        ]),
         _ => None,
     }
+}
+
+/// Programs that every instance of a class starts, and why.
+fn programs(class: &str) -> (&'static [&'static str], Option<&'static str>) {
+    match class {
+        "swtpm-setup" => (
+            &["/usr/bin/swtpm", "/usr/bin/swtpm_localca", "/usr/bin/swtpm_cert", "/usr/bin/certtool"],
+            Some("it makes a TPM by talking to an emulator, and has its certificates made"),
+        ),
+        _ => (&[], None),
+    }
+}
+
+/// Why a helper of this class must believe that it changes modes of files, if it must.
+fn modes(class: &str) -> Option<String> {
+    let fails = matches!(class, "swtpm" | "swtpm-setup");
+    fails.then(|| "the emulator does not start where it can't set its state's mode".to_owned())
 }
 
 /// Why a helper of this class has terminals, if it has.
@@ -169,6 +193,8 @@ pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Pr
         files.push(rule("/dev/pts", Access::ReadWrite, reason));
         files.push(rule("/dev/ptmx", Access::ReadWrite, reason));
     }
+    let (programs, starts) = programs(class);
+    files.extend(programs.iter().map(|path| rule(*path, Access::Execute, starts.unwrap_or_default())));
     files.extend(data.iter().map(|(path, reason)| rule(*path, Access::Read, reason)));
     Some(Profile {
         name: class.to_owned(),
@@ -176,7 +202,11 @@ pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Pr
         bind_ports: Vec::new(),
         network: network.clone(),
         capabilities: Vec::new(),
-        system_calls: SystemCalls::Helper { sockets: network, programs: None },
+        system_calls: SystemCalls::Helper {
+            sockets: network,
+            programs: starts.map(str::to_owned),
+            modes: modes(class),
+        },
         limits: Limits { open_files: None, core_bytes: Some(0), address_space_bytes: None },
         hide: false,
         terminals,

@@ -436,6 +436,7 @@ impl Server for Qemu {
             return Err(not_running(&guest));
         }
         // Before its turn comes: whatever waits for this QEMU ends with it.
+        guest.give_up_start();
         let _ = self.environment.stack.kill_helper(&guest.key()).await;
         guest.object.run("domain_destroy", |guest: &mut Guest| Box::pin(guest.destroyed())).await?
     }

@@ -41,7 +41,7 @@ pub(crate) struct Environment {
     pub(crate) autostart: Folder,
     /// `UUID.json`: running guests.
     pub(crate) live: Folder,
-    probes: Probes,
+    probes: Arc<Probes>,
     events: Fanout,
     last_id: AtomicI32,
     helpers: AtomicU64,
@@ -96,9 +96,9 @@ impl Environment {
         PathBuf::from(&self.host.state_folder).join("nvram")
     }
 
-    /// Ports on which guests of this stack show their displays.
-    pub(crate) fn used_ports(&self) -> Vec<u16> {
-        let views = self.all().into_iter().map(|guest| guest.view.get());
+    /// Ports on which the other guests of this stack show their displays.
+    pub(crate) fn used_ports(&self, except: Uuid) -> Vec<u16> {
+        let views = self.all().into_iter().map(|guest| guest.view.get()).filter(|view| view.uuid != except);
         let ports = views.flat_map(|view| {
             let root = view.live.as_ref().map(|live| Arc::clone(&live.root));
             let devices = root.as_ref().and_then(|root| root.child("devices"));
@@ -228,10 +228,10 @@ impl DriverLogic for Qemu {
             definitions: Folder::open(&etc, "definition", ".xml").map_err(system)?,
             autostart: Folder::open(&etc.join("autostart"), "autostart", ".xml").map_err(system)?,
             live: Folder::open(&layout.run.join("qemu"), "live", ".json").map_err(system)?,
-            probes: Probes::new(
+            probes: Arc::new(Probes::new(
                 stack.clone(),
                 Folder::open(&layout.cache.join("qemu"), "capabilities", ".json").map_err(system)?,
-            ),
+            )),
             stack,
             host: Host {
                 state_folder: layout.lib.join("qemu").display().to_string(),
@@ -254,7 +254,14 @@ impl DriverLogic for Qemu {
     }
 
     fn dispatch(self: Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
-        domain::dispatch(self, call, body, files)
+        let answer = domain::dispatch(self, call, body, files);
+        Box::pin(async move {
+            answer.await.map_err(|error| match error.origin {
+                // What objects in general say, this driver's objects say.
+                Origin::NONE => Error { origin: Origin::QEMU, ..error },
+                _ => error,
+            })
+        })
     }
 
     fn busy(&self) -> Vec<Busy> {
@@ -290,12 +297,17 @@ impl Qemu {
         let folder = environment.definitions.clone();
         let files = environment.on_disk("Definitions", move || folder.read_all()).await?;
         let folder = environment.autostart.clone();
+        let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
         let starting: Vec<String> = environment
-            .on_disk("Autostart", move || folder.read_all())
-            .await?
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
+            .on_disk("Autostart", move || {
+                let marks = folder.read_all()?.into_iter().map(|(name, _)| name);
+                let (starting, left): (Vec<_>, Vec<_>) = marks.partition(|name| names.contains(name));
+                // Of domains that were undefined by an incarnation which did not come to this. A later one of the same name
+                // is another one.
+                left.iter().try_for_each(|name| folder.remove(name))?;
+                Ok(starting)
+            })
+            .await?;
         for (name, text) in files {
             if set_aside.contains(&name) {
                 tracing::warn!(domain = name, "is set aside");

@@ -434,6 +434,9 @@ impl Connection {
     }
 }
 
+/// Time until a driver that broke the protocol gets another channel.
+const NONSENSE_PAUSE: Duration = Duration::from_millis(500);
+
 /// Gives a caller its link, again and again, until the stack is closed.
 async fn keep_up(
     source: Source,
@@ -462,7 +465,16 @@ async fn keep_up(
             },
         };
         match channel {
-            Ok(Ok((socket, token))) => drop(caller.run(socket, token).await),
+            Ok(Ok((socket, token))) => {
+                let error = caller.run(socket, token).await;
+                if error.is_breach() {
+                    tracing::warn!(%driver, %error, "channel ended");
+                    // A driver that talks nonsense will do so on the next channel too: calls fail until then.
+                    caller.hold(error.to_string());
+                    tokio::time::sleep(NONSENSE_PAUSE).await;
+                    caller.wait_for_link();
+                }
+            }
             Ok(Err(reason)) => {
                 caller.hold(reason);
                 match &mut changes {

@@ -170,7 +170,7 @@ fn check_emulator(host: &Host, path: &str, arch: &str) -> Result<(), Error> {
         return Err(Error::new(
             Code::SYSTEM_ERROR,
             Origin::QEMU,
-            format!("'{path}' is none of this host's emulators; name one of these, or none"),
+            format!("<emulator>: '{path}' is none of this host's emulators; name one of these, or none"),
         ));
     }
     let x86 = |name: &str| matches!(name, "i686" | "x86_64");
@@ -178,5 +178,5 @@ fn check_emulator(host: &Host, path: &str, arch: &str) -> Result<(), Error> {
     if known.any(|(name, _)| name == arch || x86(name) && x86(arch) || family(name) == family(arch)) {
         return Ok(());
     }
-    Err(refuse::unsupported_by_qemu(format!("Emulator '{path}' does not emulate architecture '{arch}'")))
+    Err(refuse::unsupported_by_qemu(format!("<emulator>: '{path}' does not emulate architecture '{arch}'")))
 }

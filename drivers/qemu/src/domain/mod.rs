@@ -18,6 +18,7 @@ mod implicit;
 mod machine;
 mod namespace;
 mod os;
+mod place;
 mod read;
 mod refuse;
 mod sets;

@@ -3,7 +3,7 @@
 use super::host::Host;
 use super::machine::Settled;
 use super::{
-    Purpose, addresses, basics, clock, cpu, devices, features, machine, namespace, os, refuse, tuning,
+    Purpose, addresses, basics, clock, cpu, devices, features, machine, namespace, os, place, refuse, tuning,
 };
 use crate::device::schema::Shape;
 use crate::device::siblings;
@@ -24,6 +24,10 @@ impl Simple<'_> {
 pub(super) fn read(xml: &[u8], host: &Host, _purpose: Purpose) -> Result<Element, Error> {
     let mut document = parse(xml, Limits::default(), "domain/metadata")
         .map_err(|error| Error::new(Code::XML_DETAIL, Origin::DOMAIN, error.to_string()))?;
+    checked(&mut document, host).map_err(|error| place::located(error, &document))
+}
+
+fn checked(document: &mut Element, host: &Host) -> Result<Element, Error> {
     if document.name != "domain" {
         return Err(refuse::value(format!("The document is a <{}>, not a <domain>", document.name)));
     }
@@ -35,9 +39,9 @@ pub(super) fn read(xml: &[u8], host: &Host, _purpose: Purpose) -> Result<Element
             "<domain> is in a namespace; remove its 'xmlns'",
         ));
     }
-    join_devices(&mut document);
-    let settled = machine::settle(&document, host)?;
-    complete(&document, settled)
+    join_devices(document);
+    let settled = machine::settle(document, host)?;
+    complete(document, settled)
 }
 
 /// A document may have several `<devices>`; they count as one.

@@ -83,6 +83,7 @@ impl Guest {
             let mut layers = Vec::new();
             let (mut path, mut format) = (source, format);
             while matches!(format.as_str(), "qcow2" | "qcow" | "qed" | "vmdk" | "vhdx" | "vpc") {
+                self.still_wanted()?;
                 let Some((below, below_format)) = self.layer_below(&path, &format).await? else {
                     break;
                 };
@@ -175,7 +176,7 @@ impl Guest {
     /// Chooses a port for each display that leaves it open. `taken` are those that turned out not to be free.
     pub(super) fn choose_ports(&self, live: &mut Element, taken: &[u16]) -> Result<Vec<u16>, Error> {
         let mut chosen = Vec::new();
-        let used = self.environment.used_ports();
+        let used = self.environment.used_ports(self.uuid);
         let Some(devices) = live.child_mut("devices") else {
             return Ok(chosen);
         };

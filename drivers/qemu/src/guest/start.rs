@@ -5,6 +5,7 @@
 
 use super::live::{Phase, Record};
 use super::save::Stored;
+use super::stop::GONE_WITHIN;
 use super::view::reason;
 use super::{COMMAND_WITHIN, Guest, GuestHandle, Running, lifecycle};
 use crate::args::{self, CommandLine, Paths, Purpose, Rendering};
@@ -25,6 +26,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
@@ -55,6 +57,7 @@ struct Taken {
     taps: Vec<String>,
     recorded: bool,
     helper: bool,
+    process: Option<Arc<AsyncFd<OwnedFd>>>,
 }
 
 impl Guest {
@@ -71,6 +74,7 @@ impl Guest {
             None => (definition, None),
         };
         let going_on = stored.as_ref().map(|stored| stored.runs);
+        self.destroyed.send_replace(false);
         let mut taken = Taken::default();
         match self.launch(definition, flags, stored, &mut taken, job).await {
             Ok(running) => {
@@ -79,18 +83,47 @@ impl Guest {
             }
             Err(error) => {
                 self.give_back(taken).await;
+                // Whatever ended the start: if somebody wanted that, it is the reason.
+                let wanted = self.still_wanted();
                 (self.state, self.reason) = (State::Shutoff, reason::SHUTOFF_FAILED);
+                if wanted.is_err() {
+                    self.reason = reason::SHUTOFF_DESTROYED;
+                }
                 self.publish();
-                return Err(error);
+                return wanted.and(Err(error));
             }
         }
         let begun = self.begin(flags, going_on).await;
         if let Err(error) = begun {
-            let _ = self.environment.stack.kill_helper(&self.key()).await;
-            self.ended(None).await;
-            return Err(error);
+            let wanted = self.still_wanted();
+            let failed = (reason::SHUTOFF_FAILED, lifecycle::STOPPED_FAILED);
+            let destroyed = (reason::SHUTOFF_DESTROYED, lifecycle::STOPPED_DESTROYED);
+            self.end(if wanted.is_ok() { failed } else { destroyed }).await?;
+            return wanted.and(Err(error));
         }
         Ok(())
+    }
+
+    /// A start goes on only as long as nobody wants the domain to end.
+    pub(super) fn still_wanted(&self) -> Result<(), Error> {
+        if !*self.destroyed.borrow() {
+            return Ok(());
+        }
+        let message = format!("Domain '{}' was destroyed while it was being started", self.name);
+        Err(Error::new(Code::OPERATION_ABORTED, Origin::QEMU, message))
+    }
+
+    /// Waits for something of a start, unless somebody wants the domain to end.
+    async fn unless_destroyed<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut destroyed = self.destroyed.subscribe();
+        tokio::select! {
+            biased;
+            // The guard is gone before anybody waits again.
+            () = async { drop(destroyed.wait_for(|destroyed| *destroyed).await) } => {}
+            done = work => return done,
+        }
+        self.still_wanted()?;
+        Err(self.invalid("its driver is ending"))
     }
 
     /// The last steps, on a QEMU that answers.
@@ -165,9 +198,11 @@ impl Guest {
         let id = environment.next_id();
         let autodestroy = flags & FLAG_AUTODESTROY != 0;
         let mut live = definition.live(id.unsigned_abs());
+        // From now on it can be seen, and destroyed.
+        self.publish_start(id, &live);
         self.prepare_variables(&live).await?;
         self.prepare_layers(&mut live).await?;
-        let capabilities = environment.capabilities(&definition.root).await?;
+        let capabilities = self.unless_destroyed(environment.capabilities(&definition.root)).await?;
         let folder = environment.layout.guest(&key);
         let paths = Paths {
             guest: folder.display().to_string(),
@@ -197,13 +232,16 @@ impl Guest {
         write(record(Phase::Starting, &live, &[])).await?;
 
         fault::point("start", "before_taps");
-        let taps = self.open_taps(&mut live, taken).await?;
+        let taps = self.unless_destroyed(self.open_taps(&mut live, taken)).await?;
         let errors = self.open_log().await;
         fault::point("start", "before_helper");
         taken.helper = true;
         let (pid, process) =
             self.run_qemu(&mut live, &capabilities, &paths, taps, errors, autodestroy).await?;
+        taken.process = Some(Arc::clone(&process));
         fault::point("start", "after_helper");
+        // Who destroyed it before found nothing to kill.
+        self.still_wanted()?;
         let (seen, monitor) = watch::channel(None);
         let (events, received) = mpsc::channel(EVENTS);
         // QEMU may end instead of answering; its monitor then ends a moment before or after its process.
@@ -221,12 +259,11 @@ impl Guest {
         };
         self.name_terminals(&attached, pid, &mut live).await?;
         if let Some(stored) = stored {
-            self.restore(&attached, stored, job).await?;
+            self.unless_destroyed(self.restore(&attached, stored, job)).await?;
         }
         seen.send_replace(Some(attached));
         self.follow(received, seen);
-        let memory_kib =
-            live.child_text("currentMemory").and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let memory_kib = memory_kib(&live);
         Ok(Running {
             id,
             definition,
@@ -251,7 +288,7 @@ impl Guest {
         mut taps: Vec<(String, Vec<Descriptor>)>,
         mut errors: Option<Descriptor>,
         autodestroy: bool,
-    ) -> Result<(u32, Arc<tokio::io::unix::AsyncFd<OwnedFd>>), Error> {
+    ) -> Result<(u32, Arc<AsyncFd<OwnedFd>>), Error> {
         let mut refused = Vec::new();
         loop {
             let ports = self.choose_ports(live, &refused)?;
@@ -482,6 +519,12 @@ impl Guest {
         if taken.helper {
             let _ = environment.stack.kill_helper(&self.key()).await;
         }
+        // Its files and its place are free again before anybody hears that the start has failed.
+        if let Some(process) = taken.process
+            && tokio::time::timeout(GONE_WITHIN, process.readable()).await.is_err()
+        {
+            tracing::error!(domain = self.name, "QEMU was killed and is still there");
+        }
         self.close_taps(&taken.taps).await;
         if taken.recorded {
             let (folder, name) = (environment.live.clone(), self.key());
@@ -512,8 +555,7 @@ impl Guest {
     ) -> Result<(), Error> {
         let (pid, process) = process(helper)?;
         let (seen, monitor) = watch::channel(None);
-        let memory_kib =
-            live.child_text("currentMemory").and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let memory_kib = memory_kib(&live);
         self.running = Some(Running {
             id: record.id,
             definition,
@@ -583,6 +625,11 @@ impl Guest {
     }
 }
 
+/// What the guest has at its start, in KiB.
+pub(super) fn memory_kib(live: &Element) -> u64 {
+    live.child_text("currentMemory").and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
 /// Does some display leave its port open?
 fn is_automatic(live: &Element) -> bool {
     let devices = live.child("devices");
@@ -607,7 +654,7 @@ fn stream_of(socket: OwnedFd) -> std::io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-fn process(helper: Helper) -> Result<(u32, Arc<tokio::io::unix::AsyncFd<OwnedFd>>), Error> {
+fn process(helper: Helper) -> Result<(u32, Arc<AsyncFd<OwnedFd>>), Error> {
     let gone = || Error::new(Code::INTERNAL, Origin::QEMU, "The broker sent no process with its helper");
     let file = helper.process.into_owned().ok_or_else(gone)?;
     let watched = link::watch(file).map_err(|error| Error::system(Origin::QEMU, "QEMU's process", &error))?;
@@ -700,6 +747,11 @@ pub(super) fn terminal_of<'a>(live: &'a Element, alias: Option<&str>) -> Option<
 }
 
 impl GuestHandle {
+    /// Has a start that is under way give up.
+    pub(crate) fn give_up_start(&self) {
+        self.destroyed.send_replace(true);
+    }
+
     /// The helper key of this guest.
     pub(crate) fn key(&self) -> String {
         self.view.get().uuid.to_string()

@@ -1,7 +1,7 @@
 //! PCI addresses: what is given is checked, what the chip set fixes is put there, the rest gets the next free place.
 
 use super::super::context::Context;
-use super::super::{devices, refuse};
+use super::super::{devices, place, refuse};
 use super::kinds::{ORDER, plug};
 use super::slots::{Bus, Buses, Place, Plug, element};
 use crate::device::value::any_base;
@@ -142,12 +142,13 @@ fn collect(all: &Element, context: &Context, may_grow: bool) -> Result<Buses, Er
             continue;
         };
         if !local {
-            return Err(refuse::xml("A guest's PCI addresses are in domain 0; change 'domain'"));
+            let error = refuse::xml("a guest's PCI addresses are in domain 0; change 'domain'");
+            return Err(place::of_device(device, error));
         }
         let Some(kind) = plug(device, context) else {
             continue;
         };
-        buses.reserve(place, kind, true)?;
+        buses.reserve(place, kind, true).map_err(|error| place::of_device(device, error))?;
     }
     Ok(buses)
 }

@@ -1,7 +1,7 @@
 //! Addresses on the smaller buses: virtio-serial ports, smart card slots, channel devices, sPAPR's virtual I/O.
 
 use super::super::context::Context;
-use super::super::refuse;
+use super::super::{place, refuse};
 use super::pci::set_address;
 use crate::device::value::any_base;
 use bulkhead_wire::error::{Code, Error, Origin};
@@ -44,14 +44,13 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
     for device in devices.elements().filter(|device| is_virtio_serial(device)) {
         if let Some((controller, port)) = complete(device) {
             if controllers.get(&controller).is_some_and(|ports| port >= (*ports).max(SERIAL_PORTS + 1)) {
-                return Err(refuse::xml(format!(
-                    "There is no port {port} on virtio-serial controller {controller}"
-                )));
+                let message = format!("there is no port {port} on virtio-serial controller {controller}");
+                return Err(place::of_device(device, refuse::xml(message)));
             }
             if !taken.insert((controller, port)) {
-                return Err(refuse::xml(format!(
-                    "Port {port} of virtio-serial controller {controller} is used twice; change one"
-                )));
+                let message =
+                    format!("port {port} of virtio-serial controller {controller} is used twice; change one");
+                return Err(place::of_device(device, refuse::xml(message)));
             }
         }
     }
@@ -195,7 +194,8 @@ fn assign_ccw(devices: &mut Element) -> Result<(), Error> {
         {
             let devno = part(address, "devno");
             if !taken.insert(devno | part(address, "ssid") << 16) {
-                return Err(refuse::xml(format!("CCW device number {devno:#06x} is used twice; change one")));
+                let message = format!("CCW device number {devno:#06x} is used twice; change one");
+                return Err(place::of_device(device, refuse::xml(message)));
             }
         }
     }
@@ -246,11 +246,8 @@ fn assign_virtual_io(devices: &mut Element) -> Result<(), Error> {
             && address.attr("reg").is_some()
             && !taken.insert(part(address, "reg"))
         {
-            return Err(Error::new(
-                Code::XML_ERROR,
-                Origin::QEMU,
-                format!("sPAPR address {:#x} is used twice; change one", part(address, "reg")),
-            ));
+            let message = format!("sPAPR address {:#x} is used twice; change one", part(address, "reg"));
+            return Err(place::of_device(device, Error::new(Code::XML_ERROR, Origin::QEMU, message)));
         }
     }
     for name in ["interface", "controller", "serial", "nvram"] {
