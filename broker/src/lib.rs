@@ -128,7 +128,8 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
         root::check(&config.root)?;
     }
     // Who serves no client of libvirt's needs no gateway.
-    let started = |manifest: &&manifest::Manifest| config.sockets.is_some() || manifest.driver != Driver::Gateway;
+    let started =
+        |manifest: &&manifest::Manifest| config.sockets.is_some() || manifest.driver != Driver::Gateway;
     let programs = manifest::MANIFESTS.iter().filter(started).map(|manifest| manifest.program);
     for program in programs.chain(["bulkhead-launch"]) {
         let program = config.libexec.join(program);
