@@ -45,8 +45,18 @@ pub enum Leave {
 /// The end of a helper: its key, its process id, and its exit code or minus its signal.
 pub type HelperEnd = (String, u32, Option<i32>);
 
-/// A client's connection: its token, who it is, and the socket.
-pub type Connection = (Token, Identity, OwnedFd);
+/// A client's connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its token.
+    pub token: Token,
+    /// Who it is.
+    pub identity: Identity,
+    /// The socket.
+    pub socket: OwnedFd,
+    /// What an earlier process of this driver left for the next one.
+    pub state: OwnedFd,
+}
 
 /// What a driver begins with.
 #[derive(Debug)]
@@ -329,9 +339,10 @@ async fn heard<D: DriverLogic>(
             }
         }
         ToDriver::ChannelHeld { peer, reason } => stack.peer(peer).hold(reason),
-        ToDriver::Connection { token, identity, socket } => {
+        ToDriver::Connection { token, identity, socket, state } => {
+            let (socket, state) = (socket.into_owned()?, state.into_owned()?);
             // The gateway takes each at once; whoever else is sent one drops it.
-            drop(arrivals.send((token, identity, socket.into_owned()?)).await);
+            drop(arrivals.send(Connection { token, identity, socket, state }).await);
         }
         ToDriver::ClientUp { token, identity } => {
             let mut clients = serving.clients.write().unwrap_or_else(PoisonError::into_inner);

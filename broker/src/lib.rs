@@ -127,7 +127,11 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
     if config.mode == Mode::Embed {
         root::check(&config.root)?;
     }
-    for program in manifest::MANIFESTS.iter().map(|manifest| manifest.program).chain(["bulkhead-launch"]) {
+    // Who serves no client of libvirt's needs no gateway.
+    let started =
+        |manifest: &&manifest::Manifest| config.sockets.is_some() || manifest.driver != Driver::Gateway;
+    let programs = manifest::MANIFESTS.iter().filter(started).map(|manifest| manifest.program);
+    for program in programs.chain(["bulkhead-launch"]) {
         let program = config.libexec.join(program);
         if !program.is_file() {
             return Err(OpenError::Libexec(program));

@@ -120,6 +120,8 @@ const WAITING_MAX: usize = 4096;
 /// A connection of a client of libvirt's protocol.
 struct Connection {
     socket: OwnedFd,
+    /// What the gateway's next process has to know of it, in the gateway's own words.
+    state: OwnedFd,
     /// Has the gateway's present process got it?
     handed_over: bool,
 }
@@ -169,6 +171,9 @@ impl Stack {
         stack.outlive_predecessors().await;
         stack.adopt_helpers();
         stack.wait_for_autodestroyed(&mut received).await;
+        if stack.config.sockets.is_some() {
+            stack.step(Event::Want(Driver::Gateway));
+        }
         let mut stopping = false;
         loop {
             let wakeup =
@@ -477,12 +482,12 @@ impl Stack {
             tracing::warn!(uid = identity.uid, "has {CONNECTIONS_OF_USER_MAX} connections already");
             return;
         }
-        let Ok(token) = self.token() else { return };
+        let (Ok(token), Ok(state)) = (self.token(), helpers::memory_file("client", &[])) else { return };
         for driver in manifest::of(Driver::Gateway).map_or(&[][..], |manifest| manifest.calls) {
             self.tell_welcomed(*driver, &ToDriver::ClientUp { token, identity: identity.clone() });
         }
         self.clients.insert(token, identity);
-        self.connections.insert(token, Connection { socket, handed_over: false });
+        self.connections.insert(token, Connection { socket, state, handed_over: false });
         self.step(Event::Want(Driver::Gateway));
         self.hand_over();
     }
@@ -495,12 +500,13 @@ impl Stack {
         for (token, connection) in
             self.connections.iter_mut().filter(|(_, connection)| !connection.handed_over)
         {
-            let (Some(identity), Ok(socket)) = (self.clients.get(token), connection.socket.try_clone())
-            else {
+            let files = (connection.socket.try_clone(), connection.state.try_clone());
+            let (Some(identity), (Ok(socket), Ok(state))) = (self.clients.get(token), files) else {
                 continue;
             };
-            let (token, identity, socket) = (*token, identity.clone(), Descriptor::new(socket));
-            let message = codec::encode(&ToDriver::Connection { token, identity, socket });
+            let (socket, state) = (Descriptor::new(socket), Descriptor::new(state));
+            let (token, identity) = (*token, identity.clone());
+            let message = codec::encode(&ToDriver::Connection { token, identity, socket, state });
             if alive.outbox.capacity() <= OUTBOX / 2
                 || !message.is_ok_and(|encoded| alive.outbox.try_send(encoded).is_ok())
             {

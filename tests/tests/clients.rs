@@ -387,6 +387,45 @@ async fn an_event_loop_outlives_the_qemu_driver() {
     served.stack.stop().await.unwrap();
 }
 
+#[tokio::test]
+async fn an_event_loop_and_an_idle_client_outlive_the_gateway() {
+    let Some(files) = ready() else { return };
+    let served = Served::new().await;
+    served.virsh(&["define", &served.definition("web", &files)]).await;
+    let mut events = served.events().await;
+    let mut idle = Raw::open(&served).await;
+    for round in 1..=3 {
+        // Whoever is answered now shows that the gateway has done with what came before: it is at rest when it dies.
+        served.virsh(&["list"]).await;
+        let (before, _) = driver(&served.stack, "gateway").await.unwrap();
+        kill(before, Signal::SIGKILL);
+        wait_for("the next incarnation", SOON, || async {
+            let (now, _) = driver(&served.stack, "gateway").await?;
+            (now != before).then_some(()).ok_or("the old one".to_owned())
+        })
+        .await;
+        idle.call(4, round, &[]).await;
+        let (header, _) = idle.answer().await;
+        assert_eq!((header.serial, header.status), (round, Status::Ok as i32));
+        served.virsh(&["start", "web"]).await;
+        events.soon("'web': Started").await;
+        served.virsh(&["destroy", "web"]).await;
+        events.soon("'web': Stopped").await;
+    }
+    // Who waits for an answer, or whose frame came half, is told by the end of the connection.
+    let mut half = Raw::open(&served).await;
+    half.0.write_all(&[0, 0, 0, 28, 0x20, 0]).await.unwrap();
+    idle.call(4, 9, &[]).await;
+    idle.answer().await;
+    served.virsh(&["list"]).await;
+    let (before, _) = driver(&served.stack, "gateway").await.unwrap();
+    kill(before, Signal::SIGKILL);
+    assert!(half.ended().await);
+    idle.call(4, 10, &[]).await;
+    assert_eq!(idle.answer().await.0.serial, 10);
+    served.stack.stop().await.unwrap();
+}
+
 /// A client that speaks the protocol by hand.
 struct Raw(UnixStream);
 

@@ -199,6 +199,8 @@ pub enum ToDriver {
         identity: Identity,
         /// The connection.
         socket: Descriptor,
+        /// A file in memory, in which the gateway's next process finds what this one left there.
+        state: Descriptor,
     },
     /// From now on this token may be used.
     ClientUp {

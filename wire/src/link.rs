@@ -10,7 +10,7 @@
 use crate::codec::BODY_MAX_BYTES;
 use crate::frame::{FrameError, HEADER_BYTES, Header, Kind};
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, recv, recvmsg, sendmsg};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -174,6 +174,20 @@ impl LinkReader {
         let body = self.buffered(length).await?[HEADER_BYTES..length].to_vec();
         let descriptors = self.consume(length, usize::from(header.descriptors))?;
         Ok(Frame { header, body, descriptors })
+    }
+
+    /// Waits until something is buffered or can be read.
+    pub(crate) async fn ready(&self) -> Result<(), LinkError> {
+        if self.buffer.len() > self.begin {
+            return Ok(());
+        }
+        // What the runtime believes of a socket is only found wrong by trying.
+        let look = || {
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            recv(self.socket.as_raw_fd(), &mut [0], flags).map_err(io::Error::from)
+        };
+        self.socket.async_io(Interest::READABLE, look).await?;
+        Ok(())
     }
 
     /// At least so many bytes that came and were not consumed. Safe to drop half-way.

@@ -2,8 +2,10 @@
 
 use crate::outbox::{self, Outbox};
 use crate::special::{Session, Special};
+use crate::state::{Busy, Left, Record, State};
 use crate::stream::Streams;
 use crate::{Shared, events, lock};
+use bulkhead_actors::driver::Connection;
 use bulkhead_wire::control::Identity;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::frame::Token;
@@ -12,7 +14,7 @@ use bulkhead_wire::remote::{
     self, Header, Incoming, Kind, QEMU_NAMES, REMOTE_NAMES, Reader, Status, Translation, origin_of, program,
 };
 use bulkhead_wire::table::{Class, Permission};
-use bulkhead_wire::types::Busy;
+use bulkhead_wire::types::Busy as BusyWith;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -45,6 +47,7 @@ pub(crate) struct Client {
     pub(crate) outbox: Outbox,
     pub(crate) callbacks: Mutex<events::Callbacks>,
     pub(crate) streams: Streams,
+    pub(crate) state: Arc<State>,
     changing: Semaphore,
     looking: Semaphore,
     waiting: Arc<Semaphore>,
@@ -52,6 +55,9 @@ pub(crate) struct Client {
     /// Told when the client is to be cut off.
     cut: Notify,
 }
+
+/// What a frame takes while it is in memory: of the client's own room, and of that for long ones.
+type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// Why a connection is over.
 #[derive(Debug)]
@@ -72,8 +78,25 @@ impl From<LinkError> for Over {
 }
 
 /// Serves a connection until it is over.
-pub(crate) async fn serve(shared: Arc<Shared>, token: Token, identity: Identity, socket: OwnedFd) {
-    let (outbox, queue) = Outbox::new();
+pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
+    let Connection { token, identity, socket, state } = connection;
+    let (state, left) = State::open(state);
+    let Record { mut session, mut callbacks } = match left {
+        Left::New => Record::default(),
+        Left::Resting(record) => *record,
+        // What it waits for does not come; the end of its connection tells it so.
+        Left::Busy => {
+            tracing::warn!(
+                pid = identity.pid,
+                "a connection ends: this driver ended while it was busy with it"
+            );
+            let socket = std::os::unix::net::UnixStream::from(socket);
+            drop(std::os::unix::net::UnixStream::from(socket).shutdown(std::net::Shutdown::Both));
+            return shared.stack.client_gone(token).await;
+        }
+    };
+    callbacks.arm_all();
+    let (outbox, queue) = Outbox::new(&state);
     let (mut reader, writer) = match remote::split(socket) {
         Ok(halves) => halves,
         Err(error) => {
@@ -86,8 +109,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, token: Token, identity: Identity,
         token,
         identity,
         outbox,
-        callbacks: Mutex::default(),
+        callbacks: Mutex::new(callbacks),
         streams: Streams::default(),
+        state,
         changing: Semaphore::new(CHANGING),
         looking: Semaphore::new(LOOKING),
         waiting: Arc::new(Semaphore::new(WAITING_KIB)),
@@ -98,7 +122,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, token: Token, identity: Identity,
     let mut writing = tokio::spawn(outbox::write(writer, queue));
     let over = tokio::select! {
         // Whichever is first ends the connection; nothing is read after it.
-        over = client.converse(&mut reader) => over,
+        over = client.converse(&mut session, &mut reader) => over,
         written = &mut writing => Over::Because(format!("writing: {written:?}")),
         () = client.cut.notified() => Over::Because("it does not read its events".to_owned()),
     };
@@ -128,9 +152,9 @@ impl Client {
     }
 
     /// What it waits for, if it waits.
-    pub(crate) fn busy(&self) -> Option<Busy> {
+    pub(crate) fn busy(&self) -> Option<BusyWith> {
         let open = self.open.load(Ordering::Relaxed);
-        (open > 0).then(|| Busy {
+        (open > 0).then(|| BusyWith {
             object: format!("client {}", self.identity.pid),
             operation: "calls".to_owned(),
             since_ms: 0,
@@ -139,21 +163,20 @@ impl Client {
         })
     }
 
-    async fn converse(self: &Arc<Self>, reader: &mut Reader) -> Over {
-        let mut session = Session::default();
+    async fn converse(self: &Arc<Self>, session: &mut Session, reader: &mut Reader) -> Over {
         let deadline = Instant::now() + AUTHENTICATE_WITHIN;
         let mut pings = 0;
         loop {
             let next = async {
                 if session.authenticated {
-                    reader.peek().await.map(Some)
+                    reader.ready().await.map(Some)
                 } else {
-                    timeout_at(deadline, reader.peek()).await.map_or(Ok(None), |peeked| peeked.map(Some))
+                    timeout_at(deadline, reader.ready()).await.map_or(Ok(None), |ready| ready.map(Some))
                 }
             };
-            let peeked = if session.pinged {
+            let ready = if session.pinged {
                 match timeout(PING_AFTER, next).await {
-                    Ok(peeked) => peeked,
+                    Ok(ready) => ready,
                     Err(_silence) if pings < PINGS => {
                         pings += 1;
                         drop(self.outbox.message(keepalive(PING), &[]));
@@ -165,10 +188,17 @@ impl Client {
                 next.await
             };
             pings = 0;
-            let (header, length) = match peeked {
-                Ok(Some(peeked)) => peeked,
+            match ready {
+                Ok(Some(())) => {}
                 Ok(None) => return Over::Because("it did not authenticate in time".to_owned()),
                 Err(error) => return error.into(),
+            }
+            // Nothing has been read yet: from here on something would be lost with this process.
+            let busy = self.state.busy();
+            let (header, length) = match timeout(FRAME_WITHIN, reader.peek()).await {
+                Ok(Ok(peeked)) => peeked,
+                Ok(Err(error)) => return error.into(),
+                Err(_elapsed) => return Over::Because("half a frame came".to_owned()),
             };
             let Ok(place) = self.place(length).await else {
                 return Over::Orderly;
@@ -185,7 +215,7 @@ impl Client {
                     drop(self.outbox.message(keepalive(PONG), &[]));
                 }
                 (_, Some(Kind::Call | Kind::CallWithFiles)) => {
-                    let said = self.call(&mut session, frame, place).await;
+                    let said = self.call(session, frame, (place, busy)).await;
                     if said.is_break() {
                         return Over::Orderly;
                     }
@@ -198,7 +228,7 @@ impl Client {
     }
 
     /// Takes the places that a frame needs while it is in memory.
-    async fn place(&self, length: usize) -> Result<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>), ()> {
+    async fn place(&self, length: usize) -> Result<Places, ()> {
         let kib = u32::try_from(length >> 10).unwrap_or(u32::MAX);
         let waiting = Arc::clone(&self.waiting).acquire_many_owned(kib.saturating_add(CALL_KIB)).await;
         let long = if length > LONG_BYTES {
@@ -215,7 +245,7 @@ impl Client {
         self: &Arc<Self>,
         session: &mut Session,
         frame: Incoming,
-        place: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+        held: (Places, Busy),
     ) -> std::ops::ControlFlow<()> {
         let header = frame.header;
         let served = match self.admit(session, header) {
@@ -239,7 +269,7 @@ impl Client {
                 client.serve_translated(translation, frame).await;
             }
             client.open.fetch_sub(1, Ordering::Relaxed);
-            drop(place);
+            drop(held);
         });
         std::ops::ControlFlow::Continue(())
     }

@@ -9,6 +9,7 @@ use bulkhead_wire::remote::{Header, Kind, Status, program};
 use bulkhead_wire::table::{Driver, domain};
 use bulkhead_wire::types::{DomainEvent, Uuid};
 use bulkhead_wire::xdr;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ const EVENT_LAST_LEGACY: i32 = 15;
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Which events a registration is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Filter {
     /// `virDomainEventID`.
     pub(crate) event: i32,
@@ -36,7 +37,7 @@ pub(crate) struct Filter {
 }
 
 /// A client's registrations.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Callbacks {
     /// With whether events are sent already: not before the registration was answered.
     all: BTreeMap<i32, (Filter, bool)>,
@@ -66,10 +67,15 @@ impl Callbacks {
     }
 
     /// Events are sent from now on.
-    pub(crate) fn arm(&mut self, id: i32, filter: Filter) {
-        if let Some(entry) = self.all.get_mut(&id) {
-            *entry = (filter, true);
+    pub(crate) fn arm(&mut self, id: i32) {
+        if let Some((_, armed)) = self.all.get_mut(&id) {
+            *armed = true;
         }
+    }
+
+    /// As another process left them: whatever it answered is in force.
+    pub(crate) fn arm_all(&mut self) {
+        self.all.values_mut().for_each(|(_, armed)| *armed = true);
     }
 
     pub(crate) fn remove(&mut self, id: i32) -> Result<(), Error> {

@@ -11,6 +11,7 @@ mod events;
 mod known;
 mod outbox;
 mod special;
+mod state;
 mod stream;
 
 use bulkhead_actors::driver::{Connection, DriverLogic, Leave, Start};
@@ -88,7 +89,7 @@ impl DriverLogic for Gateway {
 }
 
 async fn welcome(shared: Arc<Shared>, mut connections: mpsc::Receiver<Connection>) {
-    while let Some((token, identity, socket)) = connections.recv().await {
-        tokio::spawn(client::serve(Arc::clone(&shared), token, identity, socket));
+    while let Some(connection) = connections.recv().await {
+        tokio::spawn(client::serve(Arc::clone(&shared), connection));
     }
 }

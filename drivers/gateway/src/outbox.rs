@@ -1,5 +1,6 @@
 //! What is on its way to one client.
 
+use crate::state::{Busy, State};
 use bulkhead_wire::link::LinkError;
 use bulkhead_wire::remote::{Header, Kind, NetworkError, Status, Writer, frame};
 use bulkhead_wire::{error::Error, xdr};
@@ -17,6 +18,7 @@ pub(crate) struct Outgoing {
     bytes: Vec<u8>,
     files: Vec<OwnedFd>,
     _place: Option<OwnedSemaphorePermit>,
+    _busy: Busy,
 }
 
 /// The way to a client's writing task.
@@ -24,6 +26,7 @@ pub(crate) struct Outgoing {
 pub(crate) struct Outbox {
     queue: mpsc::Sender<Outgoing>,
     streams: Arc<Semaphore>,
+    state: Arc<State>,
 }
 
 /// The client is gone, or does not read.
@@ -31,9 +34,10 @@ pub(crate) struct Outbox {
 pub(crate) struct Gone;
 
 impl Outbox {
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Outgoing>) {
+    pub(crate) fn new(state: &Arc<State>) -> (Self, mpsc::Receiver<Outgoing>) {
         let (queue, received) = mpsc::channel(FRAMES);
-        (Self { queue, streams: Arc::new(Semaphore::new(STREAM_FRAMES)) }, received)
+        let streams = Arc::new(Semaphore::new(STREAM_FRAMES));
+        (Self { queue, streams, state: Arc::clone(state) }, received)
     }
 
     async fn put(
@@ -44,7 +48,8 @@ impl Outbox {
         place: Option<OwnedSemaphorePermit>,
     ) -> Result<(), Gone> {
         let bytes = frame(header, payload).ok_or(Gone)?;
-        self.queue.send(Outgoing { bytes, files, _place: place }).await.map_err(|_gone| Gone)
+        let outgoing = Outgoing { bytes, files, _place: place, _busy: self.state.busy() };
+        self.queue.send(outgoing).await.map_err(|_gone| Gone)
     }
 
     /// Answers a call.
@@ -80,7 +85,8 @@ impl Outbox {
     /// Sends a message that nobody waits for.
     pub(crate) fn message(&self, header: Header, payload: &[u8]) -> Result<(), Gone> {
         let bytes = frame(header, payload).ok_or(Gone)?;
-        self.queue.try_send(Outgoing { bytes, files: Vec::new(), _place: None }).map_err(|_full| Gone)
+        let outgoing = Outgoing { bytes, files: Vec::new(), _place: None, _busy: self.state.busy() };
+        self.queue.try_send(outgoing).map_err(|_full| Gone)
     }
 }
 

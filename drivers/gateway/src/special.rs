@@ -6,8 +6,8 @@ use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::remote::{Incoming, undecodable};
 use bulkhead_wire::types::DomainRef;
 use bulkhead_wire::xdr;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What was said on a connection so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Session {
     /// Does the client know who we are, and we who it is?
     pub(crate) authenticated: bool,
@@ -113,11 +113,13 @@ impl Client {
         } else {
             Err(internal("hypervisor connection not open"))
         };
-        let registers = answer.as_ref().ok().and_then(|(_, registration)| registration.clone());
+        let registers = answer.as_ref().ok().and_then(|(_, registration)| *registration);
+        // Before the client knows: whoever takes over knows what the client knows.
+        self.state.write(session, &crate::lock(&self.callbacks));
         self.outbox.answer(header, answer.map(|(reply, _)| (reply, Vec::new()))).await;
         // Only now: an event that comes before the answer to its registration is lost on clients.
-        if let Some((id, filter)) = registers {
-            crate::lock(&self.callbacks).arm(id, filter);
+        if let Some(id) = registers {
+            crate::lock(&self.callbacks).arm(id);
         }
         if special == Special::Close { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
@@ -127,7 +129,7 @@ impl Client {
         session: &mut Session,
         special: Special,
         payload: &[u8],
-    ) -> Result<(Vec<u8>, Option<(i32, Filter)>), Error> {
+    ) -> Result<(Vec<u8>, Option<i32>), Error> {
         let mut registration = None;
         let reply = match special {
             Special::AuthList => {
@@ -154,8 +156,9 @@ impl Client {
             Special::RegisterAny => {
                 let (event, domain): (i32, Option<DomainRef>) = decode(payload)?;
                 let filter = Filter { event, domain: domain.map(|domain| domain.uuid), legacy: false };
-                registration = Some((self.register(filter.clone()).await?, filter));
-                encode(&registration.as_ref().map_or(0, |(id, _)| *id))?
+                let id = self.register(&filter).await?;
+                registration = Some(id);
+                encode(&id)?
             }
             Special::DeregisterAny => {
                 let id: i32 = decode(payload)?;
@@ -166,7 +169,7 @@ impl Client {
                 let lifecycle = special == Special::RegisterLegacy;
                 let event: i32 = if lifecycle { 0 } else { decode(payload)? };
                 let filter = Filter { event, domain: None, legacy: true };
-                registration = Some((self.register(filter.clone()).await?, filter));
+                registration = Some(self.register(&filter).await?);
                 if lifecycle { encode(&0_i32)? } else { Vec::new() }
             }
             Special::DeregisterLegacy | Special::DeregisterLegacyAny => {
@@ -179,8 +182,8 @@ impl Client {
         Ok((reply, registration))
     }
 
-    async fn register(&self, filter: Filter) -> Result<i32, Error> {
-        let id = crate::lock(&self.callbacks).add(&filter)?;
+    async fn register(&self, filter: &Filter) -> Result<i32, Error> {
+        let id = crate::lock(&self.callbacks).add(filter)?;
         // Whatever happens after the answer is to be told: the events come already, or this fails.
         let mut subscribed = self.shared.subscribed.subscribe();
         let waited = timeout(SUBSCRIBED_WITHIN, subscribed.wait_for(|subscribed| *subscribed)).await;

@@ -179,6 +179,8 @@ async fn run(
     console: Option<Arc<Console>>,
 ) {
     let outbox = client.outbox.clone();
+    // A stream can't be taken over: its descriptor dies with this process.
+    let _busy = client.state.busy();
     let outward = tokio::spawn(send(outbox.clone(), call, Arc::clone(&source)));
     let taken = async {
         match &console {

@@ -160,9 +160,6 @@ impl Builder {
                 let hold = embed::open(&root, libexec, self.intensity, self.faults, self.gateway).await?;
                 // The one that the caller waits for comes first.
                 hold.handle.want(&[uri.driver, Driver::Network, Driver::Log]).await?;
-                if self.gateway {
-                    hold.handle.want(&[Driver::Gateway]).await?;
-                }
                 let client = hold.handle.client_up(identity(self.read_only)).await?;
                 Ok(Connection::new(
                     Backend::Embedded { client, hold },

@@ -35,6 +35,14 @@ pub fn split(socket: OwnedFd) -> io::Result<(Reader, Writer)> {
 }
 
 impl Reader {
+    /// Waits until there is something to read, and reads nothing. Safe to drop.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub async fn ready(&self) -> Result<(), LinkError> {
+        self.0.ready().await
+    }
+
     /// The next frame's header and length, as soon as they are there; the frame stays. Safe to drop half-way.
     ///
     /// # Errors
