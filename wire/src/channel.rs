@@ -417,6 +417,12 @@ pub struct EventSink {
 }
 
 impl EventSink {
+    /// Does this one lead to the same channel?
+    #[must_use]
+    pub fn same_channel(&self, other: &Self) -> bool {
+        self.outbox.same_channel(&other.outbox)
+    }
+
     /// Sends an event, or counts it as missed. `lagged` makes the event that tells how many were missed.
     /// Returns false when the subscriber has gone.
     pub fn send<E: Serialize>(&self, event: &E, lagged: impl FnOnce(u64) -> E) -> bool {

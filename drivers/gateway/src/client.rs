@@ -181,13 +181,12 @@ impl Client {
                 }
             };
             match (header.program, header.kind) {
-                (program::KEEPALIVE, Some(Kind::Message)) => {
-                    if header.procedure == PING {
-                        drop(self.outbox.message(keepalive(PONG), &[]));
-                    }
+                (program::KEEPALIVE, Some(Kind::Message)) if header.procedure == PING => {
+                    drop(self.outbox.message(keepalive(PONG), &[]));
                 }
                 (_, Some(Kind::Call | Kind::CallWithFiles)) => {
-                    if self.call(&mut session, frame, place).await.is_break() {
+                    let said = self.call(&mut session, frame, place).await;
+                    if said.is_break() {
                         return Over::Orderly;
                     }
                 }

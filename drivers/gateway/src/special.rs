@@ -145,7 +145,7 @@ impl Client {
             }
             Special::Open => {
                 let (name, flags): (Option<String>, u32) = decode(payload)?;
-                session.uri = Some(self.open_uri(session.uri.take(), name)?);
+                session.uri = Some(self.open_uri(session.uri.take().as_deref(), name)?);
                 session.read_only = flags & READ_ONLY != 0;
                 Vec::new()
             }
@@ -196,7 +196,7 @@ impl Client {
     }
 
     /// Is this a URI that the stack serves? As stock, a second open leaves nothing open.
-    fn open_uri(&self, before: Option<String>, name: Option<String>) -> Result<String, Error> {
+    fn open_uri(&self, before: Option<&str>, name: Option<String>) -> Result<String, Error> {
         if before.is_some() {
             return Err(internal("connection already open"));
         }

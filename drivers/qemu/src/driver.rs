@@ -35,6 +35,8 @@ pub(crate) struct Environment {
     pub(crate) stack: Stack,
     pub(crate) layout: Layout,
     pub(crate) host: Host,
+    /// The programs that the host's owner allows as helpers.
+    pub(crate) programs: Vec<PathBuf>,
     /// `NAME.xml`: definitions.
     pub(crate) definitions: Folder,
     /// `NAME.xml`: the domain starts with the stack.
@@ -89,6 +91,11 @@ impl Environment {
     /// A number that no helper of this incarnation has had.
     pub(crate) fn next_number(&self) -> String {
         format!("{}-{}", std::process::id(), self.helpers.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Is this one of the programs that may be run?
+    pub(crate) fn is_installed(&self, program: &str) -> bool {
+        self.programs.iter().any(|known| known.as_os_str() == program)
     }
 
     /// Where guests' firmware variables are.
@@ -237,6 +244,7 @@ impl DriverLogic for Qemu {
                 state_folder: layout.lib.join("qemu").display().to_string(),
                 ..Host::qemu_10_0(Arc::new(RandomIdentifiers::default()))
             },
+            programs: welcome.programs.into_iter().map(|(_, program)| program).collect(),
             layout,
             events: Fanout::default(),
             last_id: AtomicI32::new(0),
@@ -297,12 +305,17 @@ impl Qemu {
         let folder = environment.definitions.clone();
         let files = environment.on_disk("Definitions", move || folder.read_all()).await?;
         let folder = environment.autostart.clone();
+        let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
         let starting: Vec<String> = environment
-            .on_disk("Autostart", move || folder.read_all())
-            .await?
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
+            .on_disk("Autostart", move || {
+                let marks = folder.read_all()?.into_iter().map(|(name, _)| name);
+                let (starting, left): (Vec<_>, Vec<_>) = marks.partition(|name| names.contains(name));
+                // Of domains that were undefined by an incarnation which did not come to this. A later one of the same name
+                // is another one.
+                left.iter().try_for_each(|name| folder.remove(name))?;
+                Ok(starting)
+            })
+            .await?;
         for (name, text) in files {
             if set_aside.contains(&name) {
                 tracing::warn!(domain = name, "is set aside");

@@ -262,8 +262,8 @@ impl Guest {
             .on_disk(&format!("Definition of domain '{name}'"), {
                 let (definitions, autostart) =
                     (environment.definitions.clone(), environment.autostart.clone());
-                // The mark first: without its definition it would mean nothing.
-                move || autostart.remove(&name).and_then(|()| definitions.remove(&name))
+                // With its definition the domain is gone; a mark that a crash leaves means nothing, and is removed after it.
+                move || definitions.remove(&name).and_then(|()| autostart.remove(&name))
             })
             .await?;
         self.persistent = None;
