@@ -211,7 +211,7 @@ pub(crate) fn start(
             Access::Folder => Rights::Manage,
         };
         profile.files.push(FileRule {
-            place: Place::Opened(number),
+            place: if profile.hide { Place::Shown(number, path.clone()) } else { Place::Opened(number) },
             access,
             reason: path.display().to_string(),
         });
@@ -319,6 +319,8 @@ fn write_record(layout: &Layout, record: &Record) -> io::Result<()> {
 pub(crate) fn forget(layout: &Layout, key: &str, pid: u32) {
     clear(&layout.guest(key), pid);
     let _ = fs::remove_file(record_path(layout, key));
+    // Most helpers leave nothing in theirs; what is in there stays.
+    let _ = fs::remove_dir(layout.guest(key));
 }
 
 /// Removes a helper's folder. Moved away first, since the next helper of this name may come at once: what lies there is the

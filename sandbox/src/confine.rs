@@ -36,6 +36,8 @@ pub struct ConfineError {
     cause: String,
 }
 
+/// What a report says of a process with a view of its own.
+const VIEW: &str = "mount namespace: own files only";
 /// What a report says of a process that may start others.
 const PROCESSES: &str = "process namespace";
 
@@ -129,6 +131,11 @@ fn close_others(keep: &[RawFd]) -> io::Result<()> {
 
 /// Goes on as the first process of the namespace that was made for its children. The caller stays behind to pass the end on:
 /// its own ends all others in there.
+#[expect(
+    clippy::disallowed_methods,
+    clippy::exit,
+    reason = "this process is ours alone, has one thread, and is nothing but a program's forerunner"
+)]
 fn go_on_as_first() -> io::Result<()> {
     let (alone, watched) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     // SAFETY: this process has one thread.
@@ -218,7 +225,7 @@ fn namespaces(profile: &Profile, report: &mut Report) -> io::Result<()> {
     }
     if profile.hide {
         match view::enter(profile) {
-            Ok(()) => report.in_force.push("mount namespace: own files only".to_owned()),
+            Ok(()) => report.in_force.push(VIEW.to_owned()),
             Err(error) if uid.is_root() => return Err(error),
             Err(error) => {
                 report.missing.push(format!("mount namespace ({error}); file names of others can be seen"));
@@ -289,7 +296,7 @@ fn landlock(profile: &Profile, report: &mut Report) -> Result<(), String> {
                 // As in the view: what does not exist grants nothing.
                 Err(_) => ruleset,
             },
-            Place::Opened(number) => {
+            Place::Opened(number) | Place::Shown(number, _) => {
                 // SAFETY: the broker passes every descriptor that a profile names, and `confine` kept it open.
                 let file = unsafe { BorrowedFd::borrow_raw(*number) };
                 let folder = nix::sys::stat::fstat(file)
@@ -297,6 +304,11 @@ fn landlock(profile: &Profile, report: &mut Report) -> Result<(), String> {
                 ruleset.add_rule(PathBeneath::new(file, rights(*access, folder))).map_err(text)?
             }
         };
+    }
+    // Only a folder that is nobody else's.
+    if profile.scratch.is_some() && report.in_force.iter().any(|words| words == VIEW) {
+        let folder = PathFd::new(view::SCRATCH).map_err(|error| error.to_string())?;
+        ruleset = ruleset.add_rule(PathBeneath::new(folder, rights(Access::Manage, true))).map_err(text)?;
     }
     for (port, _reason) in profile.bind_ports.iter().filter(|_| !networked) {
         ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp)).map_err(text)?;

@@ -168,7 +168,7 @@ pub const EXCEPTIONS: &[(Process, Forbidden, Verdict)] = &[
     (Process::QemuNetworked, Forbidden::SeeOutside, Verdict::Allowed(OPENED)),
     (Process::QemuProbe, Forbidden::SeeOutside, Verdict::Allowed(OPENED)),
     (Process::Swtpm, Forbidden::SeeOutside, Verdict::Allowed(OPENED)),
-    (Process::SwtpmSetup, Forbidden::SeeOutside, Verdict::Allowed(OPENED)),
+    (Process::SwtpmSetup, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
     (Process::Qemu, Forbidden::ExecutableMemory, Verdict::Allowed(TCG)),
     (Process::QemuNetworked, Forbidden::ExecutableMemory, Verdict::Allowed(TCG)),
     (Process::QemuProbe, Forbidden::ExecutableMemory, Verdict::Allowed(TCG)),

@@ -35,6 +35,7 @@ fn driver(name: &str, files: Vec<FileRule>) -> Profile {
         system_calls: SystemCalls::Driver(Vec::new()),
         limits: Limits { open_files: Some(16_384), core_bytes: Some(0), address_space_bytes: Some(4 << 30) },
         hide: true,
+        scratch: None,
         terminals: None,
     }
 }
@@ -208,7 +209,9 @@ pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Pr
             modes: modes(class),
         },
         limits: Limits { open_files: None, core_bytes: Some(0), address_space_bytes: None },
-        hide: false,
+        // The others' files are named by descriptors, whose paths need not be the same later.
+        hide: class == "swtpm-setup",
+        scratch: (class == "swtpm-setup").then(|| "it has a file in /tmp, wherever it is told to".to_owned()),
         terminals,
     })
 }

@@ -30,6 +30,17 @@ pub const POINTS: &[Point] = &[
     ),
     qemu("start", "after_running", "The record on disk says that the guest runs; its CPUs stand still."),
     qemu("start", "after_resume", "The guest runs; neither the caller nor a subscriber has been told."),
+    qemu(
+        "save",
+        "before_store",
+        "The wish to store the guest's state is on disk; the guest goes on as it was.",
+    ),
+    qemu(
+        "save",
+        "before_rename",
+        "The whole state is in its file, which does not have its name yet; QEMU is still there.",
+    ),
+    qemu("save", "after_store", "The state is stored for good; QEMU is still there."),
     qemu("stop", "before_cleanup", "QEMU has ended; taps and record are still there."),
     qemu(
         "stop",

@@ -3,8 +3,10 @@
 mod plain;
 
 use crate::args::{self, Paths, Rendering};
+use crate::documents;
 use crate::domain::Purpose;
 use crate::driver::Qemu;
+use crate::guest::tpm::StateOf;
 use crate::guest::view::View;
 use crate::guest::{Guest, GuestHandle, SAVE_FLAGS};
 use crate::{node, statistics};
@@ -30,6 +32,10 @@ const XML_FLAGS: u32 = 0xf;
 
 /// Remove a stored state with the definition (`VIR_DOMAIN_UNDEFINE_MANAGED_SAVE`).
 const UNDEFINE_MANAGED_SAVE: u32 = 1;
+/// Remove the state of its TPM (`VIR_DOMAIN_UNDEFINE_TPM`).
+const UNDEFINE_TPM: u32 = 32;
+/// Keep the state of its TPM (`VIR_DOMAIN_UNDEFINE_KEEP_TPM`).
+const UNDEFINE_KEEP_TPM: u32 = 64;
 
 /// `virDomainJobType`: lasting work whose length is known.
 const JOB_BOUNDED: i32 = 1;
@@ -168,6 +174,32 @@ impl Server for Qemu {
         Ok(name.to_string_lossy().into_owned())
     }
 
+    async fn connect_get_capabilities(
+        &self,
+        _call: CallContext,
+        _arguments: domain::connect_get_capabilities::Arguments,
+    ) -> Result<String, Error> {
+        documents::capabilities(&self.environment).await
+    }
+
+    async fn connect_get_domain_capabilities(
+        &self,
+        call: CallContext,
+        arguments: domain::connect_get_domain_capabilities::Arguments,
+    ) -> Result<String, Error> {
+        // 1 leaves out features that QEMU will drop; none are named here.
+        unsupported_flags(&call, arguments.flags, 1)?;
+        let domain::connect_get_domain_capabilities::Arguments {
+            emulator,
+            arch,
+            machine,
+            accelerator,
+            flags: _,
+        } = arguments;
+        let wanted = documents::Wanted { emulator, arch, machine, accelerator };
+        documents::domain_capabilities(&self.environment, wanted).await
+    }
+
     async fn domain_define_xml_flags(
         &self,
         call: CallContext,
@@ -196,11 +228,20 @@ impl Server for Qemu {
     ) -> Result<(), Error> {
         // Flags that say what else to remove (NVRAM, snapshots): there is none of it yet.
         unsupported_flags(&call, arguments.flags, 0x7f)?;
+        let tpm = match (arguments.flags & UNDEFINE_TPM != 0, arguments.flags & UNDEFINE_KEEP_TPM != 0) {
+            (false, false) => StateOf::Xml,
+            (true, false) => StateOf::Removed,
+            (false, true) => StateOf::Kept,
+            (true, true) => {
+                let message = "undefining can remove a TPM's state or keep it; choose one of the two flags";
+                return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
+            }
+        };
         let with_state = arguments.flags & UNDEFINE_MANAGED_SAVE != 0;
         let guest = self.guest(&arguments.domain)?;
         guest
             .object
-            .run("domain_undefine", move |guest: &mut Guest| Box::pin(guest.undefine(with_state)))
+            .run("domain_undefine", move |guest: &mut Guest| Box::pin(guest.undefine(with_state, tpm)))
             .await??;
         self.environment.forget(arguments.domain.uuid);
         Ok(())

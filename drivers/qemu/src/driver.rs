@@ -4,7 +4,7 @@ use crate::capabilities::{Capabilities, HostFacts};
 use crate::domain::host::RandomIdentifiers;
 use crate::domain::{Definition, Host, Purpose};
 use crate::guest::live::{self, Phase, Record};
-use crate::guest::{Guest, GuestHandle};
+use crate::guest::{Guest, GuestHandle, tpm};
 use crate::probe::{self, Probes};
 use bulkhead_actors::driver::{DriverLogic, HelperEnd, Leave, Start};
 use bulkhead_actors::events::Fanout;
@@ -23,9 +23,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Time that a helper which was killed gets to be gone before this driver serves without waiting for it.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
@@ -35,6 +35,8 @@ pub(crate) struct Environment {
     pub(crate) stack: Stack,
     pub(crate) layout: Layout,
     pub(crate) host: Host,
+    /// The programs that the host's owner allows as helpers.
+    pub(crate) programs: Vec<PathBuf>,
     /// `NAME.xml`: definitions.
     pub(crate) definitions: Folder,
     /// `NAME.xml`: the domain starts with the stack.
@@ -45,6 +47,8 @@ pub(crate) struct Environment {
     events: Fanout,
     last_id: AtomicI32,
     helpers: AtomicU64,
+    /// Who waits for the end of which helper.
+    ends: Mutex<HashMap<String, oneshot::Sender<Option<i32>>>>,
     guests: RwLock<Guests>,
 }
 
@@ -89,6 +93,27 @@ impl Environment {
     /// A number that no helper of this incarnation has had.
     pub(crate) fn next_number(&self) -> String {
         format!("{}-{}", std::process::id(), self.helpers.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Is this one of the programs that may be run?
+    pub(crate) fn is_installed(&self, program: &str) -> bool {
+        self.programs.iter().any(|known| known.as_os_str() == program)
+    }
+
+    /// The end of a helper that is about to be started under this key: its status, if anybody knows it.
+    pub(crate) fn end_of(&self, key: &str) -> impl Future<Output = Option<i32>> + Send + use<> {
+        let (told, end) = oneshot::channel();
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), told);
+        async move { end.await.ok().flatten() }
+    }
+
+    fn helper_ended(&self, key: &str, status: Option<i32>) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever gave up waiting is forgotten on this occasion.
+        ends.retain(|_, waiting| !waiting.is_closed());
+        if let Some(waiting) = ends.remove(key) {
+            let _ = waiting.send(status);
+        }
     }
 
     /// Where guests' firmware variables are.
@@ -237,10 +262,12 @@ impl DriverLogic for Qemu {
                 state_folder: layout.lib.join("qemu").display().to_string(),
                 ..Host::qemu_10_0(Arc::new(RandomIdentifiers::default()))
             },
+            programs: welcome.programs.into_iter().map(|(_, program)| program).collect(),
             layout,
             events: Fanout::default(),
             last_id: AtomicI32::new(0),
             helpers: AtomicU64::new(1),
+            ends: Mutex::default(),
             guests: RwLock::default(),
         };
         let driver = Arc::new(Self { environment: Arc::new(environment) });
@@ -345,6 +372,7 @@ impl Qemu {
         for record in records {
             if set_aside.contains(&record.name) {
                 // Its guest goes on: only this driver can't bear to look at it.
+                helpers.remove(&tpm::key_of(&record.uuid));
                 helpers.remove(&record.uuid);
                 continue;
             }
@@ -358,7 +386,8 @@ impl Qemu {
                 Some(helper) => {
                     environment.stack.adopting(Some(&record.name)).await?;
                     fault::point("adopt_running", &record.name);
-                    self.adopt_one(record, helper).await
+                    let tpm = helpers.remove(&tpm::key_of(&name));
+                    self.adopt_one(record, helper, tpm).await
                 }
                 None => {
                     let folder = environment.live.clone();
@@ -384,7 +413,7 @@ impl Qemu {
         Ok(())
     }
 
-    async fn adopt_one(&self, record: Record, helper: Helper) -> Result<(), Error> {
+    async fn adopt_one(&self, record: Record, helper: Helper, tpm: Option<Helper>) -> Result<(), Error> {
         let parse = |text: &str| {
             bulkhead_xml::parse(text.as_bytes(), Limits::default(), "domain/metadata")
                 .map_err(|error| Error::new(Code::XML_ERROR, Origin::QEMU, error.to_string()))
@@ -395,7 +424,7 @@ impl Qemu {
         guest
             .object
             .run("adopt", move |guest: &mut Guest| {
-                Box::pin(async move { guest.adopt(record, definition, root, helper) })
+                Box::pin(async move { guest.adopt(record, definition, root, helper, tpm) })
             })
             .await?
     }
@@ -404,6 +433,7 @@ impl Qemu {
 /// Tells guests when their QEMU has ended.
 async fn watch_ends(environment: Arc<Environment>, mut ends: mpsc::Receiver<HelperEnd>) {
     while let Some((key, pid, status)) = ends.recv().await {
+        environment.helper_ended(&key, status);
         let guest = Uuid::parse(&key).and_then(|uuid| environment.by_uuid(uuid));
         let Some(guest) = guest else { continue };
         let told =

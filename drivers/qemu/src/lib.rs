@@ -9,6 +9,7 @@ pub mod args;
 mod calls;
 pub mod capabilities;
 pub mod device;
+mod documents;
 pub mod domain;
 pub mod driver;
 mod guest;

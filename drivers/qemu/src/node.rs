@@ -13,16 +13,18 @@ const CPUS_MAX: usize = 16_384;
 /// All processors, or all nodes, in a call for one.
 const ALL: i32 = -1;
 
-fn text(path: impl AsRef<Path>) -> String {
+/// What a file holds; nothing where there is none.
+pub(crate) fn content(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-fn number<T: std::str::FromStr>(path: impl AsRef<Path>) -> Option<T> {
-    text(path).trim().parse().ok()
+/// The number in a file.
+pub(crate) fn number<T: std::str::FromStr>(path: impl AsRef<Path>) -> Option<T> {
+    content(path).trim().parse().ok()
 }
 
 /// Numbers of a list like `0-3,8`.
-fn listed(text: &str) -> BTreeSet<usize> {
+pub(crate) fn listed(text: &str) -> BTreeSet<usize> {
     let ranges = text.trim().split(',').filter_map(|range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         Some(first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?.min(CPUS_MAX))
@@ -30,12 +32,14 @@ fn listed(text: &str) -> BTreeSet<usize> {
     ranges.flatten().collect()
 }
 
-fn cpus(which: &str) -> BTreeSet<usize> {
-    listed(&text(format!("/sys/devices/system/cpu/{which}")))
+/// The processors in one of the kernel's lists (`online`, `present`).
+pub(crate) fn cpus(which: &str) -> BTreeSet<usize> {
+    listed(&content(format!("/sys/devices/system/cpu/{which}")))
 }
 
-fn nodes() -> BTreeSet<usize> {
-    let nodes = listed(&text("/sys/devices/system/node/online"));
+/// The NUMA nodes; a host without has one.
+pub(crate) fn nodes() -> BTreeSet<usize> {
+    let nodes = listed(&content("/sys/devices/system/node/online"));
     if nodes.is_empty() { BTreeSet::from([0]) } else { nodes }
 }
 
@@ -60,7 +64,7 @@ pub(crate) fn info(arch: &str) -> NodeInfo {
         let core: i64 = number(format!("{topology}/core_id")).unwrap_or(0);
         packages.insert(package);
         cores.insert((package, core));
-        threads = threads.max(listed(&text(format!("{topology}/thread_siblings_list"))).len());
+        threads = threads.max(listed(&content(format!("{topology}/thread_siblings_list"))).len());
     }
     let sockets = (packages.len() / nodes).max(1);
     let of_socket = (cores.len() / packages.len().max(1)).max(1);
@@ -74,9 +78,9 @@ pub(crate) fn info(arch: &str) -> NodeInfo {
     }
     NodeInfo {
         model,
-        memory_kib: meminfo(&text("/proc/meminfo"), "MemTotal").unwrap_or(0),
+        memory_kib: meminfo(&content("/proc/meminfo"), "MemTotal").unwrap_or(0),
         cpus: count(online.len()),
-        mhz: mhz(&text("/proc/cpuinfo")),
+        mhz: mhz(&content("/proc/cpuinfo")),
         nodes: count(nodes),
         sockets: count(sockets),
         cores: count(of_socket),
@@ -92,7 +96,7 @@ fn mhz(cpuinfo: &str) -> i32 {
 
 /// Free memory, in bytes.
 pub(crate) fn free_memory() -> u64 {
-    meminfo(&text("/proc/meminfo"), "MemFree").unwrap_or(0) << 10
+    meminfo(&content("/proc/meminfo"), "MemFree").unwrap_or(0) << 10
 }
 
 /// Free memory of so many NUMA nodes from the first on, in bytes.
@@ -107,11 +111,12 @@ pub(crate) fn cells_free_memory(first: i32, most: i32) -> Result<Vec<u64>, Error
     Ok(wanted.map(|node| node_meminfo(*node, "MemFree").unwrap_or(0) << 10).collect())
 }
 
-fn node_meminfo(node: usize, name: &str) -> Option<u64> {
+/// A value of a node's memory, in KiB.
+pub(crate) fn node_meminfo(node: usize, name: &str) -> Option<u64> {
     let whole = format!("/sys/devices/system/node/node{node}/meminfo");
-    let found = meminfo(&text(whole), name);
+    let found = meminfo(&content(whole), name);
     // A host without NUMA has one node and no files about it.
-    found.or_else(|| meminfo(&text("/proc/meminfo"), name).filter(|_| node == 0))
+    found.or_else(|| meminfo(&content("/proc/meminfo"), name).filter(|_| node == 0))
 }
 
 fn statistics(wanted: i32, all: Vec<(&str, u64)>) -> Result<NodeStatistics, Error> {
@@ -130,7 +135,7 @@ fn statistics(wanted: i32, all: Vec<(&str, u64)>) -> Result<NodeStatistics, Erro
 /// What one processor, or with -1 all of them, did since the host booted.
 pub(crate) fn cpu_statistics(cpu: i32, wanted: i32) -> Result<NodeStatistics, Error> {
     let name = if cpu == ALL { "cpu".to_owned() } else { format!("cpu{cpu}") };
-    let stat = text("/proc/stat");
+    let stat = content("/proc/stat");
     let line = stat.lines().find_map(|line| line.strip_prefix(&name)?.strip_prefix(' '));
     let line = line.ok_or_else(|| {
         let message = format!("invalid argument: there is no processor {cpu} that is online");
@@ -147,7 +152,7 @@ pub(crate) fn cpu_statistics(cpu: i32, wanted: i32) -> Result<NodeStatistics, Er
 /// Memory of one NUMA node, or with -1 of the host.
 pub(crate) fn memory_statistics(node: i32, wanted: i32) -> Result<NodeStatistics, Error> {
     if node == ALL {
-        let text = text("/proc/meminfo");
+        let text = content("/proc/meminfo");
         let of = |name| meminfo(&text, name).unwrap_or(0);
         let all = vec![
             ("total", of("MemTotal")),

@@ -17,7 +17,15 @@ calls! {
         { remote: Some(4), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// What host and hypervisor can do, as XML.
     2 connect_get_capabilities() -> String
-        { remote: Some(7), permission: Permission::Read, class: Class::Query, repeatable: true }
+        // The first time every emulator of the host is asked.
+        { remote: Some(7), permission: Permission::Read, class: Class::Query, repeatable: true,
+          deadline: Duration::from_secs(120) }
+    /// What a domain of an emulator, machine and accelerator may ask for, as XML.
+    4 connect_get_domain_capabilities(
+        emulator: Option<String>, arch: Option<String>, machine: Option<String>, accelerator: Option<String>, flags: u32,
+    ) -> String
+        { remote: Some(342), permission: Permission::Read, class: Class::Query, repeatable: true,
+          deadline: Duration::from_secs(30) }
     /// The host's name.
     3 connect_get_hostname() -> String
         { remote: Some(59), permission: Permission::Read, class: Class::Query, repeatable: true }

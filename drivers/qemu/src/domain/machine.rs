@@ -142,6 +142,18 @@ pub(super) fn settle<'a>(root: &'a Element, host: &'a Host) -> Result<Settled<'a
     Ok(Settled { context, emulator, unfit })
 }
 
+/// A machine has places for so many vCPUs and no more.
+pub(super) fn check_vcpus(vcpus: u32, context: &Context<'_>) -> Result<(), Error> {
+    let machine = context.host.emulator(&context.arch).and_then(|known| known.machines.get(&context.machine));
+    match machine.map(|machine| machine.maximum_vcpus) {
+        Some(most) if most > 0 && vcpus > most => Err(refuse::unsupported_by_qemu(format!(
+            "<vcpu>: machine type '{}' has at most {most} vCPUs, not {vcpus}",
+            context.machine
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The architecture of the given emulator, or the host's if that emulator can run it.
 fn default_architecture(host: &Host, emulator: Option<&str>, kind: Option<&Element>) -> String {
     if let Some(path) = emulator {

@@ -11,7 +11,7 @@
 //!
 //! [`view`] is what readers see, [`live`] what is on disk while it runs, [`start`] and [`stop`] the two sagas,
 //! [`monitor_events`] what QEMU tells, [`streams`] what is handed out as open files,
-//! [`prepare`] what a start needs beside the definition, [`save`] and [`image`] the state that a guest goes on from.
+//! [`prepare`] what a start needs beside the definition, [`tpm`] the TPM beside QEMU, [`save`] and [`image`] the state that a guest goes on from.
 
 mod image;
 pub(crate) mod live;
@@ -21,6 +21,7 @@ mod save;
 mod start;
 mod stop;
 mod streams;
+pub(crate) mod tpm;
 pub(crate) mod view;
 
 use crate::domain::Definition;
@@ -66,6 +67,9 @@ pub(crate) mod lifecycle {
     pub(crate) const CRASHED: (i32, i32) = (8, 0);
 }
 
+/// A helper's process: readable when it has ended.
+type Process = Arc<AsyncFd<OwnedFd>>;
+
 /// QEMU, while it runs.
 pub(crate) struct Running {
     id: i32,
@@ -76,7 +80,9 @@ pub(crate) struct Running {
     monitor: watch::Receiver<Option<Monitor>>,
     pid: u32,
     /// Readable when it has ended.
-    process: Arc<AsyncFd<OwnedFd>>,
+    process: Process,
+    /// The emulator of its TPM, if it has one.
+    tpm: Option<Process>,
     taps: Vec<String>,
     autodestroy: bool,
     memory_kib: u64,
@@ -246,10 +252,10 @@ impl Guest {
     }
 
     /// Removes the definition. A guest that runs goes on, and is gone when it ends.
-    pub(crate) async fn undefine(&mut self, with_state: bool) -> Result<(), Error> {
-        if self.persistent.is_none() {
+    pub(crate) async fn undefine(&mut self, with_state: bool, tpm: tpm::StateOf) -> Result<(), Error> {
+        let Some(definition) = self.persistent.clone() else {
             return Err(self.invalid("cannot undefine transient domain"));
-        }
+        };
         if self.saved && !with_state {
             return Err(self.invalid("a state of it is stored; remove that first, or with the definition"));
         }
@@ -270,6 +276,8 @@ impl Guest {
         self.autostart = false;
         if self.running.is_some() {
             self.record(Phase::Running).await?;
+        } else {
+            self.drop_tpm(&definition.root, tpm).await;
         }
         self.publish();
         self.emit(lifecycle::UNDEFINED);

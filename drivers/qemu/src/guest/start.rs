@@ -7,7 +7,7 @@ use super::live::{Phase, Record};
 use super::save::Stored;
 use super::stop::GONE_WITHIN;
 use super::view::reason;
-use super::{COMMAND_WITHIN, Guest, GuestHandle, Running, lifecycle};
+use super::{COMMAND_WITHIN, Guest, GuestHandle, Process, Running, lifecycle};
 use crate::args::{self, CommandLine, Paths, Purpose, Rendering};
 use crate::capabilities::Capabilities;
 use crate::domain::Definition;
@@ -26,7 +26,6 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
@@ -55,9 +54,12 @@ const EVENTS: usize = 256;
 #[derive(Default)]
 struct Taken {
     taps: Vec<String>,
+    tpm: Option<Process>,
+    /// The key of the helper that makes the TPM.
+    tpm_setup: Option<String>,
     recorded: bool,
     helper: bool,
-    process: Option<Arc<AsyncFd<OwnedFd>>>,
+    process: Option<Process>,
 }
 
 impl Guest {
@@ -232,12 +234,18 @@ impl Guest {
         write(record(Phase::Starting, &live, &[])).await?;
 
         fault::point("start", "before_taps");
-        let taps = self.unless_destroyed(self.open_taps(&mut live, taken)).await?;
-        let errors = self.open_log().await;
+        let mut given = self.unless_destroyed(self.open_taps(&mut live, taken)).await?;
+        let errors = self.open_log(&self.name).await;
+        let tpm = self.unless_destroyed(self.start_tpm(&live, autodestroy, &mut taken.tpm_setup)).await?;
+        let tpm = tpm.map(|tpm| {
+            given.push((tpm.alias, vec![tpm.socket]));
+            tpm.process
+        });
+        taken.tpm.clone_from(&tpm);
         fault::point("start", "before_helper");
         taken.helper = true;
         let (pid, process) =
-            self.run_qemu(&mut live, &capabilities, &paths, taps, errors, autodestroy).await?;
+            self.run_qemu(&mut live, &capabilities, &paths, given, errors, autodestroy).await?;
         taken.process = Some(Arc::clone(&process));
         fault::point("start", "after_helper");
         // Who destroyed it before found nothing to kill.
@@ -271,6 +279,7 @@ impl Guest {
             monitor,
             pid,
             process,
+            tpm,
             taps: std::mem::take(&mut taken.taps),
             autodestroy,
             memory_kib,
@@ -285,10 +294,10 @@ impl Guest {
         live: &mut Element,
         capabilities: &Capabilities,
         paths: &Paths,
-        mut taps: Vec<(String, Vec<Descriptor>)>,
+        mut given: Vec<(String, Vec<Descriptor>)>,
         mut errors: Option<Descriptor>,
         autodestroy: bool,
-    ) -> Result<(u32, Arc<AsyncFd<OwnedFd>>), Error> {
+    ) -> Result<(u32, Process), Error> {
         let mut refused = Vec::new();
         loop {
             let ports = self.choose_ports(live, &refused)?;
@@ -305,8 +314,8 @@ impl Guest {
                     Err(error) => return Err(self.named(&error)),
                 }
             }
-            let taps = std::mem::take(&mut taps);
-            let request = self.helper_request(&command, live, taps, errors.take(), autodestroy, ports)?;
+            let given = std::mem::take(&mut given);
+            let request = self.helper_request(&command, live, given, errors.take(), autodestroy, ports)?;
             let helper =
                 self.environment.stack.start_helper(request).await.map_err(|error| self.named(&error))?;
             return process(helper);
@@ -326,11 +335,11 @@ impl Guest {
 
     /// The pipe that QEMU's standard error goes into. A guest starts without one when the log driver can't be had: logs are
     /// never a brake.
-    async fn open_log(&self) -> Option<Descriptor> {
+    pub(super) async fn open_log(&self, name: &str) -> Option<Descriptor> {
         let log = log::Client(self.environment.stack.peer(Driver::Log));
         let opened = tokio::time::timeout(
             Duration::from_secs(2),
-            log.log_open(format!("{}.log", self.name), LOG_BYTES, LOG_KEEP),
+            log.log_open(format!("{name}.log"), LOG_BYTES, LOG_KEEP),
         );
         match opened.await {
             Ok(Ok(pipe)) => Some(pipe),
@@ -396,13 +405,17 @@ impl Guest {
         &self,
         command: &CommandLine,
         live: &Element,
-        taps: Vec<(String, Vec<Descriptor>)>,
+        given: Vec<(String, Vec<Descriptor>)>,
         errors: Option<Descriptor>,
         autodestroy: bool,
         ports: Vec<u16>,
     ) -> Result<HelperRequest, Error> {
-        let mut taps: Vec<(String, Vec<Option<Descriptor>>)> =
-            taps.into_iter().map(|(alias, queues)| (alias, queues.into_iter().map(Some).collect())).collect();
+        let mut given: Vec<(String, Vec<Option<Descriptor>>)> =
+            given.into_iter().map(|(alias, files)| (alias, files.into_iter().map(Some).collect())).collect();
+        let mut given_for = |alias: &str, index: u32| {
+            let (_, files) = given.iter_mut().find(|(owner, _)| owner == alias)?;
+            files.get_mut(index as usize)?.take()
+        };
         let (mut listeners, mut descriptors, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
         for used in &command.descriptors {
             let number = i32::try_from(used.number).unwrap_or(-1);
@@ -410,14 +423,15 @@ impl Guest {
                 Purpose::Monitor => listeners.push((MONITOR_SOCKET.to_owned(), number)),
                 Purpose::Character { alias } => listeners.push((format!("{alias}.sock"), number)),
                 Purpose::Tap { alias, queue } => {
-                    let tap = taps
-                        .iter_mut()
-                        .find(|(owner, _)| owner == alias)
-                        .and_then(|(_, queues)| queues.get_mut(*queue as usize)?.take())
-                        .ok_or_else(|| {
-                            self.invalid(&format!("interface {alias} has no tap for queue {queue}"))
-                        })?;
+                    let tap = given_for(alias, *queue).ok_or_else(|| {
+                        self.invalid(&format!("interface {alias} has no tap for queue {queue}"))
+                    })?;
                     descriptors.push((number, tap));
+                }
+                Purpose::Tpm { alias } => {
+                    let socket = given_for(alias, 0)
+                        .ok_or_else(|| self.invalid(&format!("TPM {alias} has no emulator")))?;
+                    descriptors.push((number, socket));
                 }
                 Purpose::File { alias } | Purpose::Log { alias } => {
                     let logs = matches!(used.purpose, Purpose::Log { .. });
@@ -526,6 +540,10 @@ impl Guest {
             tracing::error!(domain = self.name, "QEMU was killed and is still there");
         }
         self.close_taps(&taken.taps).await;
+        if let Some(key) = taken.tpm_setup {
+            let _ = environment.stack.kill_helper(&key).await;
+        }
+        self.end_tpm(taken.tpm).await;
         if taken.recorded {
             let (folder, name) = (environment.live.clone(), self.key());
             let removed = environment.on_disk("Live state", move || folder.remove(&name)).await;
@@ -552,8 +570,10 @@ impl Guest {
         definition: Definition,
         live: Element,
         helper: Helper,
+        tpm: Option<Helper>,
     ) -> Result<(), Error> {
         let (pid, process) = process(helper)?;
+        let tpm = tpm.map(self::process).transpose()?.map(|(_, process)| process);
         let (seen, monitor) = watch::channel(None);
         let memory_kib = memory_kib(&live);
         self.running = Some(Running {
@@ -563,6 +583,7 @@ impl Guest {
             monitor,
             pid,
             process,
+            tpm,
             taps: record.taps,
             autodestroy: record.autodestroy,
             memory_kib,
@@ -654,7 +675,7 @@ fn stream_of(socket: OwnedFd) -> std::io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-fn process(helper: Helper) -> Result<(u32, Arc<AsyncFd<OwnedFd>>), Error> {
+pub(super) fn process(helper: Helper) -> Result<(u32, Process), Error> {
     let gone = || Error::new(Code::INTERNAL, Origin::QEMU, "The broker sent no process with its helper");
     let file = helper.process.into_owned().ok_or_else(gone)?;
     let watched = link::watch(file).map_err(|error| Error::system(Origin::QEMU, "QEMU's process", &error))?;

@@ -105,13 +105,17 @@ impl Guest {
         let Some(running) = self.running.take() else {
             return;
         };
-        let Running { ending, taps, .. } = running;
+        let Running { ending, taps, tpm, live, .. } = running;
         let (why, event) = ending.unwrap_or_else(|| {
             tracing::warn!(domain = self.name, ?status, "QEMU ended unasked");
             (reason::SHUTOFF_CRASHED, lifecycle::STOPPED_FAILED)
         });
         fault::point("stop", "before_cleanup");
         self.close_taps(&taps).await;
+        self.end_tpm(tpm).await;
+        if self.persistent.is_none() {
+            self.drop_tpm(&live, super::tpm::StateOf::Xml).await;
+        }
         let (folder, name) = (self.environment.live.clone(), self.key());
         let removed = self.environment.on_disk("Live state", move || folder.remove(&name)).await;
         if let Err(error) = removed {

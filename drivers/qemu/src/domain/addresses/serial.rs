@@ -179,10 +179,7 @@ pub(super) fn assign_other_buses(devices: &mut Element, context: &Context) -> Re
             }
         }
     }
-    if context.is_pseries() {
-        assign_virtual_io(devices)?;
-    }
-    Ok(())
+    assign_virtual_io(devices, context)
 }
 
 fn assign_ccw(devices: &mut Element) -> Result<(), Error> {
@@ -234,11 +231,12 @@ fn virtual_io_start(device: &Element) -> Option<u64> {
         }
         "serial" if device.path_attr("target", "type") == Some("spapr-vio-serial") => Some(0x3000_0000),
         "nvram" => Some(0x3000),
+        "tpm" if device.attr("model") == Some("tpm-spapr") => Some(0x4000),
         _ => None,
     }
 }
 
-fn assign_virtual_io(devices: &mut Element) -> Result<(), Error> {
+fn assign_virtual_io(devices: &mut Element, context: &Context) -> Result<(), Error> {
     let mut taken: BTreeSet<u64> = BTreeSet::new();
     for device in devices.elements().filter(|device| device.name != "console") {
         if let Some(address) = device.child("address")
@@ -250,12 +248,13 @@ fn assign_virtual_io(devices: &mut Element) -> Result<(), Error> {
             return Err(place::of_device(device, Error::new(Code::XML_ERROR, Origin::QEMU, message)));
         }
     }
-    for name in ["interface", "controller", "serial", "nvram"] {
+    for name in ["interface", "controller", "serial", "nvram", "tpm"] {
         for device in devices.elements_mut().filter(|device| device.name == name) {
             let Some(start) = virtual_io_start(device) else {
                 continue;
             };
-            if device.path_attr("address", "reg").is_none() {
+            let elsewhere = device.path_attr("address", "type").is_some_and(|kind| kind != "spapr-vio");
+            if !elsewhere && device.path_attr("address", "reg").is_none() {
                 let reg =
                     (0..).map(|step| start + 0x1000 * step).find(|reg| !taken.contains(reg)).unwrap_or(start);
                 taken.insert(reg);
@@ -268,6 +267,7 @@ fn assign_virtual_io(devices: &mut Element) -> Result<(), Error> {
     }
     let address = devices.child("serial").and_then(|serial| serial.child("address")).cloned();
     if let (Some(address), Some(console)) = (address, devices.child_mut("console"))
+        && context.is_pseries()
         && console.path_attr("target", "type") == Some("serial")
     {
         set_address(console, address);
