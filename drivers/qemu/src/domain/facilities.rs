@@ -87,7 +87,7 @@ fn cpu_mode(root: &Element, context: &Context<'_>, _: &Facilities) -> Result<(),
     let impossible = match mode {
         "host-passthrough" => context.virt_type != "kvm",
         // A model can be emulated where the host's model is one of the guest's architecture.
-        "host-model" => !native && !(context.is_x86() && context.host.arch == "x86_64"),
+        "host-model" => !(native || context.is_x86() && context.host.arch == "x86_64"),
         _ => false,
     };
     if impossible {
