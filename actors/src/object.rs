@@ -1,10 +1,12 @@
 //! One task and one bounded mailbox for each object: operations on one object are ordered, operations on different
 //! objects never wait for each other. Who waits, for what and since when, can be seen.
 
+use crate::deadline;
+use crate::job::Job;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::types::Busy;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
@@ -20,7 +22,40 @@ const MAILBOX: usize = 128;
 #[derive(Debug, Default)]
 struct Doing {
     current: Mutex<Option<(&'static str, Instant)>>,
+    job: Mutex<Option<Arc<Job>>>,
     waiting: AtomicU32,
+}
+
+/// Keeps a job listed while it is worked on, however that ends.
+struct Listed(Arc<Doing>);
+
+impl Listed {
+    fn new(doing: Arc<Doing>, job: &Arc<Job>) -> Self {
+        *doing.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(job));
+        Self(doing)
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        *self.0.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Whether an operation is begun or given up: whoever takes the turn first decides. Dropped, it gives up.
+struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    /// Takes the turn; false if it is taken already.
+    fn take(turn: &AtomicBool) -> bool {
+        !turn.swap(true, Ordering::AcqRel)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        Self::take(&self.0);
+    }
 }
 
 /// The way to an object: sends it operations. Cheap to clone; the object's task ends with the last one.
@@ -71,29 +106,77 @@ impl<S: Send + 'static> Object<S> {
         }
     }
 
-    /// Has an operation done in its turn, and waits for the result. Whoever stops waiting does not stop the operation:
-    /// an object is never left half-changed.
+    /// Has an operation done in its turn, and waits for the result, no longer than the deadline of the call that this is part
+    /// of. Whoever stops waiting takes back an operation that is not begun; one that is goes on to its end: an object is
+    /// never left half-changed.
     ///
     /// # Errors
-    /// Too many operations wait already, or the object has gone.
+    /// Too many operations wait already, the deadline has passed, or the object has gone.
     pub async fn run<R, F>(&self, operation: &'static str, work: F) -> Result<R, Error>
     where
         R: Send + 'static,
         F: for<'a> FnOnce(&'a mut S) -> Work<'a, R> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
+        let turn = Turn(Arc::default());
+        let taken = Arc::clone(&turn.0);
         self.post(operation, move |state| {
             Box::pin(async move {
-                let _ = reply.send(work(state).await);
+                if Turn::take(&taken) {
+                    let _ = reply.send(work(state).await);
+                }
             })
         })?;
-        answer.await.map_err(|_gone| {
+        let answered = deadline::within(answer, |ms| self.late(operation, Turn::take(&turn.0), ms)).await?;
+        answered.map_err(|_gone| {
             Error::new(
                 Code::OPERATION_INVALID,
                 Origin::NONE,
                 format!("{} has gone while {operation} waited", self.name),
             )
         })
+    }
+
+    /// Has lasting work done in its turn, and waits for the result. While it lasts it can be seen and canceled by
+    /// [`Object::job`].
+    ///
+    /// # Errors
+    /// As [`Object::run`].
+    pub async fn run_job<R, F>(&self, operation: &'static str, work: F) -> Result<R, Error>
+    where
+        R: Send + 'static,
+        F: for<'a> FnOnce(&'a mut S, Arc<Job>) -> Work<'a, R> + Send + 'static,
+    {
+        let doing = Arc::clone(&self.doing);
+        self.run(operation, move |state| {
+            Box::pin(async move {
+                let job = Arc::new(Job::new(operation));
+                let _listed = Listed::new(doing, &job);
+                work(state, job).await
+            })
+        })
+        .await
+    }
+
+    /// The lasting work that is under way; `None` while there is none.
+    #[must_use]
+    pub fn job(&self) -> Option<Arc<Job>> {
+        self.doing.job.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What to tell a caller that will not wait longer.
+    fn late(&self, operation: &str, taken_back: bool, ms: u128) -> String {
+        let name = &self.name;
+        match (taken_back, self.busy()) {
+            (true, Some(busy)) => format!(
+                "{name}: {operation} was not begun within {ms} ms and is taken back: it waits for {}, which has lasted for {} ms",
+                busy.operation, busy.since_ms
+            ),
+            (true, None) => format!("{name}: {operation} was not begun within {ms} ms and is taken back"),
+            (false, _) => format!(
+                "{name}: {operation} has not ended within {ms} ms; it goes on, and whether it took effect shows in the state"
+            ),
+        }
     }
 
     /// Has an operation done in its turn, without waiting.
@@ -125,6 +208,10 @@ impl<S: Send + 'static> Object<S> {
             operation: operation.to_owned(),
             since_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
             waiting: self.doing.waiting.load(Ordering::Relaxed),
+            progress: self.job().map(|job| {
+                let progress = job.progress();
+                (progress.processed_bytes, progress.total_bytes)
+            }),
         })
     }
 }
@@ -154,6 +241,7 @@ impl<S> WeakObject<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[tokio::test]
     async fn operations_are_done_in_order_and_seen() {
@@ -184,6 +272,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_job_is_seen_while_it_lasts_and_hears_that_it_shall_end() {
+        let object = Object::spawn("domain web", |_| 0_u8);
+        let (began, begun) = oneshot::channel::<()>();
+        let saving = {
+            let object = object.clone();
+            tokio::spawn(async move {
+                object
+                    .run_job("save", |state: &mut u8, job| {
+                        Box::pin(async move {
+                            job.report(300, 1000);
+                            let _ = began.send(());
+                            job.canceled().await;
+                            *state = 1;
+                            job.is_canceled()
+                        })
+                    })
+                    .await
+            })
+        };
+        begun.await.unwrap();
+        assert_eq!(object.busy().unwrap().progress, Some((300, 1000)));
+        let job = object.job().unwrap();
+        assert_eq!(job.progress().operation, "save");
+        job.cancel();
+        assert!(saving.await.unwrap().unwrap());
+        assert!(object.job().is_none());
+    }
+
+    #[tokio::test]
     async fn a_full_mailbox_refuses_and_says_what_the_object_does() {
         let object = Object::spawn("domain web", |_| ());
         let (_keep, gate) = oneshot::channel::<()>();
@@ -194,5 +311,28 @@ mod tests {
         }
         let refusal = object.post("one too many", |()| Box::pin(async {})).unwrap_err();
         assert!(refusal.message.contains("domain web is busy with stuck"), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn who_waits_too_long_is_told_for_what_and_what_is_not_begun_is_taken_back() {
+        let object = Object::spawn("domain web", |_| Vec::new());
+        let (go, gate) = oneshot::channel::<()>();
+        let soon = Some(Duration::from_millis(100));
+        let stuck = object.run("stuck", |list: &mut Vec<u8>| {
+            Box::pin(async move {
+                list.push(1);
+                let _ = gate.await;
+            })
+        });
+        let begun = deadline::scope(soon, stuck).await.unwrap_err();
+        assert_eq!(begun.code, Code::OPERATION_TIMEOUT);
+        assert!(begun.message.contains("domain web: stuck has not ended"), "{begun}");
+        let waits = object.run("waits", |list: &mut Vec<u8>| Box::pin(async move { list.push(2) }));
+        let waits = deadline::scope(soon, waits).await.unwrap_err();
+        assert!(waits.message.contains("domain web: waits was not begun"), "{waits}");
+        assert!(waits.message.contains("waits for stuck"), "{waits}");
+        go.send(()).unwrap();
+        let list = object.run("look", |list| Box::pin(async move { list.clone() })).await.unwrap();
+        assert_eq!(list, [1], "what began is done, and what was taken back is not");
     }
 }

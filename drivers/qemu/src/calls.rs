@@ -1,15 +1,26 @@
 //! The calls of the qemu driver. Queries answer from snapshots and wait for nothing; the rest goes to the domain's own task.
 
+mod plain;
+
 use crate::args::{self, Paths, Rendering};
+use crate::documents;
 use crate::domain::Purpose;
 use crate::driver::Qemu;
+use crate::guest::tpm::StateOf;
 use crate::guest::view::View;
-use crate::guest::{Guest, GuestHandle};
+use crate::guest::{Guest, GuestHandle, SAVE_FLAGS};
+use crate::{node, statistics};
+use bulkhead_actors::job::Progress;
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::CallContext;
 use bulkhead_wire::table::domain::{self, Server};
-use bulkhead_wire::types::{DomainInfo, DomainList, DomainRef, DomainState, State, Stream};
+use bulkhead_wire::types::{
+    ControlInfo, CpuMap, DomainInfo, DomainList, DomainOverview, DomainRef, DomainState, DomainStatistics,
+    JobInfo, MemoryStatistic, NodeInfo, NodeStatistics, SecurityLabel, SecurityLabels, SecurityModel, State,
+    Stream,
+};
+use bulkhead_xml::Element;
 use std::sync::Arc;
 
 /// Show secrets (`VIR_DOMAIN_XML_SECURE`).
@@ -18,6 +29,18 @@ const XML_SECURE: u32 = 1;
 const XML_INACTIVE: u32 = 2;
 /// All flags of XML that mean something here; the others concern migration and CPU models and change nothing yet.
 const XML_FLAGS: u32 = 0xf;
+
+/// Remove a stored state with the definition (`VIR_DOMAIN_UNDEFINE_MANAGED_SAVE`).
+const UNDEFINE_MANAGED_SAVE: u32 = 1;
+/// Remove the state of its TPM (`VIR_DOMAIN_UNDEFINE_TPM`).
+const UNDEFINE_TPM: u32 = 32;
+/// Keep the state of its TPM (`VIR_DOMAIN_UNDEFINE_KEEP_TPM`).
+const UNDEFINE_KEEP_TPM: u32 = 64;
+
+/// `virDomainJobType`: lasting work whose length is known.
+const JOB_BOUNDED: i32 = 1;
+/// `virDomainJobType`: lasting work whose length is not known.
+const JOB_UNBOUNDED: i32 = 2;
 
 /// `virConnectListAllDomainsFlags`, pairs of one question each.
 mod list {
@@ -37,6 +60,8 @@ mod list {
     pub(super) const NO_SNAPSHOT: u32 = 8192;
     pub(super) const CHECKPOINT: u32 = 16384;
     pub(super) const NO_CHECKPOINT: u32 = 32768;
+    /// All of them.
+    pub(super) const ALL: u32 = 0xffff;
 }
 
 fn unsupported_flags(call: &CallContext, flags: u32, known: u32) -> Result<(), Error> {
@@ -49,6 +74,33 @@ fn unsupported_flags(call: &CallContext, flags: u32, known: u32) -> Result<(), E
 
 fn not_found(what: &str) -> Error {
     Error::new(Code::NO_DOMAIN, Origin::QEMU, format!("Domain not found: no domain with matching {what}"))
+}
+
+fn not_running(guest: &GuestHandle) -> Error {
+    let message = format!("Domain '{}': domain is not running", guest.view.get().name);
+    Error::new(Code::OPERATION_INVALID, Origin::QEMU, message)
+}
+
+/// A job as libvirt tells of it: its length is known, or not yet.
+fn job_info(progress: &Progress) -> JobInfo {
+    let Progress { elapsed, processed_bytes, total_bytes, .. } = *progress;
+    let remaining = total_bytes - processed_bytes;
+    let time_elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    JobInfo {
+        kind: if total_bytes == 0 { JOB_UNBOUNDED } else { JOB_BOUNDED },
+        time_elapsed_ms,
+        time_remaining_ms: time_elapsed_ms
+            .saturating_mul(remaining)
+            .checked_div(processed_bytes)
+            .unwrap_or(0),
+        data_total_bytes: total_bytes,
+        data_processed_bytes: processed_bytes,
+        data_remaining_bytes: remaining,
+        memory_total_bytes: total_bytes,
+        memory_processed_bytes: processed_bytes,
+        memory_remaining_bytes: remaining,
+        ..JobInfo::default()
+    }
 }
 
 fn matches(view: &View, flags: u32) -> bool {
@@ -66,7 +118,7 @@ fn matches(view: &View, flags: u32) -> bool {
             (list::OTHER, !matches!(view.state, State::Running | State::Paused | State::Shutoff)),
         ])
         && asked(&[(list::AUTOSTART, view.autostart), (list::NO_AUTOSTART, !view.autostart)])
-        && asked(&[(list::MANAGED_SAVE, false), (list::NO_MANAGED_SAVE, true)])
+        && asked(&[(list::MANAGED_SAVE, view.saved), (list::NO_MANAGED_SAVE, !view.saved)])
         && asked(&[(list::SNAPSHOT, false), (list::NO_SNAPSHOT, true)])
         && asked(&[(list::CHECKPOINT, false), (list::NO_CHECKPOINT, true)])
 }
@@ -80,10 +132,23 @@ impl Qemu {
     ) -> Result<DomainRef, Error> {
         guest
             .object
-            .run("domain_create", move |guest: &mut Guest| Box::pin(guest.start(definition, flags)))
+            .run_job("domain_create", move |guest: &mut Guest, job| {
+                Box::pin(async move { guest.start(definition, flags, &job).await })
+            })
             .await??;
         Ok(guest.view.get().reference())
     }
+}
+
+/// Methods of the server whose answer is an expression.
+macro_rules! answers {
+    ($($name:ident($this:ident, $call:ident, $arguments:ident) -> $reply:ty $answer:block)*) => {
+        $(async fn $name(&$this, $call: CallContext, $arguments: domain::$name::Arguments) -> Result<$reply, Error> {
+            // Not every answer depends on all of it.
+            let _ = (&$call, &$arguments);
+            $answer
+        })*
+    };
 }
 
 impl Server for Qemu {
@@ -107,6 +172,32 @@ impl Server for Qemu {
         let name = nix::unistd::gethostname()
             .map_err(|errno| Error::system(Origin::QEMU, "The host's name", &errno.into()))?;
         Ok(name.to_string_lossy().into_owned())
+    }
+
+    async fn connect_get_capabilities(
+        &self,
+        _call: CallContext,
+        _arguments: domain::connect_get_capabilities::Arguments,
+    ) -> Result<String, Error> {
+        documents::capabilities(&self.environment).await
+    }
+
+    async fn connect_get_domain_capabilities(
+        &self,
+        call: CallContext,
+        arguments: domain::connect_get_domain_capabilities::Arguments,
+    ) -> Result<String, Error> {
+        // 1 leaves out features that QEMU will drop; none are named here.
+        unsupported_flags(&call, arguments.flags, 1)?;
+        let domain::connect_get_domain_capabilities::Arguments {
+            emulator,
+            arch,
+            machine,
+            accelerator,
+            flags: _,
+        } = arguments;
+        let wanted = documents::Wanted { emulator, arch, machine, accelerator };
+        documents::domain_capabilities(&self.environment, wanted).await
     }
 
     async fn domain_define_xml_flags(
@@ -135,10 +226,23 @@ impl Server for Qemu {
         call: CallContext,
         arguments: domain::domain_undefine_flags::Arguments,
     ) -> Result<(), Error> {
-        // Flags that say what else to remove (saved state, NVRAM, snapshots): there is none of it yet.
+        // Flags that say what else to remove (NVRAM, snapshots): there is none of it yet.
         unsupported_flags(&call, arguments.flags, 0x7f)?;
+        let tpm = match (arguments.flags & UNDEFINE_TPM != 0, arguments.flags & UNDEFINE_KEEP_TPM != 0) {
+            (false, false) => StateOf::Xml,
+            (true, false) => StateOf::Removed,
+            (false, true) => StateOf::Kept,
+            (true, true) => {
+                let message = "undefining can remove a TPM's state or keep it; choose one of the two flags";
+                return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
+            }
+        };
+        let with_state = arguments.flags & UNDEFINE_MANAGED_SAVE != 0;
         let guest = self.guest(&arguments.domain)?;
-        guest.object.run("domain_undefine", |guest: &mut Guest| Box::pin(guest.undefine())).await??;
+        guest
+            .object
+            .run("domain_undefine", move |guest: &mut Guest| Box::pin(guest.undefine(with_state, tpm)))
+            .await??;
         self.environment.forget(arguments.domain.uuid);
         Ok(())
     }
@@ -261,9 +365,7 @@ impl Server for Qemu {
         let definition = match (&view.persistent, &view.live) {
             (Some(definition), None) => Arc::clone(definition),
             (Some(definition), Some(_)) if inactive => Arc::clone(definition),
-            (_, Some(live)) => {
-                Arc::new(crate::domain::Definition { root: bulkhead_xml::Element::clone(&live.root) })
-            }
+            (_, Some(live)) => Arc::new(crate::domain::Definition { root: Element::clone(&live.root) }),
             (None, None) => return Err(not_found(&format!("uuid '{}'", view.uuid))),
         };
         Ok(definition.to_xml(secure))
@@ -372,10 +474,10 @@ impl Server for Qemu {
         let guest = self.guest(&arguments.domain)?;
         let view = guest.view.get();
         if view.live.is_none() {
-            let message = format!("Domain '{}': domain is not running", view.name);
-            return Err(Error::new(Code::OPERATION_INVALID, Origin::QEMU, message));
+            return Err(not_running(&guest));
         }
         // Before its turn comes: whatever waits for this QEMU ends with it.
+        guest.give_up_start();
         let _ = self.environment.stack.kill_helper(&guest.key()).await;
         guest.object.run("domain_destroy", |guest: &mut Guest| Box::pin(guest.destroyed())).await?
     }
@@ -406,6 +508,72 @@ impl Server for Qemu {
             .await?
     }
 
+    async fn domain_managed_save(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_managed_save::Arguments,
+    ) -> Result<(), Error> {
+        let flags = arguments.flags;
+        unsupported_flags(&call, flags, SAVE_FLAGS)?;
+        if flags & SAVE_FLAGS & !1 == SAVE_FLAGS & !1 {
+            let message = "A guest can't be both running and paused after its next start: choose one flag";
+            return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
+        }
+        self.guest(&arguments.domain)?
+            .object
+            .run_job("domain_managed_save", move |guest: &mut Guest, job| {
+                Box::pin(async move { guest.managed_save(flags, &job).await })
+            })
+            .await?
+    }
+
+    async fn domain_has_managed_save_image(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_has_managed_save_image::Arguments,
+    ) -> Result<i32, Error> {
+        unsupported_flags(&call, arguments.flags, 0)?;
+        Ok(i32::from(self.guest(&arguments.domain)?.view.get().saved))
+    }
+
+    async fn domain_managed_save_remove(
+        &self,
+        call: CallContext,
+        arguments: domain::domain_managed_save_remove::Arguments,
+    ) -> Result<(), Error> {
+        unsupported_flags(&call, arguments.flags, 0)?;
+        self.guest(&arguments.domain)?
+            .object
+            .run("domain_managed_save_remove", |guest: &mut Guest| Box::pin(guest.remove_saved()))
+            .await?
+    }
+
+    async fn domain_get_job_info(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_get_job_info::Arguments,
+    ) -> Result<JobInfo, Error> {
+        let guest = self.guest(&arguments.domain)?;
+        if guest.view.get().live.is_none() {
+            return Err(not_running(&guest));
+        }
+        Ok(guest.object.job().map_or_else(JobInfo::default, |job| job_info(&job.progress())))
+    }
+
+    async fn domain_abort_job(
+        &self,
+        _call: CallContext,
+        arguments: domain::domain_abort_job::Arguments,
+    ) -> Result<(), Error> {
+        let guest = self.guest(&arguments.domain)?;
+        let Some(job) = guest.object.job() else {
+            let message = format!("Domain '{}': no job is active on the domain", guest.view.get().name);
+            return Err(Error::new(Code::OPERATION_INVALID, Origin::QEMU, message));
+        };
+        job.cancel();
+        Ok(())
+    }
+
     async fn connect_domain_xml_to_native(
         &self,
         call: CallContext,
@@ -429,11 +597,63 @@ impl Server for Qemu {
             guest: guest.clone(),
             bus: format!("{guest}/dbus.sock"),
             vhost_net: false,
+            incoming: false,
             now: self.environment.now_seconds(),
             rendering: Rendering::Native,
         };
         let command = args::build(&root, &capabilities, &paths)?;
         Ok(command.to_shell())
+    }
+
+    answers! {
+        connect_get_type(self, call, arguments) -> String { Ok("QEMU".to_owned()) }
+        connect_get_lib_version(self, call, arguments) -> u64 { Ok(plain::API_VERSION) }
+        connect_is_secure(self, call, arguments) -> i32 { Ok(1) }
+        connect_get_max_vcpus(self, call, arguments) -> i32 { Ok(plain::VCPUS_MAX) }
+        connect_num_of_domains(self, call, arguments) -> i32 { Ok(plain::count(&self.running())) }
+        connect_list_domains(self, call, arguments) -> Vec<i32> { plain::first(self.running(), arguments.count_max) }
+        connect_num_of_defined_domains(self, call, arguments) -> i32 { Ok(plain::count(&self.resting())) }
+        connect_list_defined_domains(self, call, arguments) -> Vec<String> { plain::first(self.resting(), arguments.count_max) }
+        node_get_info(self, call, arguments) -> NodeInfo { Ok(node::info(&self.environment.host.arch)) }
+        node_get_free_memory(self, call, arguments) -> u64 { Ok(node::free_memory()) }
+        node_get_cells_free_memory(self, call, arguments) -> Vec<u64> { node::cells_free_memory(arguments.first, arguments.count_max) }
+        node_get_cpu_stats(self, call, arguments) -> NodeStatistics { unsupported_flags(&call, arguments.flags, 0)?; node::cpu_statistics(arguments.cpu, arguments.count) }
+        node_get_memory_stats(self, call, arguments) -> NodeStatistics { unsupported_flags(&call, arguments.flags, 0)?; node::memory_statistics(arguments.node, arguments.count) }
+        node_get_cpu_map(self, call, arguments) -> CpuMap { unsupported_flags(&call, arguments.flags, 0)?; Ok(node::cpu_map(arguments.need_map != 0)) }
+        node_get_security_model(self, call, arguments) -> SecurityModel { Ok(plain::security_model()) }
+        domain_create(self, call, arguments) -> () { let arguments = domain::domain_create_with_flags::Arguments { domain: arguments.domain, flags: 0 }; self.domain_create_with_flags(call, arguments).await.map(drop) }
+        domain_define_xml(self, call, arguments) -> DomainRef { let arguments = domain::domain_define_xml_flags::Arguments { xml: arguments.xml, flags: 0 }; self.domain_define_xml_flags(call, arguments).await }
+        domain_destroy(self, call, arguments) -> () { let arguments = domain::domain_destroy_flags::Arguments { domain: arguments.domain, flags: 0 }; self.domain_destroy_flags(call, arguments).await }
+        domain_shutdown(self, call, arguments) -> () { let arguments = domain::domain_shutdown_flags::Arguments { domain: arguments.domain, flags: 0 }; self.domain_shutdown_flags(call, arguments).await }
+        domain_undefine(self, call, arguments) -> () { let arguments = domain::domain_undefine_flags::Arguments { domain: arguments.domain, flags: 0 }; self.domain_undefine_flags(call, arguments).await }
+        domain_get_os_type(self, call, arguments) -> String { let view = self.guest(&arguments.domain)?.view.get(); let kind = view.root().and_then(|root| root.at("os/type")); Ok(kind.map_or_else(|| "hvm".to_owned(), Element::text)) }
+        domain_get_max_memory(self, call, arguments) -> u64 { Ok(self.guest(&arguments.domain)?.view.get().info().max_memory_kib) }
+        domain_get_max_vcpus(self, call, arguments) -> i32 { self.vcpus(&arguments.domain, plain::VCPU_MAXIMUM) }
+        domain_get_vcpus_flags(self, call, arguments) -> i32 { unsupported_flags(&call, arguments.flags, plain::VCPU_FLAGS)?; self.vcpus(&arguments.domain, arguments.flags) }
+        domain_is_updated(self, call, arguments) -> i32 { self.guest(&arguments.domain).map(|_| 0) }
+        domain_get_autostart_once(self, call, arguments) -> i32 { self.guest(&arguments.domain).map(|_| 0) }
+        domain_get_messages(self, call, arguments) -> Vec<String> { unsupported_flags(&call, arguments.flags, 3)?; self.guest(&arguments.domain).map(|_| Vec::new()) }
+        domain_get_security_label(self, call, arguments) -> SecurityLabel { self.guest(&arguments.domain).map(|_| plain::security_label()) }
+        domain_get_security_label_list(self, call, arguments) -> SecurityLabels { self.guest(&arguments.domain).map(|_| SecurityLabels { labels: Vec::new(), count: 0 }) }
+        domain_get_control_info(self, call, arguments) -> ControlInfo { unsupported_flags(&call, arguments.flags, 0)?; self.control(&arguments.domain) }
+        domain_get_metadata(self, call, arguments) -> String { unsupported_flags(&call, arguments.flags, 3)?; self.metadata(&arguments.domain, arguments.kind, arguments.uri.as_deref(), arguments.flags) }
+        domain_memory_stats(self, call, arguments) -> Vec<MemoryStatistic> { unsupported_flags(&call, arguments.flags, 0)?; let guest = self.guest(&arguments.domain)?; let view = guest.view.get(); if view.live.is_none() { return Err(not_running(&guest)); } Ok(statistics::memory(&view, arguments.count_max)) }
+        connect_get_all_domain_stats(self, call, arguments) -> Vec<DomainStatistics> { self.statistics(&call, &arguments.domains, arguments.stats, arguments.flags) }
+    }
+
+    async fn domains_overview(
+        &self,
+        _call: CallContext,
+        _arguments: domain::domains_overview::Arguments,
+    ) -> Result<Vec<DomainOverview>, Error> {
+        let views = self.environment.all().into_iter().map(|guest| guest.view.get());
+        let overview = |view: &View| DomainOverview {
+            domain: view.reference(),
+            state: view.state as i32,
+            reason: view.reason,
+            persistent: i32::from(view.persistent.is_some()),
+        };
+        Ok(views.filter(|view| view.exists()).map(|view| overview(&view)).collect())
     }
 
     async fn events_subscribe(

@@ -1,8 +1,8 @@
 //! The actions on domains.
 
-use crate::console;
 use crate::options::{Action, How};
 use crate::output::Output;
+use crate::{console, job};
 use anyhow::{Context, Result, bail};
 use bulkhead::Connection;
 use bulkhead::wire::table::domain::Client;
@@ -46,17 +46,29 @@ pub(crate) async fn act(stack: &Connection, action: Action, output: &Output) -> 
             let domain = domains.domain_define_xml_flags(read_xml(&file)?, 0).await?;
             report(output, &domain, "defined")
         }
-        Action::Undefine(name) => {
-            let domain = find(&domains, &name.domain).await?;
-            domains.domain_undefine_flags(domain.clone(), 0).await?;
+        Action::Undefine { domain, managed_save } => {
+            let domain = find(&domains, &domain.domain).await?;
+            domains.domain_undefine_flags(domain.clone(), u32::from(managed_save)).await?;
             report(output, &domain, "undefined")
         }
         Action::List { all } => list(&domains, all, output).await,
-        Action::Start { domain, paused, autodestroy } => {
+        Action::Start { domain, paused, autodestroy, force_boot } => {
             let domain = find(&domains, &domain.domain).await?;
-            let flags = u32::from(paused) | if autodestroy { 2 } else { 0 };
+            let flags = u32::from(paused) | if autodestroy { 2 } else { 0 } | if force_boot { 8 } else { 0 };
             let domain = domains.domain_create_with_flags(domain, flags).await?;
             report(output, &domain, "started")
+        }
+        Action::Save { domain, running, paused } => {
+            let domain = find(&domains, &domain.domain).await?;
+            let flags = if running { 2 } else { 0 } | if paused { 4 } else { 0 };
+            let saving = domains.domain_managed_save(domain.clone(), flags);
+            job::watch(&domains, &domain, "saving", saving).await?;
+            report(output, &domain, "saved")
+        }
+        Action::SaveRemove(name) => {
+            let domain = find(&domains, &name.domain).await?;
+            domains.domain_managed_save_remove(domain.clone(), 0).await?;
+            report(output, &domain, "has no stored state")
         }
         Action::Shutdown { domain, how } => {
             let domain = find(&domains, &domain.domain).await?;

@@ -39,7 +39,13 @@ pub(crate) enum Action {
         file: PathBuf,
     },
     /// Remove a domain's definition
-    Undefine(Named),
+    Undefine {
+        #[command(flatten)]
+        domain: Named,
+        /// Remove a stored state with it
+        #[arg(long)]
+        managed_save: bool,
+    },
     /// List domains
     List {
         /// Those too that do not run
@@ -56,7 +62,23 @@ pub(crate) enum Action {
         /// End it when this stack's owner ends
         #[arg(long)]
         autodestroy: bool,
+        /// Boot, and drop a state that is stored
+        #[arg(long)]
+        force_boot: bool,
     },
+    /// Store a guest's state and end it; its next start goes on from there. Ctrl-C lets it run on
+    Save {
+        #[command(flatten)]
+        domain: Named,
+        /// Run its CPUs after the next start, whatever they do now
+        #[arg(long, conflicts_with = "paused")]
+        running: bool,
+        /// Leave its CPUs stopped after the next start
+        #[arg(long)]
+        paused: bool,
+    },
+    /// Remove a stored state: the next start boots
+    SaveRemove(Named),
     /// Ask a guest to shut down
     Shutdown {
         #[command(flatten)]
@@ -135,8 +157,11 @@ pub(crate) enum Action {
     Release(DriverName),
     /// Check what this machine has
     Doctor,
-    /// Keep a private stack open for a command (or, without one, until end of input)
+    /// Keep a private stack open for a command and all libvirt programs below it (or, without one, until end of input)
     Embed {
+        /// Let guests that run live on when the command has ended
+        #[arg(long)]
+        keep: bool,
         /// The command and its arguments
         #[arg(last = true)]
         command: Vec<String>,

@@ -37,9 +37,14 @@ fn lines(status: &StackStatus) -> Vec<String> {
         }
         lines.extend(driver.set_aside.iter().map(|object| format!("{stem}   set aside: {object}")));
         lines.extend(driver.busy.iter().map(|busy| {
+            let progress = busy.progress.and_then(|(done, all)| done.saturating_mul(100).checked_div(all));
             format!(
-                "{stem}   {}: {} for {} ms, {} waiting",
-                busy.object, busy.operation, busy.since_ms, busy.waiting
+                "{stem}   {}: {} for {} ms{}, {} waiting",
+                busy.object,
+                busy.operation,
+                busy.since_ms,
+                progress.map_or_else(String::new, |percent| format!(", {percent} % done")),
+                busy.waiting
             )
         }));
         let helpers = status.helpers.iter().filter(|helper| helper.owner == driver.name);

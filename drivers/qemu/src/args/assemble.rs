@@ -261,6 +261,9 @@ fn devices(builder: &mut Builder<'_>) -> Result<(), Error> {
     device::watchdog::args::build(builder)?;
     each(builder, "redirdev", device::redirdev::args::build)?;
     each(builder, "hostdev", device::hostdev::args::build)?;
+    if builder.paths.incoming {
+        builder.option("-incoming", "defer")?;
+    }
     each(builder, "memballoon", device::memballoon::args::build)?;
     each(builder, "rng", device::rng::args::build)?;
     each(builder, "nvram", device::nvram::args::build)

@@ -131,6 +131,8 @@ pub struct Paths {
     pub now: i64,
     /// Whether `/dev/vhost-net` can be had.
     pub vhost_net: bool,
+    /// QEMU waits for a state to go on from.
+    pub incoming: bool,
     /// Which form is wanted.
     pub rendering: Rendering,
 }

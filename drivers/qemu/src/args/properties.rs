@@ -61,6 +61,7 @@ fn paths(rendering: Rendering) -> Paths {
         certificates: "/etc/certificates".to_owned(),
         now: 0,
         vhost_net: true,
+        incoming: false,
         rendering,
     }
 }

@@ -16,6 +16,11 @@ pub(crate) enum Phase {
     Starting,
     /// It runs. Adopted after a crash.
     Running,
+    /// It runs, and its state is being stored. Adopted after a crash; a save without a complete file is undone.
+    Saving {
+        /// Did its CPUs run before?
+        was_running: bool,
+    },
 }
 
 /// One running guest.

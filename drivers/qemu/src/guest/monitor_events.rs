@@ -27,10 +27,8 @@ impl Guest {
                 let domain = self.view.get().reference();
                 self.environment.emit(&DomainEvent::Reboot { domain });
             }
-            EventKind::Stop if self.state == State::Running => {
-                self.become_state(State::Paused, reason::PAUSED_USER).await;
-                self.emit(lifecycle::PAUSED);
-            }
+            // It may be older than what this task has done since: what holds now is asked for.
+            EventKind::Stop if self.state == State::Running => self.compare().await,
             EventKind::Resume if self.state == State::Paused && self.reason != reason::PAUSED_STARTING => {
                 self.become_state(State::Running, reason::RUNNING_UNPAUSED).await;
                 self.emit(lifecycle::RESUMED);
@@ -131,12 +129,17 @@ impl Guest {
                 return;
             }
         };
-        if status.status == "prelaunch" && self.state == State::Running {
+        let going_on = status.status == "paused" && self.reason == reason::RUNNING_RESTORED;
+        if (status.status == "prelaunch" || going_on) && self.state == State::Running {
             // A start that was cut short just before its last step.
             match monitor.within(COMMAND_WITHIN).cont().await {
+                Ok(()) if going_on => {
+                    self.emit(lifecycle::STARTED_RESTORED);
+                    self.emit(lifecycle::RESUMED_FROM_STATE);
+                }
                 Ok(()) => {
-                    self.emit(lifecycle::STARTED);
                     self.emit(lifecycle::RESUMED);
+                    self.emit(lifecycle::STARTED);
                 }
                 Err(error) => tracing::error!(domain = self.name, %error, "start can't be completed"),
             }

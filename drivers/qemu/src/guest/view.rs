@@ -9,10 +9,16 @@ use std::sync::Arc;
 pub(crate) mod reason {
     /// Running: started.
     pub(crate) const RUNNING_BOOTED: i32 = 1;
+    /// Running: goes on from a stored state.
+    pub(crate) const RUNNING_RESTORED: i32 = 3;
     /// Running: resumed.
     pub(crate) const RUNNING_UNPAUSED: i32 = 5;
+    /// Running: a save of its state was canceled or failed.
+    pub(crate) const RUNNING_SAVE_CANCELED: i32 = 7;
     /// Paused: by a client.
     pub(crate) const PAUSED_USER: i32 = 1;
+    /// Paused: its state is being stored.
+    pub(crate) const PAUSED_SAVE: i32 = 3;
     /// Paused: a disk failed.
     pub(crate) const PAUSED_IO_ERROR: i32 = 5;
     /// Paused: the watchdog expired.
@@ -29,6 +35,8 @@ pub(crate) mod reason {
     pub(crate) const SHUTOFF_DESTROYED: i32 = 2;
     /// Shut off: QEMU ended unasked.
     pub(crate) const SHUTOFF_CRASHED: i32 = 3;
+    /// Shut off: its state is stored.
+    pub(crate) const SHUTOFF_SAVED: i32 = 5;
     /// Shut off: it did not start.
     pub(crate) const SHUTOFF_FAILED: i32 = 6;
     /// Crashed: the guest's kernel panicked.
@@ -58,6 +66,8 @@ pub(crate) struct View {
     pub(crate) state: State,
     pub(crate) reason: i32,
     pub(crate) autostart: bool,
+    /// A state is stored that the next start goes on from.
+    pub(crate) saved: bool,
     /// The definition that outlives the run, if there is one.
     pub(crate) persistent: Option<Arc<Definition>>,
     /// While it runs.
@@ -73,6 +83,7 @@ impl View {
             state: State::Shutoff,
             reason: reason::SHUTOFF_UNKNOWN,
             autostart: false,
+            saved: false,
             persistent: None,
             live: None,
         }
@@ -104,35 +115,52 @@ impl View {
         }
     }
 
+    /// Virtual CPUs: those that it has, and those that it may have.
+    pub(crate) fn vcpus(&self) -> (u32, u32) {
+        vcpus_of(self.root())
+    }
+
     pub(crate) fn info(&self) -> DomainInfo {
         let number = |name: &str| -> u64 {
             let text = self.root().and_then(|root| root.child_text(name));
             text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
         };
-        let vcpu = self.root().and_then(|root| root.child("vcpu"));
-        let vcpus = vcpu.and_then(|vcpu| match vcpu.attr("current") {
-            Some(current) => current.parse().ok(),
-            None => vcpu.text().trim().parse().ok(),
-        });
         DomainInfo {
             state: u8::try_from(self.state as i32).unwrap_or(0),
             max_memory_kib: number("memory"),
             memory_kib: self.live.as_ref().map_or_else(|| number("currentMemory"), |live| live.memory_kib),
-            vcpus: vcpus.unwrap_or(0),
-            cpu_time_ns: self.live.as_ref().map_or(0, |live| cpu_time_ns(live.pid)),
+            vcpus: u16::try_from(self.vcpus().0).unwrap_or(u16::MAX),
+            cpu_time_ns: self.live.as_ref().map_or(0, |live| {
+                let (user, system) = cpu_times_ns(live.pid);
+                user + system
+            }),
         }
     }
 }
 
+/// Virtual CPUs of a definition: those in use, and all.
+pub(crate) fn vcpus_of(root: Option<&Element>) -> (u32, u32) {
+    let Some(vcpu) = root.and_then(|root| root.child("vcpu")) else { return (0, 0) };
+    let most = vcpu.text().trim().parse().unwrap_or(0);
+    (vcpu.attr("current").and_then(|current| current.parse().ok()).unwrap_or(most), most)
+}
+
+/// Memory of a process that is really there, in KiB; 0 for one that has gone.
+pub(crate) fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
 /// User and system time of a process and its threads; 0 for one that has gone.
-fn cpu_time_ns(pid: u32) -> u64 {
+pub(crate) fn cpu_times_ns(pid: u32) -> (u64, u64) {
     // Clock ticks are 10 ms wherever Linux runs: the number is part of its interface to programs.
     const TICK_NS: u64 = 10_000_000;
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return 0;
+        return (0, 0);
     };
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks: u64 =
-        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    ticks * TICK_NS
+    let mut ticks =
+        fields.split_whitespace().skip(11).map(|field| field.parse::<u64>().unwrap_or(0) * TICK_NS);
+    (ticks.next().unwrap_or(0), ticks.next().unwrap_or(0))
 }

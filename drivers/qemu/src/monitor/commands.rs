@@ -100,6 +100,11 @@ impl<'a> Commands<'a> {
         self.ask("query-chardev", Value::Null).await
     }
 
+    /// `query-migrate`: how far the state's way out or in has come.
+    pub async fn query_migrate(self) -> Answer<Migration> {
+        self.ask("query-migrate", Value::Null).await
+    }
+
     /// `query-version`: QEMU's version.
     pub async fn query_version(self) -> Answer<Version> {
         self.ask("query-version", Value::Null).await
@@ -180,6 +185,11 @@ impl<'a> Commands<'a> {
         let descriptors = vec![descriptor];
         let answer = self.monitor.execute_with_descriptors("getfd", arguments, descriptors, self.deadline);
         answer.await.map(drop)
+    }
+
+    /// `display-update`: has the VNC display listen on a socket that QEMU was given under this name.
+    pub async fn display_listen(self, name: &str) -> Answer<()> {
+        self.tell("display-update", json!({"type": "vnc", "addresses": [{"type": "fd", "str": name}]})).await
     }
 
     /// `add-fd`: gives QEMU a descriptor in a set, a new one unless `set` names it.

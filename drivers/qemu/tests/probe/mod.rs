@@ -138,6 +138,7 @@ pub(crate) fn paths(root: &Element) -> Paths {
         certificates: "/etc/pki/qemu".to_owned(),
         now: 1_764_000_000,
         vhost_net: false,
+        incoming: false,
         rendering: Rendering::Native,
     }
 }

@@ -13,6 +13,35 @@ pub struct Status {
     pub status: String,
 }
 
+/// The state's way out or in.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Migration {
+    /// QEMU's `MigrationStatus`, such as `active` or `completed`; absent before the first.
+    pub status: Option<String>,
+    /// The memory's part of it.
+    pub ram: Option<MigratedMemory>,
+    /// Why it failed.
+    pub error_desc: Option<String>,
+}
+
+impl Migration {
+    /// Is it under way?
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        !matches!(self.status.as_deref(), None | Some("none" | "completed" | "failed" | "cancelled"))
+    }
+}
+
+/// How much memory is on its way. Bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct MigratedMemory {
+    /// All of it.
+    pub total: u64,
+    /// What is left.
+    pub remaining: u64,
+}
+
 /// A processor.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,0 +1,175 @@
+//! The file that a guest's state is stored in: a head, the definition, and behind them what QEMU writes.
+//!
+//! It is libvirt's format of version 2, so that tools which look into such files find what they expect. Numbers are in the
+//! host's byte order; observed in files that libvirt 11.3 wrote.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+const MAGIC: &[u8; 16] = b"LibvirtQemudSave";
+const VERSION: u32 = 2;
+/// The magic, five numbers, and room for fourteen more.
+const HEAD_BYTES: usize = 16 + 4 * 5 + 4 * 14;
+/// Longer definitions are refused when they come from a client.
+const DEFINITION_MAX_BYTES: u32 = 16 << 20;
+
+/// What stands before QEMU's part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Image {
+    /// The definition that the guest ran with, with its secrets.
+    pub(super) xml: String,
+    /// Do its CPUs run again after the next start?
+    pub(super) runs: bool,
+}
+
+impl Image {
+    /// The head and the definition, as they are written.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let length = u32::try_from(self.xml.len() + 1).unwrap_or(u32::MAX);
+        let mut bytes = MAGIC.to_vec();
+        for number in [VERSION, length, u32::from(self.runs)] {
+            bytes.extend_from_slice(&number.to_ne_bytes());
+        }
+        bytes.resize(HEAD_BYTES, 0);
+        bytes.extend_from_slice(self.xml.as_bytes());
+        bytes.push(0);
+        bytes
+    }
+
+    /// Reads head and definition; what follows is QEMU's, and begins at the returned offset.
+    pub(super) fn decode(source: &mut impl Read) -> io::Result<(Self, u64)> {
+        let nonsense = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+        let mut head = [0; HEAD_BYTES];
+        source.read_exact(&mut head)?;
+        if !head.starts_with(MAGIC) {
+            return Err(nonsense("not the stored state of a guest"));
+        }
+        let number = |index: usize| {
+            let bytes = head.get(16 + 4 * index..).and_then(|bytes| bytes.first_chunk());
+            bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+        };
+        let (version, length, runs, compression) = (number(0), number(1), number(2), number(3));
+        if version != VERSION || compression != 0 {
+            return Err(nonsense("stored in a format other than version 2, uncompressed"));
+        }
+        if length > DEFINITION_MAX_BYTES {
+            return Err(nonsense("the definition in it is longer than any definition"));
+        }
+        let mut text = vec![0; length as usize];
+        source.read_exact(&mut text)?;
+        // What follows the first NUL is filling, or libvirt's notes to itself.
+        let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+        let xml =
+            String::from_utf8(text.to_vec()).map_err(|_error| nonsense("the definition is not UTF-8"))?;
+        Ok((Self { xml, runs: runs != 0 }, HEAD_BYTES as u64 + u64::from(length)))
+    }
+}
+
+/// Where a domain's state is stored, and where while it is being written.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    complete: PathBuf,
+    partial: PathBuf,
+}
+
+impl Place {
+    /// The place of this domain, below the folder of the driver's lasting state.
+    pub(super) fn new(state: &Path, name: &str) -> Self {
+        let folder = state.join("save");
+        Self {
+            complete: folder.join(format!("{name}.save")),
+            partial: folder.join(format!("{name}.save.new")),
+        }
+    }
+
+    /// Is a state stored?
+    pub(super) fn is_stored(&self) -> bool {
+        self.complete.exists()
+    }
+
+    /// Opens a file to be filled, with nothing in it.
+    pub(super) fn begin(&self) -> io::Result<File> {
+        if let Some(folder) = self.partial.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.partial)
+    }
+
+    /// The file is filled: it is on the disk and in its place when this returns.
+    pub(super) fn finish(&self, file: &File) -> io::Result<()> {
+        file.sync_all()?;
+        std::fs::rename(&self.partial, &self.complete)?;
+        self.sync()
+    }
+
+    /// Removes what was not finished.
+    pub(super) fn abandon(&self) -> io::Result<()> {
+        remove(&self.partial)
+    }
+
+    /// Removes the stored state, and what was not finished.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        self.abandon()?;
+        if remove(&self.complete).is_ok() && self.complete.parent().is_some_and(Path::exists) {
+            return self.sync();
+        }
+        remove(&self.complete)
+    }
+
+    /// Opens the stored state.
+    pub(super) fn open(&self) -> io::Result<File> {
+        File::open(&self.complete)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.complete.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    }
+}
+
+/// Removes a file; one that is gone already is no error.
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_the_rest_is_qemus() {
+        let image = Image { xml: "<domain><name>wéb</name></domain>".to_owned(), runs: true };
+        let mut bytes = image.encode();
+        let own = bytes.len() as u64;
+        bytes.extend_from_slice(b"QEVM");
+        assert_eq!(Image::decode(&mut bytes.as_slice()).unwrap(), (image, own));
+    }
+
+    #[test]
+    fn what_libvirt_writes_behind_the_definition_is_passed_over() {
+        let mut bytes = Image { xml: "<domain/>".to_owned(), runs: false }.encode();
+        let filling = b"<cookie/>\0\0\0\0";
+        bytes.extend_from_slice(filling);
+        let length = u32::try_from("<domain/>\0".len() + filling.len()).unwrap();
+        bytes[20..24].copy_from_slice(&length.to_ne_bytes());
+        let (image, offset) = Image::decode(&mut bytes.as_slice()).unwrap();
+        assert_eq!((image.xml.as_str(), offset), ("<domain/>", bytes.len() as u64));
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        let good = Image { xml: "<domain/>".to_owned(), runs: false }.encode();
+        for (place, value) in [(0, b'l'), (16, 3), (23, 0xff), (28, 1)] {
+            let mut bytes = good.clone();
+            bytes[place] = value;
+            assert!(Image::decode(&mut bytes.as_slice()).is_err(), "byte {place}");
+        }
+        for length in 0..good.len() {
+            assert!(Image::decode(&mut &good[..length]).is_err(), "{length} bytes");
+        }
+    }
+}
