@@ -10,6 +10,7 @@ use crate::manifest::{self, Intensity, MANIFESTS};
 use crate::public::{Connected, Sockets};
 use crate::root::{Mode, Root};
 use crate::supervisor::{Action, Event, Phase, Supervisor};
+use crate::talk::talk;
 use bulkhead_sandbox::profiles;
 use bulkhead_wire::codec;
 use bulkhead_wire::control::{
@@ -17,9 +18,9 @@ use bulkhead_wire::control::{
 };
 use bulkhead_wire::descriptor::{DESCRIPTORS_MAX, Descriptor};
 use bulkhead_wire::error::{Code, Error, Origin};
-use bulkhead_wire::frame::{Header, Kind, Token};
-use bulkhead_wire::link::{self, LinkError};
-use bulkhead_wire::table::{Driver, REVISION};
+use bulkhead_wire::frame::Token;
+use bulkhead_wire::link::LinkError;
+use bulkhead_wire::table::Driver;
 use bulkhead_wire::types::{Busy, DriverStatus, HelperStatus, StackStatus};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -72,7 +73,7 @@ pub(crate) enum Order {
 
 /// What reaches the stack's task from its own small tasks.
 #[derive(Debug)]
-enum Happening {
+pub(crate) enum Happening {
     Said(Driver, u64, Box<FromDriver>),
     LinkEnded(Driver, u64, LinkError),
     DriverEnded(Driver, u64, Option<i32>),
@@ -123,8 +124,6 @@ const DRAIN_WITHIN: Duration = Duration::from_millis(200);
 const PREDECESSORS_WITHIN: Duration = Duration::from_secs(1);
 /// Time that a guest has to quit when it is to end with its application, and, killed, to be gone.
 const AUTODESTROY_WITHIN: Duration = Duration::from_secs(1);
-/// What a driver says at most: as much as a program's arguments may be, and something more.
-const SAID_MAX_BYTES: usize = 4 << 20;
 /// Refused wishes of one driver that are logged in a second.
 const REFUSALS_LOGGED: u32 = 256;
 /// Longest name of a deposit or an object.
@@ -892,49 +891,4 @@ fn file_name(object: &str) -> String {
         .map(|letter| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' })
         .take(200)
         .collect()
-}
-
-/// One driver's control link, both ways, until it ends.
-async fn talk(
-    driver: Driver,
-    incarnation: u64,
-    socket: OwnedFd,
-    mut queue: mpsc::Receiver<(Vec<u8>, Vec<OwnedFd>)>,
-    happenings: mpsc::Sender<Happening>,
-) {
-    let opened = link::open(socket, REVISION).await;
-    let (mut reader, mut writer) = match opened {
-        Ok(halves) => halves,
-        Err(error) => {
-            let _ = happenings.send(Happening::LinkEnded(driver, incarnation, error)).await;
-            return;
-        }
-    };
-    let writing = tokio::spawn(async move {
-        while let Some((body, files)) = queue.recv().await {
-            if writer.write(Header::new(Kind::Control), &body, &files).await.is_err() {
-                break;
-            }
-        }
-    });
-    let error = loop {
-        let frame = match reader.read().await {
-            Ok(frame) => frame,
-            Err(error) => break error,
-        };
-        if frame.header.kind != Kind::Control || frame.body.len() > SAID_MAX_BYTES {
-            let (kind, bytes) = (frame.header.kind, frame.body.len());
-            break LinkError::Violation(format!("{kind:?} of {bytes} bytes on the control link"));
-        }
-        match codec::decode::<FromDriver>(&frame.body, frame.descriptors) {
-            Ok(message) => {
-                if happenings.send(Happening::Said(driver, incarnation, Box::new(message))).await.is_err() {
-                    break LinkError::Closed;
-                }
-            }
-            Err(error) => break LinkError::Violation(error.to_string()),
-        }
-    };
-    writing.abort();
-    let _ = happenings.send(Happening::LinkEnded(driver, incarnation, error)).await;
 }
