@@ -70,7 +70,7 @@ impl Home {
         let file = self.file("guest.xml", xml.as_bytes());
         let log = std::fs::File::create(self.path.join("said")).unwrap();
         let mut command = self.bulkhead(&["run", "--no-console", file.to_str().unwrap()]);
-        command.stdin(std::process::Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.run = Some(command.spawn().unwrap());
         let deadline = Instant::now() + WITHIN;
         loop {
