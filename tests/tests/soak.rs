@@ -87,15 +87,6 @@ impl Guest {
             _ => None,
         }
     }
-
-    /// What libvirt calls its state; none if it does not exist.
-    fn state(self) -> Option<i32> {
-        match self.live {
-            Some(Live::Running) => Some(State::Running as i32),
-            Some(Live::Paused) => Some(State::Paused as i32),
-            None => self.defined.then_some(State::Shutoff as i32),
-        }
-    }
 }
 
 struct Round {
