@@ -178,6 +178,13 @@ pub enum Response {
 /// From the broker to a driver.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToDriver {
+    /// Before the welcome: those of its deposits and helpers that one message can't carry as well.
+    Returned {
+        /// As in the welcome.
+        deposits: Vec<(String, Descriptor)>,
+        /// As in the welcome.
+        helpers: Vec<Helper>,
+    },
     /// The first message, after the driver has confined itself.
     Welcome(Box<Welcome>),
     /// One end of a channel.
