@@ -8,7 +8,6 @@
 )]
 
 #[path = "probe/canonical.rs"]
-#[expect(dead_code, reason = "differences are shown by the other users of this module")]
 mod canonical;
 #[path = "probe/listed.rs"]
 mod listed;
