@@ -159,7 +159,8 @@ impl<D: DriverLogic> Serve for Served<D> {
         }
     }
 
-    fn serve(self: &Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
+    fn serve(self: &Arc<Self>, mut call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
+        call.caller = (!self.client && call.token == Token::default()).then_some(self.peer);
         match self.serving.driver.get() {
             Some(driver) => {
                 fault::point(call.info.name, "before");

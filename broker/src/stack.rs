@@ -6,7 +6,7 @@
 use crate::helpers::{self, Running};
 use crate::launcher::process;
 use crate::launcher::{self, Command};
-use crate::manifest::{self, Intensity, MANIFESTS};
+use crate::manifest::{self, Intensity, MANIFESTS, Manifest};
 use crate::root::{Mode, Root};
 use crate::supervisor::{Action, Event, Phase, Supervisor};
 use bulkhead_sandbox::profiles;
@@ -463,12 +463,16 @@ impl Stack {
     }
 
     fn welcome(&mut self, driver: Driver) -> io::Result<()> {
-        let deposits = self
+        let mut deposits: Vec<_> = self
             .shelf
             .iter()
             .filter(|((owner, _), _)| *owner == driver)
             .map(|((_, name), file)| Ok((name.clone(), Descriptor::new(file.try_clone()?))))
             .collect::<io::Result<_>>()?;
+        let manifest = manifest::of(driver).ok_or_else(|| io::Error::other("it has no manifest"))?;
+        deposits.extend(self.credential(manifest)?);
+        let grants =
+            MANIFESTS.iter().flat_map(|caller| caller.grants.iter().map(|grant| (caller.driver, grant)));
         let helpers = self
             .helpers
             .values()
@@ -484,7 +488,11 @@ impl Stack {
             deposits,
             helpers,
             set_aside: self.set_aside(driver),
-            programs: helpers::programs(manifest::of(driver).map_or(&[], |manifest| manifest.helpers)),
+            programs: helpers::programs(manifest.helpers),
+            grants: grants
+                .filter(|(_, (giver, _))| *giver == driver)
+                .map(|(caller, (_, words))| (caller, words.iter().map(|word| (*word).to_owned()).collect()))
+                .collect(),
             // Only the first incarnation fails, but for rules that say always: what is tested is how the next one finds
             // things.
             faults: self
@@ -497,6 +505,18 @@ impl Stack {
         };
         self.tell(driver, &ToDriver::Welcome(Box::new(welcome)));
         Ok(())
+    }
+
+    /// What the service manager keeps for a driver, as a deposit under the credential's name. An application's own credentials
+    /// are not for an embedded stack.
+    fn credential(&self, manifest: &Manifest) -> io::Result<Option<(String, Descriptor)>> {
+        let folder = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|_| self.config.mode != Mode::Embed);
+        let (Some(folder), Some(name)) = (folder, manifest.credential) else { return Ok(None) };
+        match fs::File::open(Path::new(&folder).join(name)) {
+            Ok(file) => Ok(Some((name.to_owned(), Descriptor::new(file.into())))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn answer(&mut self, driver: Driver, request: Request) -> Result<Response, Error> {
@@ -523,6 +543,13 @@ impl Stack {
                 self.watch_helper(&running);
                 self.helpers.insert(running.record.key.clone(), running);
                 Ok(Response::Helper(described))
+            }
+            Request::Want { peer } => {
+                if !manifest.calls.contains(&peer) {
+                    return Err(denied(format!("may not call the {peer} driver")));
+                }
+                self.step(Event::Want(peer));
+                Ok(Response::Done)
             }
             Request::PortsFree { ports } => helpers::ports_free(&ports).map(|()| Response::Done),
             Request::HelperKill { key } => {

@@ -86,6 +86,8 @@ pub struct Profile {
     pub system_calls: SystemCalls,
     /// Limits.
     pub limits: Limits,
+    /// Keep memory out of swap, with the reason.
+    pub locked: Option<String>,
     /// Hide everything that no rule names (a mount namespace); false leaves the view as it is.
     pub hide: bool,
     /// Terminals of its own, with the reason: it may make some, and can't see anybody else's.

@@ -34,6 +34,7 @@ fn driver(name: &str, files: Vec<FileRule>) -> Profile {
         capabilities: Vec::new(),
         system_calls: SystemCalls::Driver(Vec::new()),
         limits: Limits { open_files: Some(16_384), core_bytes: Some(0), address_space_bytes: Some(4 << 30) },
+        locked: None,
         hide: true,
         terminals: None,
     }
@@ -84,6 +85,21 @@ pub fn log(folders: &Folders) -> Profile {
     driver("log", vec![rule(&folders.log, Access::Manage, "guests' logs")])
 }
 
+/// The secret driver: definitions with their sealed values, and the key, in two folders.
+#[must_use]
+pub fn secret(folders: &Folders) -> Profile {
+    Profile {
+        locked: Some("values of secrets and their key must not reach swap".to_owned()),
+        ..driver(
+            "secret",
+            vec![
+                rule(&folders.etc, Access::Manage, "the key that values are sealed with"),
+                rule(&folders.lib, Access::Manage, "definitions of secrets and their sealed values"),
+            ],
+        )
+    }
+}
+
 /// The profile of a driver by its name; `None` for a driver without one.
 #[must_use]
 pub fn of_driver(name: &str, folders: &Folders) -> Option<Profile> {
@@ -91,6 +107,7 @@ pub fn of_driver(name: &str, folders: &Folders) -> Option<Profile> {
         "qemu" => Some(qemu(folders)),
         "network" => Some(network(folders)),
         "log" => Some(log(folders)),
+        "secret" => Some(secret(folders)),
         _ => None,
     }
 }
@@ -171,6 +188,7 @@ pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Pr
         capabilities: Vec::new(),
         system_calls: SystemCalls::Helper { sockets: network, programs: None },
         limits: Limits { open_files: None, core_bytes: Some(0), address_space_bytes: None },
+        locked: None,
         hide: false,
         terminals,
     })

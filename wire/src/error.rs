@@ -47,6 +47,10 @@ numbers!(Code {
     NO_DOMAIN = 42,
     /// The object is in the wrong state for the call.
     OPERATION_INVALID = 55,
+    /// A secret that is not given to whoever asked.
+    INVALID_SECRET = 65,
+    /// No such secret, or one without a value.
+    NO_SECRET = 66,
     /// The definition asks for something that host or hypervisor lacks.
     CONFIG_UNSUPPORTED = 67,
     /// The deadline passed.
@@ -67,6 +71,8 @@ numbers!(Code {
     RESOURCE_BUSY = 87,
     /// Guest and host CPU do not fit.
     CPU_INCOMPATIBLE = 91,
+    /// XML that the schema does not allow.
+    XML_INVALID_SCHEMA = 92,
     /// No such device.
     DEVICE_MISSING = 99,
 });
@@ -84,6 +90,8 @@ numbers!(Origin {
     NETWORK = 19,
     /// What hypervisor drivers share, domain XML above all.
     DOMAIN = 20,
+    /// The secret driver.
+    SECRET = 30,
     /// Device handling (addresses, for one).
     DEVICE = 49,
     /// CPU models.
