@@ -64,10 +64,11 @@ pub static MANIFESTS: &[Manifest] = &[
     Manifest {
         calls: &[Driver::Network, Driver::Log, Driver::Secret],
         grants: &[(Driver::Secret, &["volume", "ceph", "iscsi", "tls", "vtpm"])],
-        helpers: &["qemu", "qemu-probe", "qemu-img", "swtpm"],
+        helpers: &["qemu", "qemu-probe", "qemu-img", "swtpm", "swtpm-setup"],
         deposits_max: 4096,
         ..manifest(Driver::Qemu, "bulkhead-qemu")
     },
+    Manifest { calls: &[Driver::Qemu, Driver::Secret], ..manifest(Driver::Gateway, "bulkhead-gateway") },
 ];
 
 /// The manifest of a driver, if this stack has it.

@@ -1,8 +1,9 @@
 //! Bytes to messages.
 
-use super::{LIST_MAX, OPAQUE, STRING_MAX_BYTES, XdrError, within};
+use super::{LIST_MAX, OPAQUE, STRING_MAX_BYTES, UNIONS, XdrError, within};
 use crate::descriptor;
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::de::value::U32Deserializer;
+use serde::de::{DeserializeSeed, Deserializer, EnumAccess, SeqAccess, VariantAccess, Visitor};
 
 /// What a `u8` is at this place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,46 @@ impl<'de> SeqAccess<'de> for Elements<'de, '_> {
     }
 
     // No `size_hint`: nothing is allocated on the word of a count.
+}
+
+/// One case of a union.
+struct Case<'a, 'b> {
+    reader: &'b mut Reader<'a>,
+    index: u32,
+}
+
+impl<'de, 'b> EnumAccess<'de> for Case<'de, 'b> {
+    type Error = XdrError;
+    type Variant = &'b mut Reader<'de>;
+
+    fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self::Variant), XdrError> {
+        let case = seed.deserialize(U32Deserializer::<XdrError>::new(self.index))?;
+        Ok((case, self.reader))
+    }
+}
+
+impl<'de> VariantAccess<'de> for &mut Reader<'de> {
+    type Error = XdrError;
+
+    fn unit_variant(self) -> Result<(), XdrError> {
+        Err(XdrError::Unsupported("a case without a value"))
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, XdrError> {
+        seed.deserialize(self)
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _length: usize, _visitor: V) -> Result<V::Value, XdrError> {
+        Err(XdrError::Unsupported("a case of several values"))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        _fields: &'static [&'static str],
+        _visitor: V,
+    ) -> Result<V::Value, XdrError> {
+        Err(XdrError::Unsupported("a case of several values"))
+    }
 }
 
 impl<'de> Reader<'de> {
@@ -277,11 +318,20 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
 
     fn deserialize_enum<V: Visitor<'de>>(
         self,
-        _name: &'static str,
-        _variants: &'static [&'static str],
-        _visitor: V,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
     ) -> Result<V::Value, XdrError> {
-        Err(XdrError::Unsupported("an enum"))
+        if !UNIONS.contains(&name) {
+            return Err(XdrError::Unsupported("an enum"));
+        }
+        let value = self.number()?;
+        match value.checked_sub(1) {
+            Some(index) if (index as usize) < variants.len() => {
+                visitor.visit_enum(Case { reader: self, index })
+            }
+            _ => Err(XdrError::Value { what: "case of a union", value }),
+        }
     }
 
     fn deserialize_identifier<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, XdrError> {

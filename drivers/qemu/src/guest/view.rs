@@ -115,35 +115,52 @@ impl View {
         }
     }
 
+    /// Virtual CPUs: those that it has, and those that it may have.
+    pub(crate) fn vcpus(&self) -> (u32, u32) {
+        vcpus_of(self.root())
+    }
+
     pub(crate) fn info(&self) -> DomainInfo {
         let number = |name: &str| -> u64 {
             let text = self.root().and_then(|root| root.child_text(name));
             text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
         };
-        let vcpu = self.root().and_then(|root| root.child("vcpu"));
-        let vcpus = vcpu.and_then(|vcpu| match vcpu.attr("current") {
-            Some(current) => current.parse().ok(),
-            None => vcpu.text().trim().parse().ok(),
-        });
         DomainInfo {
             state: u8::try_from(self.state as i32).unwrap_or(0),
             max_memory_kib: number("memory"),
             memory_kib: self.live.as_ref().map_or_else(|| number("currentMemory"), |live| live.memory_kib),
-            vcpus: vcpus.unwrap_or(0),
-            cpu_time_ns: self.live.as_ref().map_or(0, |live| cpu_time_ns(live.pid)),
+            vcpus: u16::try_from(self.vcpus().0).unwrap_or(u16::MAX),
+            cpu_time_ns: self.live.as_ref().map_or(0, |live| {
+                let (user, system) = cpu_times_ns(live.pid);
+                user + system
+            }),
         }
     }
 }
 
+/// Virtual CPUs of a definition: those in use, and all.
+pub(crate) fn vcpus_of(root: Option<&Element>) -> (u32, u32) {
+    let Some(vcpu) = root.and_then(|root| root.child("vcpu")) else { return (0, 0) };
+    let most = vcpu.text().trim().parse().unwrap_or(0);
+    (vcpu.attr("current").and_then(|current| current.parse().ok()).unwrap_or(most), most)
+}
+
+/// Memory of a process that is really there, in KiB; 0 for one that has gone.
+pub(crate) fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
 /// User and system time of a process and its threads; 0 for one that has gone.
-fn cpu_time_ns(pid: u32) -> u64 {
+pub(crate) fn cpu_times_ns(pid: u32) -> (u64, u64) {
     // Clock ticks are 10 ms wherever Linux runs: the number is part of its interface to programs.
     const TICK_NS: u64 = 10_000_000;
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return 0;
+        return (0, 0);
     };
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks: u64 =
-        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    ticks * TICK_NS
+    let mut ticks =
+        fields.split_whitespace().skip(11).map(|field| field.parse::<u64>().unwrap_or(0) * TICK_NS);
+    (ticks.next().unwrap_or(0), ticks.next().unwrap_or(0))
 }
