@@ -162,12 +162,13 @@ impl<D: DriverLogic> Serve for Served<D> {
         if self.is_early(token) { Ok(()) } else { self.permit(info, token) }
     }
 
-    fn serve(self: &Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
+    fn serve(self: &Arc<Self>, mut call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
         let Some(driver) = self.serving.driver.get().cloned() else {
             return Box::pin(async {
                 Err(Error::new(Code::INTERNAL, Origin::RPC, "The driver is not ready"))
             });
         };
+        call.caller = (!self.client && call.token == Token::default()).then_some(self.peer);
         let early = self.is_early(call.token).then(|| Arc::clone(self));
         Box::pin(async move {
             if let Some(served) = early {

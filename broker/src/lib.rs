@@ -4,6 +4,7 @@
 //! deposited descriptors, helpers, the root's lock and the control socket. Never does: libvirt's XML or RPC, any
 //! driver's job. Used by: the library with which an application embeds a stack.
 
+mod birth;
 mod ceiling;
 pub mod control;
 mod helpers;

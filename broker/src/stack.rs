@@ -3,6 +3,7 @@
 //! Everything reaches it as a message and nothing waits for anybody in here: links are written by tasks of their own, and
 //! a driver that does not read its link is a driver that hangs.
 
+use crate::birth;
 use crate::helpers::{self, Running};
 use crate::launcher::process;
 use crate::launcher::{self, Command};
@@ -29,8 +30,7 @@ use std::convert::Infallible;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -379,7 +379,7 @@ impl Stack {
         let profile = profiles::of_driver(driver.name(), &folders)
             .ok_or_else(|| io::Error::other("it has no profile"))?;
         let (ours, theirs) = pair()?;
-        let log = open_log(&self.root.layout.log.join(format!("{driver}.driver.log")))?;
+        let log = birth::open_log(&self.root.layout.log.join(format!("{driver}.driver.log")))?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         let program = self.config.libexec.join(manifest.program);
         let process = launcher::launch(&Command {
@@ -589,6 +589,8 @@ impl Stack {
             .filter(|((owner, _), _)| *owner == driver)
             .map(|((_, name), file)| Ok((name.clone(), Descriptor::new(file.try_clone()?))))
             .collect::<io::Result<Vec<_>>>()?;
+        let manifest = manifest::of(driver).ok_or_else(|| io::Error::other("it has no manifest"))?;
+        deposits.extend(birth::credential(manifest, self.config.mode)?);
         let mut helpers = self
             .helpers
             .values()
@@ -612,7 +614,8 @@ impl Stack {
             helpers,
             set_aside: self.set_aside(driver),
             clients: self.clients_of_gateway(driver),
-            programs: helpers::programs(manifest::of(driver).map_or(&[], |manifest| manifest.helpers)),
+            programs: helpers::programs(manifest.helpers),
+            grants: birth::grants(driver),
             // Only the first incarnation fails, but for rules that say always: what is tested is how the next one finds
             // things.
             faults: self
@@ -657,6 +660,13 @@ impl Stack {
                 self.watch_helper(&running);
                 self.helpers.insert(running.record.key.clone(), running);
                 Ok(Response::Helper(described))
+            }
+            Request::Want { peer } => {
+                if !manifest.calls.contains(&peer) {
+                    return Err(denied(format!("may not call the {peer} driver")));
+                }
+                self.step(Event::Want(peer));
+                Ok(Response::Done)
             }
             Request::PortsFree { ports } => helpers::ports_free(&ports).map(|()| Response::Done),
             Request::HelperKill { key } => {
@@ -845,27 +855,6 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-/// Opens a driver's log. The folder is the log driver's too, which may have put something else under this name.
-fn open_log(path: &Path) -> io::Result<fs::File> {
-    let open = || {
-        let mut options = OpenOptions::new();
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let file = options.append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
-        let metadata = file.metadata()?;
-        if metadata.is_file() && metadata.nlink() == 1 {
-            Ok(file)
-        } else {
-            Err(io::Error::other("something else than a log stands in its place"))
-        }
-    };
-    open().or_else(|error| {
-        tracing::error!(path = %path.display(), %error, "driver's log");
-        let _ = fs::remove_file(path);
-        // Whatever happens to logs, drivers are started.
-        open().or_else(|_| OpenOptions::new().write(true).open("/dev/null"))
-    })
 }
 
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {

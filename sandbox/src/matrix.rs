@@ -10,6 +10,8 @@ pub enum Process {
     NetworkDriver,
     /// The log driver.
     LogDriver,
+    /// The secret driver.
+    SecretDriver,
     /// The gateway.
     GatewayDriver,
     /// A guest's QEMU without a network of the host's.
@@ -160,6 +162,7 @@ pub const PROCESSES: &[Process] = &[
     Process::QemuDriver,
     Process::NetworkDriver,
     Process::LogDriver,
+    Process::SecretDriver,
     Process::GatewayDriver,
     Process::Qemu,
     Process::QemuNetworked,
@@ -238,6 +241,7 @@ pub const EXCEPTIONS: &[(Process, Forbidden, Verdict)] = &[
     (Process::QemuDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
     (Process::NetworkDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
     (Process::LogDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
+    (Process::SecretDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
     (Process::GatewayDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
     (Process::Qemu, Forbidden::SeeOutside, Verdict::Allowed(OPENED)),
     (Process::QemuNetworked, Forbidden::SeeOutside, Verdict::Allowed(OPENED)),
@@ -290,7 +294,7 @@ mod tests {
     #[test]
     fn exceptions_only_become_fewer_and_name_each_pair_once() {
         // It grows with the processes alone: names can't be hidden from any of them without namespaces.
-        assert!(EXCEPTIONS.len() <= 25, "an exception was added; take another way");
+        assert!(EXCEPTIONS.len() <= 26, "an exception was added; take another way");
         for (index, (process, thing, _)) in EXCEPTIONS.iter().enumerate() {
             let mut later = EXCEPTIONS.iter().skip(index + 1);
             assert!(later.all(|(whose, what, _)| (whose, what) != (process, thing)));

@@ -114,6 +114,11 @@ pub struct Helper {
 pub enum Request {
     /// Start a helper.
     HelperStart(Box<HelperRequest>),
+    /// Start a driver that this one calls, unless it runs.
+    Want {
+        /// Which.
+        peer: Driver,
+    },
     /// Are these TCP ports free?
     PortsFree {
         /// Which.
@@ -272,6 +277,8 @@ pub struct Welcome {
     pub set_aside: Vec<String>,
     /// Programs that the host's owner allows for each class of helper.
     pub programs: Vec<(String, PathBuf)>,
+    /// What each driver that calls this one may be given, in this driver's words.
+    pub grants: Vec<(Driver, Vec<String>)>,
     /// Clients whose tokens other drivers may use when they call.
     pub clients: Vec<(Token, Identity)>,
     /// Faults to make, if the stack was opened for it.
