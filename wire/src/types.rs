@@ -2,6 +2,12 @@
 //!
 //! Their fields stand in the order of libvirt's protocol, so that the same type encodes to bincode and to XDR.
 
+mod guest;
+mod parameters;
+
+pub use guest::*;
+pub use parameters::*;
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

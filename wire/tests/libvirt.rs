@@ -43,10 +43,11 @@ fn primitives(types: &Value, field: &Value, found: &mut Vec<String>) {
         "hyper" => Some("i64"),
         "unsigned hyper" => Some("u64"),
         "unsigned char" => Some("u8"),
+        "char" => Some("i8"),
         "unsigned short" => Some("u16"),
         _ => None,
     };
-    if simple.is_none() && field["array"] == "variable" {
+    if !matches!(simple, Some("string" | "opaque")) && field["array"] == "variable" {
         found.push("list".to_owned());
     }
     match simple {
@@ -64,12 +65,17 @@ fn layout(types: &Value, name: &str, found: &mut Vec<String>) {
             }
         }
         Some("typedef") => primitives(types, definition, found),
+        // The sample of a union is its first case.
+        Some("union") => {
+            found.push("enum".to_owned());
+            primitives(types, &definition["cases"][0]["field"], found);
+        }
         other => panic!("{name} is {other:?}"),
     }
 }
 
 struct Compare {
-    procedures: BTreeMap<u64, Value>,
+    procedures: BTreeMap<(String, u64), Value>,
     types: Value,
     compared: usize,
     wrong: Vec<String>,
@@ -81,8 +87,12 @@ impl EachCall for Compare {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let Some(number) = info.remote else { return };
-        let Some(procedure) = self.procedures.get(&u64::from(number)) else {
+        let Some((program, number)) =
+            info.remote.map(|number| ("remote", number)).or(info.qemu.map(|number| ("qemu", number)))
+        else {
+            return;
+        };
+        let Some(procedure) = self.procedures.get(&(program.to_owned(), u64::from(number))) else {
             return self.wrong.push(format!("{}: there is no {number}", info.name));
         };
         self.compared += 1;
@@ -112,8 +122,10 @@ fn numbers_layouts_and_permissions_are_libvirts() {
     let procedures = procedures["procedures"].as_array().unwrap().iter();
     let mut compare = Compare {
         procedures: procedures
-            .filter(|procedure| procedure["program"] == "remote")
-            .map(|procedure| (procedure["number"].as_u64().unwrap(), procedure.clone()))
+            .map(|procedure| {
+                let program = procedure["program"].as_str().unwrap().to_owned();
+                ((program, procedure["number"].as_u64().unwrap()), procedure.clone())
+            })
             .collect(),
         types: json(&folder.join("structs.json"))["types"].clone(),
         compared: 0,

@@ -2,7 +2,7 @@
 
 use super::{CallInfo, Class, Driver, Permission, calls};
 use crate::descriptor::Descriptor;
-use crate::types::{DomainInfo, DomainList, DomainRef, DomainState, JobInfo, Stream, Uuid};
+use crate::types::*;
 use std::time::Duration;
 
 calls! {
@@ -109,4 +109,49 @@ calls! {
     /// From now on this channel carries the driver's events.
     50 events_subscribe() -> ()
         { permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Statistics of many domains, or of all; `stats` are `virDomainStatsTypes`, `flags` `virConnectGetAllDomainStatsFlags`.
+    300 connect_get_all_domain_stats(domains: Vec<DomainRef>, stats: u32, flags: u32) -> Vec<DomainStats>
+        { remote: Some(344), permission: Permission::Read, class: Class::Query, repeatable: true, body_max_bytes: 8 << 20 }
+    /// What the guest says of its memory.
+    301 domain_memory_stats(domain: DomainRef, max: u32, flags: u32) -> Vec<MemoryStat>
+        { remote: Some(159), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// What a disk has done.
+    302 domain_block_stats(domain: DomainRef, path: String) -> BlockStats
+        { remote: Some(64), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// What a disk has done, in named values.
+    303 domain_block_stats_flags(domain: DomainRef, path: String, count: i32, flags: u32) -> ParameterList
+        { remote: Some(243), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// What an interface has done.
+    304 domain_interface_stats(domain: DomainRef, device: String) -> InterfaceStats
+        { remote: Some(65), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The sizes of a disk.
+    305 domain_get_block_info(domain: DomainRef, path: String, flags: u32) -> BlockInfo
+        { remote: Some(194), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// CPU time: of the whole guest (`start_cpu` -1), or on each of the host's CPUs.
+    306 domain_get_cpu_stats(domain: DomainRef, count: u32, start_cpu: i32, cpus: u32, flags: u32) -> ParameterList
+        { remote: Some(262), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Virtual CPUs: what they do, and where they may do it.
+    307 domain_get_vcpus(domain: DomainRef, max: i32, map_bytes: i32) -> Vcpus
+        { remote: Some(20), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// How much memory it may have, in KiB.
+    308 domain_get_max_memory(domain: DomainRef) -> u64
+        { remote: Some(17), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// How many virtual CPUs it may have.
+    309 domain_get_max_vcpus(domain: DomainRef) -> i32
+        { remote: Some(18), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// How many virtual CPUs it has or may have; `flags` are `virDomainVcpuFlags`.
+    310 domain_get_vcpus_flags(domain: DomainRef, flags: u32) -> i32
+        { remote: Some(200), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Does its monitor answer?
+    311 domain_get_control_info(domain: DomainRef, flags: u32) -> ControlInfo
+        { remote: Some(229), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// How far lasting work has come, or how the last came to its end.
+    312 domain_get_job_stats(domain: DomainRef, flags: u32) -> JobStats
+        { remote: Some(298), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The guest's clock, by its agent.
+    313 domain_get_time(domain: DomainRef, flags: u32) -> GuestTime
+        { remote: Some(337), class: Class::Query, repeatable: true }
+    /// Sets the guest's clock, by its agent.
+    314 domain_set_time(domain: DomainRef, seconds: i64, nanoseconds: u32, flags: u32) -> ()
+        { remote: Some(338), repeatable: true }
 }

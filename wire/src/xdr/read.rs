@@ -1,8 +1,9 @@
 //! Bytes to messages.
 
-use super::{LIST_MAX, OPAQUE, STRING_MAX_BYTES, XdrError, within};
+use super::{LIST_MAX, OPAQUE, STRING_MAX_BYTES, UNIONS, XdrError, within};
 use crate::descriptor;
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::de::value::U32Deserializer;
+use serde::de::{DeserializeSeed, Deserializer, EnumAccess, SeqAccess, VariantAccess, Visitor};
 
 /// What a `u8` is at this place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,42 @@ impl<'de> SeqAccess<'de> for Elements<'de, '_> {
     }
 
     // No `size_hint`: nothing is allocated on the word of a count.
+}
+
+impl<'de> EnumAccess<'de> for &mut Reader<'de> {
+    type Error = XdrError;
+    type Variant = Self;
+
+    /// The number of a union, which counts its variants from 1; what the type does not have is refused by its visitor.
+    fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self), XdrError> {
+        let value = self.number()?;
+        let index = value.checked_sub(1).ok_or(XdrError::Value { what: "kind of value", value })?;
+        Ok((seed.deserialize(U32Deserializer::<XdrError>::new(index))?, self))
+    }
+}
+
+impl<'de> VariantAccess<'de> for &mut Reader<'de> {
+    type Error = XdrError;
+
+    fn unit_variant(self) -> Result<(), XdrError> {
+        Err(XdrError::Unsupported("a union's variant without a value"))
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, XdrError> {
+        seed.deserialize(self)
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _length: usize, _visitor: V) -> Result<V::Value, XdrError> {
+        Err(XdrError::Unsupported("a union's variant of several values"))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        _fields: &'static [&'static str],
+        _visitor: V,
+    ) -> Result<V::Value, XdrError> {
+        Err(XdrError::Unsupported("a union's variant of several values"))
+    }
 }
 
 impl<'de> Reader<'de> {
@@ -277,11 +314,11 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
 
     fn deserialize_enum<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        name: &'static str,
         _variants: &'static [&'static str],
-        _visitor: V,
+        visitor: V,
     ) -> Result<V::Value, XdrError> {
-        Err(XdrError::Unsupported("an enum"))
+        if UNIONS.contains(&name) { visitor.visit_enum(self) } else { Err(XdrError::Unsupported("an enum")) }
     }
 
     fn deserialize_identifier<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, XdrError> {

@@ -1,6 +1,6 @@
 //! Messages to bytes.
 
-use super::{LIST_MAX, OPAQUE, PAYLOAD_MAX_BYTES, STRING_MAX_BYTES, XdrError, within};
+use super::{LIST_MAX, OPAQUE, PAYLOAD_MAX_BYTES, STRING_MAX_BYTES, UNIONS, XdrError, within};
 use crate::descriptor;
 use serde::ser::{self, Impossible, Serialize, Serializer};
 
@@ -172,12 +172,16 @@ impl Serializer for &mut Writer {
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
-        _name: &'static str,
-        _index: u32,
+        name: &'static str,
+        index: u32,
         _variant: &'static str,
-        _value: &T,
+        value: &T,
     ) -> Result<(), XdrError> {
-        Err(XdrError::Unsupported("an enum"))
+        if !UNIONS.contains(&name) {
+            return Err(XdrError::Unsupported("an enum"));
+        }
+        self.number(index.saturating_add(1))?;
+        value.serialize(self)
     }
 
     fn serialize_seq(self, length: Option<usize>) -> Result<Self, XdrError> {

@@ -143,6 +143,12 @@ impl<'de> Deserializer<'de> for &mut Sampler {
         self.deserialize_str(visitor)
     }
 
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoSample> {
+        self.asked.push("opaque".to_owned());
+        self.count = self.count % 100 + 1;
+        visitor.visit_byte_buf(vec![self.count])
+    }
+
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoSample> {
         self.asked.push("optional".to_owned());
         visitor.visit_some(self)
@@ -200,7 +206,7 @@ impl<'de> Deserializer<'de> for &mut Sampler {
     }
 
     serde::forward_to_deserialize_any! {
-        char bytes byte_buf unit_struct tuple_struct map identifier ignored_any
+        char bytes unit_struct tuple_struct map identifier ignored_any
     }
 }
 
