@@ -1,10 +1,16 @@
 //! The calls of the qemu driver. Queries answer from snapshots and wait for nothing; the rest goes to the domain's own task.
 
+mod agent;
+mod bulk;
+mod observed;
+mod processors;
+mod stats;
+
 use crate::args::{self, Paths, Rendering};
 use crate::domain::Purpose;
 use crate::driver::Qemu;
 use crate::guest::view::View;
-use crate::guest::{Guest, GuestHandle, SAVE_FLAGS};
+use crate::guest::{Guest, GuestHandle, SAVE_FLAGS, not_running};
 use bulkhead_actors::job::Progress;
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
@@ -60,11 +66,6 @@ fn not_found(what: &str) -> Error {
     Error::new(Code::NO_DOMAIN, Origin::QEMU, format!("Domain not found: no domain with matching {what}"))
 }
 
-fn not_running(guest: &GuestHandle) -> Error {
-    let message = format!("Domain '{}': domain is not running", guest.view.get().name);
-    Error::new(Code::OPERATION_INVALID, Origin::QEMU, message)
-}
-
 /// A job as libvirt tells of it: its length is known, or not yet.
 fn job_info(progress: &Progress) -> JobInfo {
     let Progress { elapsed, processed_bytes, total_bytes, .. } = *progress;
@@ -105,6 +106,21 @@ fn matches(view: &View, flags: u32) -> bool {
         && asked(&[(list::MANAGED_SAVE, view.saved), (list::NO_MANAGED_SAVE, !view.saved)])
         && asked(&[(list::SNAPSHOT, false), (list::NO_SNAPSHOT, true)])
         && asked(&[(list::CHECKPOINT, false), (list::NO_CHECKPOINT, true)])
+}
+
+/// Calls that a module of that subject serves.
+macro_rules! served_by {
+    ($($module:ident: $($name:ident)+;)*) => {
+        $($(
+            async fn $name(
+                &self,
+                call: CallContext,
+                arguments: domain::$name::Arguments,
+            ) -> Result<domain::$name::Reply, Error> {
+                $module::$name(self, call, arguments).await
+            }
+        )+)*
+    };
 }
 
 impl Qemu {
@@ -414,7 +430,7 @@ impl Server for Qemu {
         let guest = self.guest(&arguments.domain)?;
         let view = guest.view.get();
         if view.live.is_none() {
-            return Err(not_running(&guest));
+            return Err(not_running(&guest.view.get().name));
         }
         // Before its turn comes: whatever waits for this QEMU ends with it.
         let _ = self.environment.stack.kill_helper(&guest.key()).await;
@@ -494,7 +510,7 @@ impl Server for Qemu {
     ) -> Result<JobInfo, Error> {
         let guest = self.guest(&arguments.domain)?;
         if guest.view.get().live.is_none() {
-            return Err(not_running(&guest));
+            return Err(not_running(&guest.view.get().name));
         }
         Ok(guest.object.job().map_or_else(JobInfo::default, |job| job_info(&job.progress())))
     }
@@ -551,5 +567,13 @@ impl Server for Qemu {
     ) -> Result<(), Error> {
         self.environment.subscribe(call.events);
         Ok(())
+    }
+
+    served_by! {
+        bulk: connect_get_all_domain_stats;
+        stats: domain_memory_stats domain_block_stats domain_block_stats_flags domain_interface_stats
+            domain_get_block_info domain_get_cpu_stats domain_get_control_info domain_get_job_stats;
+        processors: domain_get_vcpus domain_get_max_memory domain_get_max_vcpus domain_get_vcpus_flags;
+        agent: domain_get_time domain_set_time;
     }
 }

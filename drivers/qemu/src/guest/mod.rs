@@ -11,12 +11,16 @@
 //!
 //! [`view`] is what readers see, [`live`] what is on disk while it runs, [`start`] and [`stop`] the two sagas,
 //! [`monitor_events`] what QEMU tells, [`streams`] what is handed out as open files,
+//! [`agent`] the way to the guest's agent, [`process`] and [`blocks`] what kernel and QEMU count of it,
 //! [`prepare`] what a start needs beside the definition, [`save`] and [`image`] the state that a guest goes on from.
 
+pub(crate) mod agent;
+pub(crate) mod blocks;
 mod image;
 pub(crate) mod live;
 mod monitor_events;
 mod prepare;
+pub(crate) mod process;
 mod save;
 mod start;
 mod stop;
@@ -84,6 +88,14 @@ pub(crate) struct Running {
     ending: Option<(i32, (i32, i32))>,
     /// The next shutdown is half of a reboot.
     reboot: bool,
+    /// Whose turn it is to speak with the guest's agent.
+    agent: agent::Turn,
+}
+
+/// The error of whoever needs a guest that runs.
+pub(crate) fn not_running(name: &str) -> Error {
+    let message = format!("Domain '{name}': domain is not running; start it first");
+    Error::new(Code::OPERATION_INVALID, Origin::DOMAIN, message)
 }
 
 /// A domain.
@@ -145,6 +157,8 @@ impl Guest {
             pid: running.pid,
             root: Arc::clone(&running.live),
             memory_kib: running.memory_kib,
+            monitor: running.monitor.clone(),
+            agent: Arc::clone(&running.agent),
         });
         self.view.set(View {
             name: self.name.clone(),
@@ -169,7 +183,7 @@ impl Guest {
     }
 
     fn active(&self) -> Result<&Running, Error> {
-        self.running.as_ref().ok_or_else(|| self.invalid("domain is not running"))
+        self.running.as_ref().ok_or_else(|| not_running(&self.name))
     }
 
     /// The monitor of a guest that runs.
