@@ -2,9 +2,15 @@
 
 mod agent;
 mod bulk;
+mod disks;
+mod hardware;
+mod host;
+mod metadata;
 mod observed;
 mod processors;
+mod sizes;
 mod stats;
+mod tunables;
 
 use crate::args::{self, Paths, Rendering};
 use crate::domain::Purpose;
@@ -574,6 +580,21 @@ impl Server for Qemu {
         stats: domain_memory_stats domain_block_stats domain_block_stats_flags domain_interface_stats
             domain_get_block_info domain_get_cpu_stats domain_get_control_info domain_get_job_stats;
         processors: domain_get_vcpus domain_get_max_memory domain_get_max_vcpus domain_get_vcpus_flags;
-        agent: domain_get_time domain_set_time;
+        agent: domain_get_time domain_set_time domain_get_hostname domain_get_fsinfo domain_fsfreeze domain_fsthaw
+            domain_fstrim domain_interface_addresses domain_set_user_password domain_get_guest_info
+            domain_agent_command;
+        tunables: domain_get_scheduler_type domain_get_scheduler_parameters domain_get_scheduler_parameters_flags
+            domain_set_scheduler_parameters domain_set_scheduler_parameters_flags domain_get_memory_parameters
+            domain_set_memory_parameters domain_get_blkio_parameters domain_set_blkio_parameters
+            domain_get_numa_parameters domain_set_numa_parameters domain_get_vcpu_pin_info domain_pin_vcpu
+            domain_pin_vcpu_flags domain_get_emulator_pin_info domain_pin_emulator domain_get_perf_events;
+        hardware: domain_send_key domain_inject_nmi domain_memory_peek domain_get_iothread_info domain_start_dirty_rate_calc
+            domain_get_launch_security_info domain_managed_save_get_xml_desc domain_monitor_command;
+        disks: domain_block_resize domain_get_block_io_tune domain_set_block_io_tune domain_get_disk_errors;
+        host: node_get_cpu_stats node_get_memory_stats node_get_free_memory node_get_cells_free_memory
+            node_get_cpu_map node_get_free_pages connect_get_cpu_model_names;
+        metadata: domain_get_metadata domain_set_metadata domain_rename domain_get_os_type domain_is_updated;
+        sizes: domain_set_vcpus domain_set_vcpus_flags domain_set_memory domain_set_memory_flags
+            domain_set_max_memory domain_set_memory_stats_period domain_add_iothread domain_del_iothread;
     }
 }

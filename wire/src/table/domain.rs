@@ -154,4 +154,178 @@ calls! {
     /// Sets the guest's clock, by its agent.
     314 domain_set_time(domain: DomainRef, seconds: i64, nanoseconds: u32, flags: u32) -> ()
         { remote: Some(338), repeatable: true }
+    /// The title, description, or an element of another namespace.
+    320 domain_get_metadata(domain: DomainRef, kind: i32, uri: Option<String>, flags: u32) -> String
+        { remote: Some(265), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Sets the title, description, or an element of another namespace; nothing removes it.
+    321 domain_set_metadata(domain: DomainRef, kind: i32, metadata: Option<String>, key: Option<String>, uri: Option<String>, flags: u32) -> ()
+        { remote: Some(264), repeatable: true }
+    /// Gives a domain that does not run another name.
+    322 domain_rename(domain: DomainRef, new_name: Option<String>, flags: u32) -> i32
+        { remote: Some(358) }
+    /// The OS type (`hvm`).
+    323 domain_get_os_type(domain: DomainRef) -> String
+        { remote: Some(19), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Has the definition changed since the guest was started?
+    324 domain_is_updated(domain: DomainRef) -> i32
+        { remote: Some(202), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The guest's own name, by its agent.
+    325 domain_get_hostname(domain: DomainRef, flags: u32) -> String
+        { remote: Some(277), class: Class::Query, repeatable: true }
+    /// How the host schedules it.
+    326 domain_get_scheduler_type(domain: DomainRef) -> SchedulerType
+        { remote: Some(56), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The parameters of that.
+    327 domain_get_scheduler_parameters(domain: DomainRef, count: i32) -> Vec<Parameter>
+        { remote: Some(57), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The parameters of that, live or persistent.
+    328 domain_get_scheduler_parameters_flags(domain: DomainRef, count: i32, flags: u32) -> Vec<Parameter>
+        { remote: Some(223), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Sets parameters of that.
+    329 domain_set_scheduler_parameters(domain: DomainRef, parameters: Vec<Parameter>) -> ()
+        { remote: Some(58), repeatable: true }
+    /// Sets parameters of that, live or persistent.
+    330 domain_set_scheduler_parameters_flags(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(219), repeatable: true }
+    /// Sets the number of virtual CPUs.
+    331 domain_set_vcpus(domain: DomainRef, count: u32) -> ()
+        { remote: Some(32), repeatable: true }
+    /// Sets the number of virtual CPUs; `flags` are `virDomainVcpuFlags`.
+    332 domain_set_vcpus_flags(domain: DomainRef, count: u32, flags: u32) -> ()
+        { remote: Some(199), repeatable: true }
+    /// Sets the memory of a guest that runs, in KiB.
+    333 domain_set_memory(domain: DomainRef, memory: u64) -> ()
+        { remote: Some(31), repeatable: true }
+    /// Sets the memory, in KiB; `flags` are `virDomainMemoryModFlags`.
+    334 domain_set_memory_flags(domain: DomainRef, memory: u64, flags: u32) -> ()
+        { remote: Some(204), repeatable: true }
+    /// Sets the most memory that it may have, in KiB.
+    335 domain_set_max_memory(domain: DomainRef, memory: u64) -> ()
+        { remote: Some(30), repeatable: true }
+    /// Has the balloon ask the guest for its statistics every so many seconds.
+    336 domain_set_memory_stats_period(domain: DomainRef, period: i32, flags: u32) -> ()
+        { remote: Some(308), repeatable: true }
+    /// Where virtual CPUs may run.
+    337 domain_get_vcpu_pin_info(domain: DomainRef, cpus: i32, map_bytes: i32, flags: u32) -> CpuMaps
+        { remote: Some(230), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Says where a virtual CPU may run.
+    338 domain_pin_vcpu(domain: DomainRef, vcpu: u32, map: Bytes) -> ()
+        { remote: Some(26), repeatable: true }
+    /// Says where a virtual CPU may run, live or persistent.
+    339 domain_pin_vcpu_flags(domain: DomainRef, vcpu: u32, map: Bytes, flags: u32) -> ()
+        { remote: Some(225), repeatable: true }
+    /// Where QEMU's other threads may run.
+    340 domain_get_emulator_pin_info(domain: DomainRef, map_bytes: i32, flags: u32) -> CpuMaps
+        { remote: Some(280), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Says where QEMU's other threads may run.
+    341 domain_pin_emulator(domain: DomainRef, map: Bytes, flags: u32) -> ()
+        { remote: Some(279), repeatable: true }
+    /// Limits of memory.
+    342 domain_get_memory_parameters(domain: DomainRef, count: i32, flags: u32) -> ParameterList
+        { remote: Some(198), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Sets limits of memory.
+    343 domain_set_memory_parameters(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(197), repeatable: true }
+    /// Shares and limits of disk throughput on the host.
+    344 domain_get_blkio_parameters(domain: DomainRef, count: i32, flags: u32) -> ParameterList
+        { remote: Some(206), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Sets shares of disk throughput on the host.
+    345 domain_set_blkio_parameters(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(205), repeatable: true }
+    /// From which of the host's NUMA nodes it has its memory.
+    346 domain_get_numa_parameters(domain: DomainRef, count: i32, flags: u32) -> ParameterList
+        { remote: Some(255), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Says from which of the host's NUMA nodes it has its memory.
+    347 domain_set_numa_parameters(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(254), repeatable: true }
+    /// Presses keys; `code_set` is a `virKeycodeSet`.
+    360 domain_send_key(domain: DomainRef, code_set: u32, hold_ms: u32, codes: Vec<u32>, flags: u32) -> ()
+        { remote: Some(226) }
+    /// Sends a non-maskable interrupt.
+    361 domain_inject_nmi(domain: DomainRef, flags: u32) -> ()
+        { remote: Some(210) }
+    /// Reads a guest's memory; `flags` are `virDomainMemoryFlags`.
+    362 domain_memory_peek(domain: DomainRef, offset: u64, size: u32, flags: u32) -> Bytes
+        { remote: Some(104), class: Class::Query, repeatable: true }
+    /// Gives a disk another size.
+    363 domain_block_resize(domain: DomainRef, disk: String, size: u64, flags: u32) -> ()
+        { remote: Some(251), repeatable: true }
+    /// Limits of a disk's throughput.
+    364 domain_get_block_io_tune(domain: DomainRef, disk: Option<String>, count: i32, flags: u32) -> ParameterList
+        { remote: Some(253), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Sets limits of a disk's throughput.
+    365 domain_set_block_io_tune(domain: DomainRef, disk: String, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(252), repeatable: true }
+    /// Disks that failed.
+    366 domain_get_disk_errors(domain: DomainRef, max: u32, flags: u32) -> DiskErrors
+        { remote: Some(263), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The definition in the stored state that the next start goes on from.
+    367 domain_managed_save_get_xml_desc(domain: DomainRef, flags: u32) -> String
+        { remote: Some(388), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// File systems in the guest, by its agent.
+    380 domain_get_fsinfo(domain: DomainRef, flags: u32) -> FileSystems
+        { remote: Some(349), class: Class::Query, repeatable: true }
+    /// Has the guest hold its file systems still, by its agent.
+    381 domain_fsfreeze(domain: DomainRef, mount_points: Vec<String>, flags: u32) -> i32
+        { remote: Some(335) }
+    /// Lets the guest's file systems go on, by its agent.
+    382 domain_fsthaw(domain: DomainRef, mount_points: Vec<String>, flags: u32) -> i32
+        { remote: Some(336) }
+    /// Has the guest give back free room of its file systems, by its agent.
+    383 domain_fstrim(domain: DomainRef, mount_point: Option<String>, minimum: u64, flags: u32) -> ()
+        { remote: Some(294) }
+    /// Addresses of a guest's interfaces; `source` is a `virDomainInterfaceAddressesSource`.
+    384 domain_interface_addresses(domain: DomainRef, source: u32, flags: u32) -> Vec<GuestInterface>
+        { remote: Some(353), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Sets a user's password in the guest, by its agent.
+    385 domain_set_user_password(domain: DomainRef, user: Option<String>, password: Option<String>, flags: u32) -> ()
+        { remote: Some(357), repeatable: true }
+    /// What the guest says of itself, by its agent; `types` are `virDomainGuestInfoTypes`.
+    386 domain_get_guest_info(domain: DomainRef, types: u32, flags: u32) -> Vec<Parameter>
+        { remote: Some(418), class: Class::Query, repeatable: true }
+    /// I/O threads, and where they may run.
+    387 domain_get_iothread_info(domain: DomainRef, flags: u32) -> IoThreads
+        { remote: Some(351), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Makes an I/O thread.
+    388 domain_add_iothread(domain: DomainRef, id: u32, flags: u32) -> ()
+        { remote: Some(355) }
+    /// Ends an I/O thread.
+    389 domain_del_iothread(domain: DomainRef, id: u32, flags: u32) -> ()
+        { remote: Some(356) }
+    /// Begins to measure how fast the guest writes to its memory.
+    390 domain_start_dirty_rate_calc(domain: DomainRef, seconds: i32, flags: u32) -> ()
+        { remote: Some(427) }
+    /// What measures and secures a confidential guest; nothing of a guest that is none.
+    391 domain_get_launch_security_info(domain: DomainRef, flags: u32) -> Vec<Parameter>
+        { remote: Some(396), class: Class::Query, repeatable: true }
+    /// Which of the host's performance counters count for it.
+    392 domain_get_perf_events(domain: DomainRef, flags: u32) -> Vec<Parameter>
+        { remote: Some(365), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// CPU time of the host, of one of its CPUs or (-1) of all.
+    400 node_get_cpu_stats(cpu: i32, count: i32, flags: u32) -> HostStats
+        { remote: Some(227), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Memory of the host, of one of its NUMA nodes or (-1) of all.
+    401 node_get_memory_stats(count: i32, cell: i32, flags: u32) -> HostStats
+        { remote: Some(228), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Free memory of the host, in bytes.
+    402 node_get_free_memory() -> u64
+        { remote: Some(102), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Free memory of the host's NUMA nodes, in bytes.
+    403 node_get_cells_free_memory(start_cell: i32, max_cells: i32) -> Vec<u64>
+        { remote: Some(101), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The host's CPUs.
+    404 node_get_cpu_map(need_map: i32, need_online: i32, flags: u32) -> HostCpuMap
+        { remote: Some(293), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Free pages of the host by size (in KiB) and NUMA node.
+    405 node_get_free_pages(pages: Vec<u32>, start_cell: i32, cells: u32, flags: u32) -> Vec<u64>
+        { remote: Some(340), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// CPU models that guests of an architecture may have.
+    406 connect_get_cpu_model_names(arch: String, need_results: i32, flags: u32) -> CpuModels
+        { remote: Some(312), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// A command for QEMU's monitor; `flags` are `virDomainQemuMonitorCommandFlags`.
+    393 domain_monitor_command(domain: DomainRef, command: String, flags: u32) -> String
+        { qemu: Some(1) }
+    /// A command for the guest's agent, which gets so many seconds; -2 waits long, -1 as long as usual, 0 not at all.
+    394 domain_agent_command(domain: DomainRef, command: String, timeout: i32, flags: u32) -> Option<String>
+        { qemu: Some(3), deadline: Duration::from_secs(60) }
 }

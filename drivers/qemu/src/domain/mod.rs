@@ -20,7 +20,7 @@ mod namespace;
 mod os;
 mod read;
 mod refuse;
-mod sets;
+pub(crate) mod sets;
 mod tuning;
 
 pub use host::Host;
