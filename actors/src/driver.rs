@@ -1,5 +1,6 @@
 //! A driver's life: confined in its first line, welcomed, recovered, ready, serving, and gone when its owner is.
 
+use crate::deadline;
 use crate::fault;
 use crate::stack::Stack;
 use bulkhead_sandbox::{Profile, Report, confine};
@@ -19,12 +20,16 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Time that a driver gives itself to leave in order.
 const LEAVE_WITHIN: Duration = Duration::from_millis(800);
 /// Ends of helpers that wait to be handled.
 const ENDS: usize = 4096;
+/// Time in which the broker's word about a client comes, when another driver's call for it has come already.
+const ARRIVE_WITHIN: Duration = Duration::from_secs(2);
+/// Connections on their way from the control link to the gateway's own task.
+const CONNECTIONS: usize = 64;
 /// Clients' tokens that a driver knows at one time.
 const CLIENTS_MAX: usize = 65_536;
 
@@ -40,6 +45,19 @@ pub enum Leave {
 /// The end of a helper: its key, its process id, and its exit code or minus its signal.
 pub type HelperEnd = (String, u32, Option<i32>);
 
+/// A client's connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its token.
+    pub token: Token,
+    /// Who it is.
+    pub identity: Identity,
+    /// The socket.
+    pub socket: OwnedFd,
+    /// What an earlier process of this driver left for the next one.
+    pub state: OwnedFd,
+}
+
 /// What a driver begins with.
 #[derive(Debug)]
 pub struct Start {
@@ -49,6 +67,8 @@ pub struct Start {
     pub stack: Stack,
     /// Ends of this driver's helpers.
     pub helper_ends: mpsc::Receiver<HelperEnd>,
+    /// Connections of clients; they come to the gateway alone.
+    pub connections: mpsc::Receiver<Connection>,
 }
 
 /// A driver.
@@ -122,6 +142,8 @@ fn inherited() -> [OwnedFd; 2] {
 struct Serving<D> {
     driver: OnceLock<Arc<D>>,
     clients: RwLock<HashMap<Token, Identity>>,
+    /// Counts those that came.
+    arrived: watch::Sender<u64>,
 }
 
 /// One channel's server: knows who is at the other end.
@@ -137,6 +159,46 @@ impl<D: DriverLogic> Serve for Served<D> {
     }
 
     fn allow(&self, info: &CallInfo, token: Token) -> Result<(), Error> {
+        if self.is_early(token) { Ok(()) } else { self.permit(info, token) }
+    }
+
+    fn serve(self: &Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
+        let Some(driver) = self.serving.driver.get().cloned() else {
+            return Box::pin(async {
+                Err(Error::new(Code::INTERNAL, Origin::RPC, "The driver is not ready"))
+            });
+        };
+        let early = self.is_early(call.token).then(|| Arc::clone(self));
+        Box::pin(async move {
+            if let Some(served) = early {
+                served.arrival(call.token).await;
+                served.permit(call.info, call.token)?;
+            }
+            let name = call.info.name;
+            fault::point(name, "before");
+            let time_left = call.time_left;
+            let answer = deadline::scope(time_left, driver.dispatch(call, body, files)).await;
+            fault::point(name, "after");
+            answer
+        })
+    }
+}
+
+impl<D: DriverLogic> Served<D> {
+    /// Does another driver speak for a client of whom the broker has not told yet? Its word comes over another link.
+    fn is_early(&self, token: Token) -> bool {
+        !self.client
+            && token != Token::default()
+            && !self.serving.clients.read().unwrap_or_else(PoisonError::into_inner).contains_key(&token)
+    }
+
+    async fn arrival(&self, token: Token) {
+        let mut arrived = self.serving.arrived.subscribe();
+        let waited = arrived.wait_for(|_| !self.is_early(token));
+        drop(tokio::time::timeout(ARRIVE_WITHIN, waited).await);
+    }
+
+    fn permit(&self, info: &CallInfo, token: Token) -> Result<(), Error> {
         let denied = |why: &str| {
             Err(Error::new(Code::OPERATION_DENIED, Origin::RPC, format!("{} is refused: {why}", info.name)))
         };
@@ -153,27 +215,12 @@ impl<D: DriverLogic> Serve for Served<D> {
         };
         match info.permission {
             Permission::Read => Ok(()),
-            Permission::Write if identity.read_only => denied("the connection is read-only"),
+            Permission::Write if identity.read_only => {
+                let message = format!("operation forbidden: read only access prevents {}", info.name);
+                Err(Error::new(Code::OPERATION_DENIED, info.driver.origin(), message))
+            }
             Permission::Write => Ok(()),
             Permission::Driver | Permission::Owner => denied("it is not for clients"),
-        }
-    }
-
-    fn serve(self: &Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
-        match self.serving.driver.get() {
-            Some(driver) => {
-                fault::point(call.info.name, "before");
-                let name = call.info.name;
-                let answer = Arc::clone(driver).dispatch(call, body, files);
-                Box::pin(async move {
-                    let answer = answer.await;
-                    fault::point(name, "after");
-                    answer
-                })
-            }
-            None => {
-                Box::pin(async { Err(Error::new(Code::INTERNAL, Origin::RPC, "The driver is not ready")) })
-            }
         }
     }
 }
@@ -202,10 +249,12 @@ async fn run<D: DriverLogic>(socket: OwnedFd, report: Report) -> Result<(), Stri
     fault::arm(rules.collect());
     let owner = welcome.owner.take().and_then(Descriptor::into_owned).ok_or("the welcome names no owner")?;
     let owner = link::watch(owner).map_err(|error| format!("the owner can't be watched: {error}"))?;
-    let serving = Arc::new(Serving { driver: OnceLock::new(), clients: RwLock::default() });
+    let clients = RwLock::new(std::mem::take(&mut welcome.clients).into_iter().collect());
+    let serving = Arc::new(Serving { driver: OnceLock::new(), clients, arrived: watch::Sender::new(0) });
     let (ends, helper_ends) = mpsc::channel(ENDS);
+    let (arrivals, connections) = mpsc::channel(CONNECTIONS);
     let mut recovering = tokio::spawn(recover::<D>(
-        Start { welcome, stack: stack.clone(), helper_ends },
+        Start { welcome, stack: stack.clone(), helper_ends, connections },
         Arc::clone(&serving),
     ));
     let mut recovered = false;
@@ -213,7 +262,7 @@ async fn run<D: DriverLogic>(socket: OwnedFd, report: Report) -> Result<(), Stri
         // A message half read is lost with the link, and the link with the process: nothing else reads it.
         tokio::select! {
             message = next(&mut reader) => match message {
-                Ok(message) => match heard(message, &stack, &serving, &ends).await {
+                Ok(message) => match heard(message, &stack, &serving, &ends, &arrivals).await {
                     Some(reason) => break reason,
                     None => continue,
                 },
@@ -255,6 +304,7 @@ async fn heard<D: DriverLogic>(
     stack: &Stack,
     serving: &Arc<Serving<D>>,
     ends: &mpsc::Sender<HelperEnd>,
+    arrivals: &mpsc::Sender<Connection>,
 ) -> Option<Leave> {
     match message {
         ToDriver::Welcome(_) => tracing::warn!("welcomed twice"),
@@ -277,17 +327,30 @@ async fn heard<D: DriverLogic>(
                     let caller = stack.peer(peer);
                     tokio::spawn(async move {
                         let error = caller.run(socket, Token::default()).await;
-                        tracing::info!(%peer, %error, "channel ended");
+                        if error.is_breach() {
+                            tracing::warn!(%peer, %error, "channel ended");
+                            // Its next incarnation brings the next channel; until then nobody waits for this one.
+                            caller.hold(format!("{error}; its restart ends that"));
+                        } else {
+                            tracing::info!(%peer, %error, "channel ended");
+                        }
                     });
                 }
             }
         }
         ToDriver::ChannelHeld { peer, reason } => stack.peer(peer).hold(reason),
+        ToDriver::Connection { token, identity, socket, state } => {
+            let (socket, state) = (socket.into_owned()?, state.into_owned()?);
+            // The gateway takes each at once; whoever else is sent one drops it.
+            drop(arrivals.send(Connection { token, identity, socket, state }).await);
+        }
         ToDriver::ClientUp { token, identity } => {
             let mut clients = serving.clients.write().unwrap_or_else(PoisonError::into_inner);
             if clients.len() < CLIENTS_MAX {
                 clients.insert(token, identity);
             }
+            drop(clients);
+            serving.arrived.send_modify(|count| *count += 1);
         }
         ToDriver::ClientDown { token } => {
             serving.clients.write().unwrap_or_else(PoisonError::into_inner).remove(&token);

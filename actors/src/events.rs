@@ -9,9 +9,12 @@ use std::sync::{Mutex, PoisonError};
 pub struct Fanout(Mutex<Vec<EventSink>>);
 
 impl Fanout {
-    /// Adds a subscriber; it is dropped when its channel has ended.
+    /// Adds a subscriber; it is dropped when its channel has ended. One that subscribes again is no second one.
     pub fn subscribe(&self, sink: EventSink) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sink);
+        let mut subscribers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !subscribers.iter().any(|known| known.same_channel(&sink)) {
+            subscribers.push(sink);
+        }
     }
 
     /// Sends an event to all. `lagged` makes the event that tells a subscriber how many it missed.

@@ -1,11 +1,12 @@
 //! One task and one bounded mailbox for each object: operations on one object are ordered, operations on different
 //! objects never wait for each other. Who waits, for what and since when, can be seen.
 
+use crate::deadline;
 use crate::job::Job;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::types::Busy;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
@@ -38,6 +39,22 @@ impl Listed {
 impl Drop for Listed {
     fn drop(&mut self) {
         *self.0.job.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Whether an operation is begun or given up: whoever takes the turn first decides. Dropped, it gives up.
+struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    /// Takes the turn; false if it is taken already.
+    fn take(turn: &AtomicBool) -> bool {
+        !turn.swap(true, Ordering::AcqRel)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        Self::take(&self.0);
     }
 }
 
@@ -89,23 +106,29 @@ impl<S: Send + 'static> Object<S> {
         }
     }
 
-    /// Has an operation done in its turn, and waits for the result. Whoever stops waiting does not stop the operation:
-    /// an object is never left half-changed.
+    /// Has an operation done in its turn, and waits for the result, no longer than the deadline of the call that this is part
+    /// of. Whoever stops waiting takes back an operation that is not begun; one that is goes on to its end: an object is
+    /// never left half-changed.
     ///
     /// # Errors
-    /// Too many operations wait already, or the object has gone.
+    /// Too many operations wait already, the deadline has passed, or the object has gone.
     pub async fn run<R, F>(&self, operation: &'static str, work: F) -> Result<R, Error>
     where
         R: Send + 'static,
         F: for<'a> FnOnce(&'a mut S) -> Work<'a, R> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
+        let turn = Turn(Arc::default());
+        let taken = Arc::clone(&turn.0);
         self.post(operation, move |state| {
             Box::pin(async move {
-                let _ = reply.send(work(state).await);
+                if Turn::take(&taken) {
+                    let _ = reply.send(work(state).await);
+                }
             })
         })?;
-        answer.await.map_err(|_gone| {
+        let answered = deadline::within(answer, |ms| self.late(operation, Turn::take(&turn.0), ms)).await?;
+        answered.map_err(|_gone| {
             Error::new(
                 Code::OPERATION_INVALID,
                 Origin::NONE,
@@ -139,6 +162,21 @@ impl<S: Send + 'static> Object<S> {
     #[must_use]
     pub fn job(&self) -> Option<Arc<Job>> {
         self.doing.job.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What to tell a caller that will not wait longer.
+    fn late(&self, operation: &str, taken_back: bool, ms: u128) -> String {
+        let name = &self.name;
+        match (taken_back, self.busy()) {
+            (true, Some(busy)) => format!(
+                "{name}: {operation} was not begun within {ms} ms and is taken back: it waits for {}, which has lasted for {} ms",
+                busy.operation, busy.since_ms
+            ),
+            (true, None) => format!("{name}: {operation} was not begun within {ms} ms and is taken back"),
+            (false, _) => format!(
+                "{name}: {operation} has not ended within {ms} ms; it goes on, and whether it took effect shows in the state"
+            ),
+        }
     }
 
     /// Has an operation done in its turn, without waiting.
@@ -203,6 +241,7 @@ impl<S> WeakObject<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[tokio::test]
     async fn operations_are_done_in_order_and_seen() {
@@ -272,5 +311,28 @@ mod tests {
         }
         let refusal = object.post("one too many", |()| Box::pin(async {})).unwrap_err();
         assert!(refusal.message.contains("domain web is busy with stuck"), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn who_waits_too_long_is_told_for_what_and_what_is_not_begun_is_taken_back() {
+        let object = Object::spawn("domain web", |_| Vec::new());
+        let (go, gate) = oneshot::channel::<()>();
+        let soon = Some(Duration::from_millis(100));
+        let stuck = object.run("stuck", |list: &mut Vec<u8>| {
+            Box::pin(async move {
+                list.push(1);
+                let _ = gate.await;
+            })
+        });
+        let begun = deadline::scope(soon, stuck).await.unwrap_err();
+        assert_eq!(begun.code, Code::OPERATION_TIMEOUT);
+        assert!(begun.message.contains("domain web: stuck has not ended"), "{begun}");
+        let waits = object.run("waits", |list: &mut Vec<u8>| Box::pin(async move { list.push(2) }));
+        let waits = deadline::scope(soon, waits).await.unwrap_err();
+        assert!(waits.message.contains("domain web: waits was not begun"), "{waits}");
+        assert!(waits.message.contains("waits for stuck"), "{waits}");
+        go.send(()).unwrap();
+        let list = object.run("look", |list| Box::pin(async move { list.clone() })).await.unwrap();
+        assert_eq!(list, [1], "what began is done, and what was taken back is not");
     }
 }

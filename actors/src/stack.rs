@@ -5,6 +5,7 @@ use bulkhead_wire::codec;
 use bulkhead_wire::control::{FromDriver, Helper, HelperRequest, Request, Response};
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::frame::Token;
 use bulkhead_wire::table::Driver;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -67,8 +68,12 @@ impl Stack {
         let (reply, answer) = oneshot::channel();
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, reply);
         let said = self.say(&FromDriver::Ask { id, request });
-        said.await;
-        let answer = tokio::time::timeout(ANSWER_WITHIN, answer).await;
+        // A broker that does not read is waited for no longer than one that does not answer.
+        let asked = async {
+            said.await;
+            answer.await
+        };
+        let answer = tokio::time::timeout(ANSWER_WITHIN, asked).await;
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         match answer {
             Ok(Ok(result)) => result,
@@ -118,6 +123,14 @@ impl Stack {
         self.ask_file(Request::Connect { key: key.to_owned(), socket: socket.to_owned() }).await
     }
 
+    /// Makes a listening unix socket in a helper's guest folder.
+    ///
+    /// # Errors
+    /// A name that is no plain file name; what the disk says.
+    pub async fn listen_for_helper(&self, key: &str, socket: &str) -> Result<OwnedFd, Error> {
+        self.ask_file(Request::Listen { key: key.to_owned(), socket: socket.to_owned() }).await
+    }
+
     /// Opens a terminal that a helper made.
     ///
     /// # Errors
@@ -140,6 +153,11 @@ impl Stack {
     /// A broker that does not answer.
     pub async fn withdraw(&self, name: &str) -> Result<(), Error> {
         self.ask(Request::Withdraw { name: name.to_owned() }).await.map(drop)
+    }
+
+    /// Tells the broker that a client's connection has ended: its token is void from now on.
+    pub fn client_gone(&self, token: Token) -> impl Future<Output = ()> + Send + use<> {
+        self.say(&FromDriver::ClientGone { token })
     }
 
     /// Tells the broker which object is being adopted: should that end this driver twice, the object is set aside.

@@ -81,15 +81,26 @@ fn below(real: &Path, folders: &[&str]) -> bool {
     folders.iter().any(|folder| real.starts_with(folder))
 }
 
+/// Is it in a folder of the helper's own? A TPM's helpers, whose keys begin with the guest's, also have the folder of its
+/// state; what makes TPMs, the certificate authority's.
+fn is_own(layout: &Layout, class: &str, key: &str, real: &Path) -> bool {
+    let tpms = layout.lib.join("qemu/swtpm");
+    let state = key.get(..36).filter(|_| class.starts_with("swtpm")).map(|guest| tpms.join(guest));
+    real.starts_with(layout.guest(key))
+        || state.is_some_and(|state| real.starts_with(state))
+        || class == "swtpm-setup" && real.starts_with(tpms.join("authority"))
+}
+
 /// Why this file is never given, if it is not.
-fn forbidden(layout: &Layout, key: &str, real: &Path, writes: bool) -> Option<&'static str> {
-    if real.starts_with(layout.guest(key)) {
+fn forbidden(layout: &Layout, class: &str, key: &str, real: &Path, writes: bool) -> Option<&'static str> {
+    if is_own(layout, class, key, real) {
         return None;
     }
     let ours = [&layout.etc, &layout.run, &layout.log, &layout.cache, &layout.lib];
     // Firmware variables of guests, which the qemu driver makes, are the one thing of the stack that is given.
     if ours.into_iter().any(|folder| real.starts_with(folder)) {
-        let variables = real.starts_with(layout.lib.join("qemu")) && real.is_file();
+        let state = layout.lib.join("qemu");
+        let variables = real.starts_with(&state) && !real.starts_with(state.join("swtpm")) && real.is_file();
         return (!variables).then_some("it belongs to the stack or to another guest");
     }
     if below(real, NEVER) && (writes || !below(real, BUT_READ)) {
@@ -123,6 +134,7 @@ fn real_path(file: &OwnedFd) -> io::Result<PathBuf> {
 
 /// Opens a file that a helper asks for, and decides by what was really opened.
 pub(crate) fn open_checked(
+    class: &str,
     key: &str,
     layout: &Layout,
     path: &Path,
@@ -143,7 +155,7 @@ pub(crate) fn open_checked(
     let kind = metadata.file_type();
     // A device is judged as one, below.
     let writes = access != Access::Read && !kind.is_char_device();
-    if let Some(why) = forbidden(layout, key, &real, writes) {
+    if let Some(why) = forbidden(layout, class, key, &real, writes) {
         return refuse(why);
     }
     if is_other_name(&metadata) {
@@ -163,7 +175,7 @@ pub(crate) fn open_checked(
     if kind.is_socket() {
         return refuse("it is a socket; those are opened by the broker");
     }
-    let own = real.starts_with(layout.guest(key));
+    let own = is_own(layout, class, key, &real);
     if kind.is_dir() && access != Access::Folder || access == Access::Folder && !own {
         return refuse("a whole folder is given only of the guest's own");
     }
@@ -183,7 +195,7 @@ pub(crate) fn open_output(key: &str, layout: &Layout, path: &Path, append: bool)
     let folder = openat2(nix::fcntl::AT_FDCWD, parent, how).map_err(|errno| system(errno.into()))?;
     let real = real_path(&folder).map_err(system)?.join(name);
     let refuse = |why: &str| Err(refused(key, format!("{}: {why}", real.display())));
-    if let Some(why) = forbidden(layout, key, &real, true) {
+    if let Some(why) = forbidden(layout, "", key, &real, true) {
         return refuse(why);
     }
     // Devices act when they are opened already, and what is open can't be emptied before it is known what it is.
@@ -232,7 +244,7 @@ mod tests {
         symlink("/etc/shadow", own.join("link")).unwrap();
         symlink(other.join("theirs"), root.join("link")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(own.join("socket")).unwrap();
-        let open = |path: &Path, access| open_checked("own", &layout, path, access).is_ok();
+        let open = |path: &Path, access| open_checked("qemu", "own", &layout, path, access).is_ok();
         assert!(open(&own.join("mine"), Access::ReadWrite) && open(&own, Access::Folder));
         assert!(open(&root.join("disk"), Access::ReadWrite));
         for path in [
@@ -266,6 +278,35 @@ mod tests {
         ] {
             let path: PathBuf = path;
             assert!(!write(&path), "{}", path.display());
+        }
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_tpm_is_given_to_its_own_helpers_alone() {
+        const GUEST: &str = "6f1d9c3e-5a55-4d0e-9a3c-0c2f6a1b7e10";
+        let root = std::env::temp_dir().join(format!("bh-ceiling-tpm-{}", std::process::id()));
+        let layout = crate::root::embed_layout(&root);
+        let tpms = layout.lib.join("qemu/swtpm");
+        let (own, other, authority) = (tpms.join(GUEST), tpms.join("other"), tpms.join("authority"));
+        for folder in [&own, &other, &authority] {
+            fs::create_dir_all(folder).unwrap();
+            fs::write(folder.join("state"), "x").unwrap();
+        }
+        let key = format!("{GUEST}-swtpm");
+        let open =
+            |class, key: &str, path: &Path, access| open_checked(class, key, &layout, path, access).is_ok();
+        assert!(open("swtpm", &key, &own, Access::Folder) && open("swtpm-setup", &key, &own, Access::Folder));
+        assert!(open("swtpm-setup", &key, &authority, Access::Folder));
+        assert!(
+            !open("swtpm", &key, &authority, Access::Folder) && !open("swtpm", &key, &other, Access::Folder)
+        );
+        assert!(
+            !open("swtpm-setup", &key, &tpms, Access::Folder) && !open("swtpm", "own", &own, Access::Folder)
+        );
+        for path in [&own, &other, &authority] {
+            assert!(!open("qemu", GUEST, path, Access::Folder));
+            assert!(!open("qemu", GUEST, &path.join("state"), Access::Read), "{}", path.display());
         }
         fs::remove_dir_all(&root).unwrap();
     }

@@ -7,15 +7,26 @@ use bulkhead_wire::control::Identity;
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::frame::Token;
+use bulkhead_wire::link::LinkError;
 use bulkhead_wire::table::{CallContext, CallInfo, Driver, find, stack};
 use bulkhead_wire::types::StackStatus;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 
 /// The socket's file name below the run folder.
 pub const SOCKET: &str = "control.sock";
+
+/// Connections at one time; who comes then is turned away.
+const CONNECTIONS_MAX: usize = 128;
+/// Time in which a connection must say its first frame.
+const HELLO_WITHIN: Duration = Duration::from_secs(3);
+
+/// Largest arguments of a call: those of the table are a few numbers.
+const BODY_MAX_BYTES: usize = 4 << 10;
 
 /// One connection to the control socket.
 struct Session {
@@ -37,12 +48,13 @@ pub(crate) fn bind(run: &Path) -> Result<UnixListener, OpenError> {
 
 /// Accepts until the stack ends.
 pub(crate) async fn accept(listener: UnixListener, stack: WeakHandle) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::error!(%error, "control socket");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
@@ -58,13 +70,24 @@ pub(crate) async fn accept(listener: UnixListener, stack: WeakHandle) {
             pid: peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
             read_only: false,
         };
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+            tracing::warn!(pid = identity.pid, "turned away: {CONNECTIONS_MAX} connections are open");
+            continue;
+        };
         let Some(stack) = stack.upgrade() else { return };
         let session = Arc::new(Session { stack, identity, clients: Mutex::default() });
         tokio::spawn(async move {
             if let Ok(stream) = stream.into_std() {
-                let _ = channel::serve(OwnedFd::from(stream), Arc::clone(&session)).await;
+                let server = Arc::clone(&session);
+                match channel::serve_stranger(OwnedFd::from(stream), server, HELLO_WITHIN, BODY_MAX_BYTES)
+                    .await
+                {
+                    LinkError::Closed => {}
+                    error => tracing::warn!(pid = session.identity.pid, %error, "control connection ended"),
+                }
             }
             session.clients.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            drop(place);
         });
     }
 }

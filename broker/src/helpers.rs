@@ -41,6 +41,7 @@ pub(crate) static CEILINGS: &[Ceiling] = &[
     Ceiling { class: "qemu-probe", programs: &["qemu-system-"], network: false },
     Ceiling { class: "qemu-img", programs: &["qemu-img"], network: false },
     Ceiling { class: "swtpm", programs: &["swtpm"], network: false },
+    Ceiling { class: "swtpm-setup", programs: &["swtpm_setup"], network: false },
 ];
 
 /// Ports below are the host's own.
@@ -142,7 +143,11 @@ pub(crate) fn connect(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd,
     Ok(socket)
 }
 
-fn listener(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd, Error> {
+/// Makes a listening socket in a helper's guest folder.
+///
+/// # Errors
+/// A name that leads elsewhere; what the disk says.
+pub(crate) fn listener(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd, Error> {
     if name.is_empty() || name.contains('/') || name.len() > 64 {
         return Err(refused(key, "a socket's name is no plain file name"));
     }
@@ -203,14 +208,14 @@ pub(crate) fn start(
     }
     let mut descriptors: Vec<(RawFd, OwnedFd)> = Vec::new();
     for (number, (path, access)) in (RULE_NUMBERS..).zip(&request.files) {
-        let file = open_checked(&key, layout, path, *access)?;
+        let file = open_checked(ceiling.class, &key, layout, path, *access)?;
         let access = match access {
             Access::Read => Rights::Read,
             Access::ReadWrite => Rights::ReadWrite,
             Access::Folder => Rights::Manage,
         };
         profile.files.push(FileRule {
-            place: Place::Opened(number),
+            place: if profile.hide { Place::Shown(number, path.clone()) } else { Place::Opened(number) },
             access,
             reason: path.display().to_string(),
         });
@@ -314,9 +319,22 @@ fn write_record(layout: &Layout, record: &Record) -> io::Result<()> {
     root::write_file(&record_path(layout, &record.key), &serde_json::to_vec(record)?)
 }
 
-/// Forgets a helper that has ended.
-pub(crate) fn forget(layout: &Layout, key: &str) {
+/// Forgets a helper that has ended, and removes its folder.
+pub(crate) fn forget(layout: &Layout, key: &str, pid: u32) {
+    clear(&layout.guest(key), pid);
     let _ = fs::remove_file(record_path(layout, key));
+    // Most helpers leave nothing in theirs; what is in there stays.
+    let _ = fs::remove_dir(layout.guest(key));
+}
+
+/// Removes a helper's folder. Moved away first, since the next helper of this name may come at once: what lies there is the
+/// helper's doing, and removing it may take as long as that helper wished.
+fn clear(folder: &Path, number: u32) {
+    // No helper's key begins like this.
+    let ended = folder.with_file_name(format!(".ended-{number}"));
+    if fs::rename(folder, &ended).is_ok() {
+        tokio::task::spawn_blocking(move || fs::remove_dir_all(ended));
+    }
 }
 
 fn driver_path(layout: &Layout, name: &str) -> PathBuf {
@@ -377,6 +395,14 @@ pub(crate) fn adopt(layout: &Layout) -> Vec<Running> {
             None => {
                 let _ = fs::remove_file(entry.path());
             }
+        }
+    }
+    // Folders of those that ended while nobody looked.
+    let lives = |name: &str| running.iter().any(|helper: &Running| helper.record.key == name);
+    let folders = fs::read_dir(layout.run.join("guests")).into_iter().flatten().flatten();
+    for (number, folder) in (0..).zip(folders) {
+        if !folder.file_name().to_str().is_some_and(lives) {
+            clear(&folder.path(), number);
         }
     }
     running

@@ -9,11 +9,12 @@ pub mod control;
 mod helpers;
 mod launcher;
 pub mod manifest;
-
+mod public;
 pub mod root;
 mod stack;
 pub mod supervisor;
 
+pub use public::Sockets;
 pub use root::{Mode, RootError};
 pub use stack::Config;
 
@@ -39,7 +40,7 @@ pub enum OpenError {
     /// The drivers' programs are not there.
     #[error("The program {} is not there; set the folder of the drivers' programs", .0.display())]
     Libexec(PathBuf),
-    /// The control socket can't be made.
+    /// A socket can't be made.
     #[error("Can't listen on {}", .path.display())]
     Control {
         /// The socket.
@@ -126,7 +127,11 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
     if config.mode == Mode::Embed {
         root::check(&config.root)?;
     }
-    for program in manifest::MANIFESTS.iter().map(|manifest| manifest.program).chain(["bulkhead-launch"]) {
+    // Who serves no client of libvirt's needs no gateway.
+    let started =
+        |manifest: &&manifest::Manifest| config.sockets.is_some() || manifest.driver != Driver::Gateway;
+    let programs = manifest::MANIFESTS.iter().filter(started).map(|manifest| manifest.program);
+    for program in programs.chain(["bulkhead-launch"]) {
         let program = config.libexec.join(program);
         if !program.is_file() {
             return Err(OpenError::Libexec(program));
@@ -136,9 +141,11 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
     let layout = root.layout.clone();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Thread)?;
-    let listener = {
+    let (listener, connected) = {
         let _inside = runtime.enter();
-        control::bind(&layout.run)?
+        let sockets = config.sockets.as_ref();
+        let public = sockets.map_or(Ok(Vec::new()), |sockets| public::bind(sockets, config.mode))?;
+        (control::bind(&layout.run)?, public::accept(public))
     };
     let (orders, received) = mpsc::channel(ORDERS);
     let (changed, watched) = watch::channel(0);
@@ -158,7 +165,7 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
         .spawn(move || {
             runtime.block_on(async {
                 let accepting = tokio::spawn(control::accept(listener, weak));
-                Stack::run(config, root, received, leave, changed).await;
+                Stack::run(config, root, received, connected, leave, changed).await;
                 accepting.abort();
             });
             // Everything of the stack is gone now, its lock too.

@@ -51,10 +51,11 @@ pub static MANIFESTS: &[Manifest] = &[
     manifest(Driver::Network, "bulkhead-network"),
     Manifest {
         calls: &[Driver::Network, Driver::Log],
-        helpers: &["qemu", "qemu-probe", "qemu-img", "swtpm"],
+        helpers: &["qemu", "qemu-probe", "qemu-img", "swtpm", "swtpm-setup"],
         deposits_max: 4096,
         ..manifest(Driver::Qemu, "bulkhead-qemu")
     },
+    Manifest { calls: &[Driver::Qemu], ..manifest(Driver::Gateway, "bulkhead-gateway") },
 ];
 
 /// The manifest of a driver, if this stack has it.

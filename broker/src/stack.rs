@@ -7,6 +7,7 @@ use crate::helpers::{self, Running};
 use crate::launcher::process;
 use crate::launcher::{self, Command};
 use crate::manifest::{self, Intensity, MANIFESTS};
+use crate::public::{Connected, Sockets};
 use crate::root::{Mode, Root};
 use crate::supervisor::{Action, Event, Phase, Supervisor};
 use bulkhead_sandbox::profiles;
@@ -42,6 +43,8 @@ pub struct Config {
     pub libexec: PathBuf,
     /// How often a driver may die.
     pub intensity: Intensity,
+    /// Where libvirt's clients find it, if they are to.
+    pub sockets: Option<Sockets>,
     /// Faults to make. Empty for every stack that is not there to be tested.
     pub faults: Vec<FaultRule>,
 }
@@ -86,7 +89,16 @@ struct Alive {
     welcomed: bool,
     in_force: Vec<String>,
     missing: Vec<String>,
-    busy: Vec<Busy>,
+    /// What its objects were busy with, and when it said so.
+    busy: (Instant, Vec<Busy>),
+}
+
+impl Alive {
+    fn busy(&self) -> Vec<Busy> {
+        let age = u64::try_from(self.busy.0.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = |busy: &Busy| Busy { since_ms: busy.since_ms.saturating_add(age), ..busy.clone() };
+        self.busy.1.iter().map(now).collect()
+    }
 }
 
 /// Messages to one driver that wait to be written.
@@ -99,8 +111,20 @@ const DRAIN_WITHIN: Duration = Duration::from_millis(200);
 const PREDECESSORS_WITHIN: Duration = Duration::from_secs(1);
 /// Time that a guest has to quit when it is to end with its application, and, killed, to be gone.
 const AUTODESTROY_WITHIN: Duration = Duration::from_secs(1);
+/// Clients of libvirt's protocol, all and of one user who is not root.
+const CONNECTIONS_MAX: usize = 8192;
+const CONNECTIONS_OF_USER_MAX: usize = 1024;
 /// Descriptors that the shelf and clients' waiting requests may hold.
 const WAITING_MAX: usize = 4096;
+
+/// A connection of a client of libvirt's protocol.
+struct Connection {
+    socket: OwnedFd,
+    /// What the gateway's next process has to know of it, in the gateway's own words.
+    state: OwnedFd,
+    /// Has the gateway's present process got it?
+    handed_over: bool,
+}
 
 pub(crate) struct Stack {
     config: Config,
@@ -109,6 +133,8 @@ pub(crate) struct Stack {
     supervisor: Supervisor,
     alive: BTreeMap<Driver, Alive>,
     clients: HashMap<Token, Identity>,
+    /// Those of the clients that came over a public socket. The gateway's death does not close them.
+    connections: HashMap<Token, Connection>,
     waiting: Vec<(Token, Driver, ChannelReply)>,
     shelf: BTreeMap<(Driver, String), OwnedFd>,
     helpers: BTreeMap<String, Running>,
@@ -122,6 +148,7 @@ impl Stack {
         config: Config,
         root: Root,
         mut orders: mpsc::Receiver<Order>,
+        mut connected: mpsc::Receiver<Connected>,
         mut leave: watch::Receiver<bool>,
         changed: watch::Sender<u64>,
     ) {
@@ -134,6 +161,7 @@ impl Stack {
             supervisor,
             alive: BTreeMap::new(),
             clients: HashMap::new(),
+            connections: HashMap::new(),
             waiting: Vec::new(),
             shelf: BTreeMap::new(),
             helpers: BTreeMap::new(),
@@ -143,6 +171,9 @@ impl Stack {
         stack.outlive_predecessors().await;
         stack.adopt_helpers();
         stack.wait_for_autodestroyed(&mut received).await;
+        if stack.config.sockets.is_some() {
+            stack.step(Event::Want(Driver::Gateway));
+        }
         let mut stopping = false;
         loop {
             let wakeup =
@@ -154,6 +185,10 @@ impl Stack {
                     // The last handle has gone: the stack has no owner any more.
                     None => true,
                 },
+                Some(client) = connected.recv(), if !stopping && stack.takes_connections() => {
+                    stack.connected(client);
+                    false
+                }
                 left = leave.wait_for(|leave| *leave), if !stopping => { drop(left); true }
                 Some(happening) = received.recv() => { stack.happened(happening); false }
                 () = sleep_until(wakeup) => { stack.step(Event::Tick); false }
@@ -279,6 +314,7 @@ impl Stack {
             Action::Heartbeat(driver) => self.tell(driver, &ToDriver::Heartbeat { number: 0 }),
             Action::Serve(driver) => {
                 self.connect_peers(driver);
+                self.hand_over();
                 // Who was told that it is out of service asks again.
                 self.changed.send_modify(|generation| *generation += 1);
             }
@@ -360,7 +396,7 @@ impl Stack {
             welcomed: false,
             in_force: Vec::new(),
             missing: Vec::new(),
-            busy: Vec::new(),
+            busy: (Instant::now(), Vec::new()),
         };
         self.alive.insert(driver, alive);
         Ok(())
@@ -393,7 +429,7 @@ impl Stack {
             }
             Happening::LinkEnded(driver, incarnation, error) => {
                 let current = self.alive.get(&driver).is_some_and(|alive| alive.incarnation == incarnation);
-                if current && !matches!(error, LinkError::Closed | LinkError::Io(_)) {
+                if current && error.is_breach() {
                     tracing::error!(%driver, %error, "driver broke the protocol");
                     self.step(Event::Violation(driver, format!("broke the protocol: {error}")));
                 }
@@ -401,23 +437,20 @@ impl Stack {
             Happening::DriverEnded(driver, incarnation, status) => {
                 if self.alive.get(&driver).is_some_and(|alive| alive.incarnation == incarnation) {
                     self.alive.remove(&driver);
+                    if driver == Driver::Gateway {
+                        self.connections.values_mut().for_each(|connection| connection.handed_over = false);
+                    }
                     helpers::forget_driver(&self.root.layout, driver.name());
                     self.step(Event::Ended(driver, process::describe_end(status)));
                     self.changed.send_modify(|generation| *generation += 1);
                 }
             }
-            Happening::ClientGone(token) => {
-                self.clients.remove(&token);
-                self.waiting.retain(|(waiting, _, _)| *waiting != token);
-                for driver in self.alive.keys().copied().collect::<Vec<_>>() {
-                    self.tell_welcomed(driver, &ToDriver::ClientDown { token });
-                }
-            }
+            Happening::ClientGone(token) => self.client_gone(token),
             Happening::HelperEnded(key, pid, status) => {
                 if self.helpers.get(&key).is_none_or(|helper| helper.record.pid != pid) {
                     return;
                 }
-                helpers::forget(&self.root.layout, &key);
+                helpers::forget(&self.root.layout, &key, pid);
                 let owner = self.helpers.remove(&key).map(|helper| helper.record.owner);
                 if let Some(owner) =
                     MANIFESTS.iter().find(|manifest| Some(manifest.driver.name()) == owner.as_deref())
@@ -428,8 +461,68 @@ impl Stack {
         }
     }
 
+    fn client_gone(&mut self, token: Token) {
+        self.clients.remove(&token);
+        self.connections.remove(&token);
+        self.waiting.retain(|(waiting, _, _)| *waiting != token);
+        for driver in self.alive.keys().copied().collect::<Vec<_>>() {
+            self.tell_welcomed(driver, &ToDriver::ClientDown { token });
+        }
+    }
+
+    /// Nobody is accepted whom the drivers could not be told of at once.
+    fn takes_connections(&self) -> bool {
+        self.connections.len() < CONNECTIONS_MAX
+            && self.alive.values().all(|alive| alive.outbox.capacity() > OUTBOX / 2)
+    }
+
+    fn connected(&mut self, (identity, socket): Connected) {
+        let of_user = |token: &&Token| self.clients.get(token).is_some_and(|known| known.uid == identity.uid);
+        if identity.uid != 0 && self.connections.keys().filter(of_user).count() >= CONNECTIONS_OF_USER_MAX {
+            tracing::warn!(uid = identity.uid, "has {CONNECTIONS_OF_USER_MAX} connections already");
+            return;
+        }
+        let (Ok(token), Ok(state)) = (self.token(), helpers::memory_file("client", &[])) else { return };
+        for driver in manifest::of(Driver::Gateway).map_or(&[][..], |manifest| manifest.calls) {
+            self.tell_welcomed(*driver, &ToDriver::ClientUp { token, identity: identity.clone() });
+        }
+        self.clients.insert(token, identity);
+        self.connections.insert(token, Connection { socket, state, handed_over: false });
+        self.step(Event::Want(Driver::Gateway));
+        self.hand_over();
+    }
+
+    /// Gives the gateway the connections that it has not got. What it has no room for now it gets after its next beat.
+    fn hand_over(&mut self) {
+        let Some(alive) = self.alive.get(&Driver::Gateway).filter(|_| self.serves(Driver::Gateway)) else {
+            return;
+        };
+        for (token, connection) in
+            self.connections.iter_mut().filter(|(_, connection)| !connection.handed_over)
+        {
+            let files = (connection.socket.try_clone(), connection.state.try_clone());
+            let (Some(identity), (Ok(socket), Ok(state))) = (self.clients.get(token), files) else {
+                continue;
+            };
+            let (socket, state) = (Descriptor::new(socket), Descriptor::new(state));
+            let (token, identity) = (*token, identity.clone());
+            let message = codec::encode(&ToDriver::Connection { token, identity, socket, state });
+            if alive.outbox.capacity() <= OUTBOX / 2
+                || !message.is_ok_and(|encoded| alive.outbox.try_send(encoded).is_ok())
+            {
+                break;
+            }
+            connection.handed_over = true;
+        }
+    }
+
     fn said(&mut self, driver: Driver, message: FromDriver) {
         match message {
+            FromDriver::ClientGone { token } => {
+                if driver == Driver::Gateway && self.connections.contains_key(&token) {
+                    self.client_gone(token);
+                }
+            }
             FromDriver::Confined { in_force, missing } => {
                 if let Some(alive) = self.alive.get_mut(&driver) {
                     alive.in_force = in_force;
@@ -448,12 +541,15 @@ impl Stack {
                 self.step(Event::Ready(driver));
                 self.changed.send_modify(|generation| *generation += 1);
             }
-            FromDriver::Beat { busy, .. } => {
+            FromDriver::Beat { mut busy, .. } => {
+                busy.truncate(64);
                 if let Some(alive) = self.alive.get_mut(&driver) {
-                    alive.busy = busy;
-                    alive.busy.truncate(64);
+                    alive.busy = (Instant::now(), busy);
                 }
                 self.step(Event::Beat(driver));
+                if driver == Driver::Gateway {
+                    self.hand_over();
+                }
             }
             FromDriver::Ask { id, request } => {
                 let result = self.answer(driver, request);
@@ -484,6 +580,7 @@ impl Stack {
             deposits,
             helpers,
             set_aside: self.set_aside(driver),
+            clients: self.clients_of_gateway(driver),
             programs: helpers::programs(manifest::of(driver).map_or(&[], |manifest| manifest.helpers)),
             // Only the first incarnation fails, but for rules that say always: what is tested is how the next one finds
             // things.
@@ -497,6 +594,13 @@ impl Stack {
         };
         self.tell(driver, &ToDriver::Welcome(Box::new(welcome)));
         Ok(())
+    }
+
+    /// The clients that this driver hears of from the gateway.
+    fn clients_of_gateway(&self, driver: Driver) -> Vec<(Token, Identity)> {
+        let called = manifest::of(Driver::Gateway).is_some_and(|gateway| gateway.calls.contains(&driver));
+        let identity = |token: &Token| self.clients.get(token).map(|identity| (*token, identity.clone()));
+        self.connections.keys().filter(|_| called).filter_map(identity).collect()
     }
 
     fn answer(&mut self, driver: Driver, request: Request) -> Result<Response, Error> {
@@ -532,6 +636,11 @@ impl Stack {
             Request::Connect { key, socket } => {
                 self.own_helper(driver, &key)?;
                 helpers::connect(&self.root.layout, &key, &socket)
+                    .map(|socket| Response::File(Descriptor::new(socket)))
+            }
+            Request::Listen { key, socket } => {
+                self.own_helper(driver, &key)?;
+                helpers::listener(&self.root.layout, &key, &socket)
                     .map(|socket| Response::File(Descriptor::new(socket)))
             }
             Request::Terminal { key, path } => {
@@ -672,7 +781,7 @@ impl Stack {
                     Phase::Held { reason } => Some(reason.clone()),
                     _ => life.last_end.clone(),
                 },
-                busy: alive.map(|alive| alive.busy.clone()).unwrap_or_default(),
+                busy: alive.map(Alive::busy).unwrap_or_default(),
                 set_aside: self.set_aside(driver),
             }
         };

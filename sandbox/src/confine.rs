@@ -16,7 +16,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid};
 use std::fs;
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// What is really in force, and what is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,6 +35,11 @@ pub struct ConfineError {
     step: &'static str,
     cause: String,
 }
+
+/// What a report says of a process with a view of its own.
+const VIEW: &str = "mount namespace: own files only";
+/// What a report says of a process that may start others.
+const PROCESSES: &str = "process namespace";
 
 /// The landlock version that the rules are written for.
 const LANDLOCK: ABI = ABI::V6;
@@ -67,6 +72,10 @@ pub fn confine(profile: &Profile, keep: &[RawFd]) -> Result<Report, ConfineError
     nix::sys::prctl::set_dumpable(false).map_err(|error| failed("dumpable")(error.to_string()))?;
     // Binds this thread and its later children, so it precedes every other thread.
     landlock(profile, &mut report).map_err(failed("landlock"))?;
+    // After all that needs the caller's own process, before the filter, which knows its process by number.
+    if report.in_force.iter().any(|words| words == PROCESSES) {
+        go_on_as_first().map_err(|error| failed("process namespace")(error.to_string()))?;
+    }
     // The very last: it forbids what the steps above need.
     let programs =
         filter::programs(&profile.system_calls).map_err(|error| failed("seccomp")(error.to_string()))?;
@@ -120,6 +129,43 @@ fn close_others(keep: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// Goes on as the first process of the namespace that was made for its children. The caller stays behind to pass the end on:
+/// its own ends all others in there.
+#[expect(
+    clippy::disallowed_methods,
+    clippy::exit,
+    reason = "this process is ours alone, has one thread, and is nothing but a program's forerunner"
+)]
+fn go_on_as_first() -> io::Result<()> {
+    let (alone, watched) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    // SAFETY: this process has one thread.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => {
+            drop(watched);
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+            // The one who stays behind may have ended before that took effect.
+            let mut ends = [nix::poll::PollFd::new(alone.as_fd(), nix::poll::PollFlags::POLLIN)];
+            if nix::poll::poll(&mut ends, nix::poll::PollTimeout::ZERO)? != 0 {
+                return Err(io::Error::other("the process was ended"));
+            }
+            Ok(())
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            // Ends of sockets and pipes are the program's to close.
+            close_others(&[watched.as_raw_fd()])?;
+            let code = loop {
+                match nix::sys::wait::waitpid(child, None) {
+                    Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => break code,
+                    Ok(nix::sys::wait::WaitStatus::Signaled(_, signal, _)) => break 128 + signal as i32,
+                    Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            };
+            std::process::exit(code)
+        }
+    }
+}
+
 fn limit(limits: &Limits) -> io::Result<()> {
     let wanted = [
         (Resource::RLIMIT_NOFILE, limits.open_files),
@@ -143,6 +189,10 @@ fn namespaces(profile: &Profile, report: &mut Report) -> io::Result<()> {
     if profile.network.is_none() {
         wanted |= CloneFlags::CLONE_NEWNET;
     }
+    let starts = matches!(&profile.system_calls, SystemCalls::Helper { programs: Some(_), .. });
+    if starts {
+        wanted |= CloneFlags::CLONE_NEWPID;
+    }
     let (uid, gid) = (Uid::current(), Gid::current());
     if unshare(wanted).is_err() {
         if unshare(CloneFlags::CLONE_NEWUSER | wanted).is_err() {
@@ -158,6 +208,9 @@ fn namespaces(profile: &Profile, report: &mut Report) -> io::Result<()> {
         report.in_force.push("user namespace".to_owned());
     }
     report.in_force.push("ipc, uts namespaces".to_owned());
+    if starts {
+        report.in_force.push(PROCESSES.to_owned());
+    }
     if profile.network.is_none() {
         report.in_force.push("empty network namespace".to_owned());
     }
@@ -172,7 +225,7 @@ fn namespaces(profile: &Profile, report: &mut Report) -> io::Result<()> {
     }
     if profile.hide {
         match view::enter(profile) {
-            Ok(()) => report.in_force.push("mount namespace: own files only".to_owned()),
+            Ok(()) => report.in_force.push(VIEW.to_owned()),
             Err(error) if uid.is_root() => return Err(error),
             Err(error) => {
                 report.missing.push(format!("mount namespace ({error}); file names of others can be seen"));
@@ -243,7 +296,7 @@ fn landlock(profile: &Profile, report: &mut Report) -> Result<(), String> {
                 // As in the view: what does not exist grants nothing.
                 Err(_) => ruleset,
             },
-            Place::Opened(number) => {
+            Place::Opened(number) | Place::Shown(number, _) => {
                 // SAFETY: the broker passes every descriptor that a profile names, and `confine` kept it open.
                 let file = unsafe { BorrowedFd::borrow_raw(*number) };
                 let folder = nix::sys::stat::fstat(file)
@@ -251,6 +304,11 @@ fn landlock(profile: &Profile, report: &mut Report) -> Result<(), String> {
                 ruleset.add_rule(PathBeneath::new(file, rights(*access, folder))).map_err(text)?
             }
         };
+    }
+    // Only a folder that is nobody else's.
+    if profile.scratch.is_some() && report.in_force.iter().any(|words| words == VIEW) {
+        let folder = PathFd::new(view::SCRATCH).map_err(|error| error.to_string())?;
+        ruleset = ruleset.add_rule(PathBeneath::new(folder, rights(Access::Manage, true))).map_err(text)?;
     }
     for (port, _reason) in profile.bind_ports.iter().filter(|_| !networked) {
         ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp)).map_err(text)?;

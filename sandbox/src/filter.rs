@@ -96,6 +96,12 @@ const HELPER_NEVER_LEGACY: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const HELPER_NEVER_LEGACY: &[c_long] = &[];
 
+/// Changes of a file's mode. The process's umask makes every file its user's alone, so there is nothing to change.
+#[cfg(target_arch = "x86_64")]
+const MODES: &[c_long] = &[libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_fchmodat2, libc::SYS_chmod];
+#[cfg(not(target_arch = "x86_64"))]
+const MODES: &[c_long] = &[libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_fchmodat2];
+
 /// `FS_IOC_SETFLAGS`, `FS_IOC_FSSETXATTR`: attributes again. `TIOCSTI`, `TIOCLINUX`, `TIOCSCTTY`: typing into a terminal that
 /// somebody else reads from. `FIOSETOWN`, `SIOCSPGRP`: signals to others.
 const HELPER_NEVER_IOCTLS: &[u64] = &[0x4008_6602, 0x401c_5820, 0x5412, 0x541c, 0x540e, 0x8901, 0x8902];
@@ -133,6 +139,9 @@ const SOCK_DGRAM: u64 = 2;
 const EXECUTABLE: u64 = 4;
 /// `CLONE_THREAD`: a clone with it is a thread, without it a process.
 const THREAD: u64 = 0x1_0000;
+/// `CLONE_NEWNS`, `CLONE_NEWCGROUP`, `CLONE_NEWUTS`, `CLONE_NEWIPC`, `CLONE_NEWUSER`, `CLONE_NEWPID`, `CLONE_NEWNET`.
+const NAMESPACES: &[u64] =
+    &[0x2_0000, 0x200_0000, 0x400_0000, 0x800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
 const AF_UNIX: u64 = 1;
 const AF_INET: u64 = 2;
 const AF_INET6: u64 = 10;
@@ -157,16 +166,17 @@ pub(crate) fn programs(calls: &SystemCalls) -> Result<Vec<BpfProgram>, seccompil
             )?,
             program(driver_rules(extras), errno(libc::EPERM), SeccompAction::Allow)?,
         ]),
-        SystemCalls::Helper { sockets, programs } => {
-            let mut filters = vec![program(
-                helper_rules(sockets.is_some(), programs.is_some()),
-                SeccompAction::Allow,
-                errno(libc::EPERM),
-            )?];
-            if programs.is_none() {
-                let rules = Rules::from([(libc::SYS_clone3, Vec::new())]);
-                filters.insert(0, program(rules, SeccompAction::Allow, errno(libc::ENOSYS))?);
+        SystemCalls::Helper { sockets, programs, modes } => {
+            let mut refused = helper_rules(sockets.is_some(), programs.is_some());
+            let mut filters = Vec::new();
+            if modes.is_some() {
+                let done: Rules = MODES.iter().filter_map(|call| refused.remove_entry(call)).collect();
+                filters.push(program(done, SeccompAction::Allow, errno(0))?);
             }
+            // As for drivers: the flags of clone can be seen, and decide.
+            let rules = Rules::from([(libc::SYS_clone3, Vec::new())]);
+            filters.push(program(rules, SeccompAction::Allow, errno(libc::ENOSYS))?);
+            filters.push(program(refused, SeccompAction::Allow, errno(libc::EPERM))?);
             filters.extend(other_interface());
             Ok(filters)
         }
@@ -225,14 +235,24 @@ fn helper_rules(sockets: bool, programs: bool) -> Rules {
     );
     // Signals and limits of its own only. The trampoline's process is the program's.
     let own = u64::from(std::process::id());
-    for call in [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo] {
+    let mut signals = vec![libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo];
+    if !programs {
+        // Whoever starts programs ends them too; it reaches no others (process namespace, Landlock).
+        signals.push(libc::SYS_kill);
+    }
+    for call in signals {
         rules.insert(call, when([condition32(0, SeccompCmpOp::Ne, own)]));
     }
     rules
         .insert(libc::SYS_prlimit64, when([0, own].map(|process| condition32(0, SeccompCmpOp::Ne, process))));
     rules.insert(libc::SYS_fcntl, equals32(1, SIGNALLING_FCNTLS));
     rules.insert(libc::SYS_ioctl, equals32(1, HELPER_NEVER_IOCTLS));
-    if !programs {
+    if programs {
+        let flags = NAMESPACES.iter();
+        let refused =
+            flags.flat_map(|flag| when([condition(0, SeccompCmpOp::MaskedEq(*flag), *flag)])).collect();
+        rules.insert(libc::SYS_clone, refused);
+    } else {
         // The trampoline's own exec is still to come, so exec itself is left to Landlock, which lets nothing but the program
         // and its loader be executed; new processes are refused here.
         #[cfg(target_arch = "x86_64")]

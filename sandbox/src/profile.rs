@@ -23,6 +23,8 @@ pub enum Place {
     Path(PathBuf),
     /// By a descriptor that the broker opened and passes under this number.
     Opened(i32),
+    /// The same, and where the process has a view of its own, it is shown there at this path.
+    Shown(i32, PathBuf),
 }
 
 /// One file or folder.
@@ -46,8 +48,11 @@ pub enum SystemCalls {
     Helper {
         /// May it open network sockets, with the reason?
         sockets: Option<String>,
-        /// May it start programs, with the reason?
+        /// May it start programs, with the reason? Then it and they are alone in a process namespace, where there can be one,
+        /// and end together.
         programs: Option<String>,
+        /// Does it fail when it can't change a file's mode, with the reason? Then it is told that it did, and nothing changes.
+        modes: Option<String>,
     },
 }
 
@@ -88,6 +93,9 @@ pub struct Profile {
     pub limits: Limits,
     /// Hide everything that no rule names (a mount namespace); false leaves the view as it is.
     pub hide: bool,
+    /// Room for temporary files that nobody else sees and that ends with it, with the reason. Where there is no view of its own,
+    /// it has none.
+    pub scratch: Option<String>,
     /// Terminals of its own, with the reason: it may make some, and can't see anybody else's.
     pub terminals: Option<String>,
 }

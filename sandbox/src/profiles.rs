@@ -35,6 +35,7 @@ fn driver(name: &str, files: Vec<FileRule>) -> Profile {
         system_calls: SystemCalls::Driver(Vec::new()),
         limits: Limits { open_files: Some(16_384), core_bytes: Some(0), address_space_bytes: Some(4 << 30) },
         hide: true,
+        scratch: None,
         terminals: None,
     }
 }
@@ -84,6 +85,12 @@ pub fn log(folders: &Folders) -> Profile {
     driver("log", vec![rule(&folders.log, Access::Manage, "guests' logs")])
 }
 
+/// The gateway: nothing but the connections that it is given.
+#[must_use]
+pub fn gateway() -> Profile {
+    driver("gateway", Vec::new())
+}
+
 /// The profile of a driver by its name; `None` for a driver without one.
 #[must_use]
 pub fn of_driver(name: &str, folders: &Folders) -> Option<Profile> {
@@ -91,6 +98,7 @@ pub fn of_driver(name: &str, folders: &Folders) -> Option<Profile> {
         "qemu" => Some(qemu(folders)),
         "network" => Some(network(folders)),
         "log" => Some(log(folders)),
+        "gateway" => Some(gateway()),
         _ => None,
     }
 }
@@ -129,8 +137,32 @@ fn data(class: &str) -> Option<&'static [(&'static str, &'static str)]> {
             Some(&[("/usr/share/qemu", "firmware and key maps"), ("/usr/share/seabios", "firmware")])
         }
         "qemu-img" | "swtpm" => Some(&[]),
+        "swtpm-setup" => Some(&[
+            ("/etc/swtpm-localca.options", "what the host's owner wants to stand in certificates"),
+            ("/etc/passwd", "its user's name"),
+            ("/etc/group", "its group's name"),
+            ("/etc/nsswitch.conf", "looks the former up"),
+            ("/etc/localtime", "tells when it began"),
+        ]),
         _ => None,
     }
+}
+
+/// Programs that every instance of a class starts, and why.
+fn programs(class: &str) -> (&'static [&'static str], Option<&'static str>) {
+    match class {
+        "swtpm-setup" => (
+            &["/usr/bin/swtpm", "/usr/bin/swtpm_localca", "/usr/bin/swtpm_cert", "/usr/bin/certtool"],
+            Some("it makes a TPM by talking to an emulator, and has its certificates made"),
+        ),
+        _ => (&[], None),
+    }
+}
+
+/// Why a helper of this class must believe that it changes modes of files, if it must.
+fn modes(class: &str) -> Option<String> {
+    let fails = matches!(class, "swtpm" | "swtpm-setup");
+    fails.then(|| "the emulator does not start where it can't set its state's mode".to_owned())
 }
 
 /// Why a helper of this class has terminals, if it has.
@@ -162,6 +194,8 @@ pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Pr
         files.push(rule("/dev/pts", Access::ReadWrite, reason));
         files.push(rule("/dev/ptmx", Access::ReadWrite, reason));
     }
+    let (programs, starts) = programs(class);
+    files.extend(programs.iter().map(|path| rule(*path, Access::Execute, starts.unwrap_or_default())));
     files.extend(data.iter().map(|(path, reason)| rule(*path, Access::Read, reason)));
     Some(Profile {
         name: class.to_owned(),
@@ -169,9 +203,15 @@ pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Pr
         bind_ports: Vec::new(),
         network: network.clone(),
         capabilities: Vec::new(),
-        system_calls: SystemCalls::Helper { sockets: network, programs: None },
+        system_calls: SystemCalls::Helper {
+            sockets: network,
+            programs: starts.map(str::to_owned),
+            modes: modes(class),
+        },
         limits: Limits { open_files: None, core_bytes: Some(0), address_space_bytes: None },
-        hide: false,
+        // The others' files are named by descriptors, whose paths need not be the same later.
+        hide: class == "swtpm-setup",
+        scratch: (class == "swtpm-setup").then(|| "it has a file in /tmp, wherever it is told to".to_owned()),
         terminals,
     })
 }

@@ -10,6 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 const OLD: &str = "/.old";
+/// Where programs have their temporary files.
+pub(crate) const SCRATCH: &str = "/tmp";
 
 /// Makes the new root and moves into it. The process must be in a mount namespace of its own.
 pub(crate) fn enter(profile: &Profile) -> io::Result<()> {
@@ -27,9 +29,16 @@ pub(crate) fn enter(profile: &Profile) -> io::Result<()> {
     fs::create_dir(base.join(OLD.trim_start_matches('/')))?;
     pivot_root(base, &base.join(OLD.trim_start_matches('/')))?;
     chdir("/")?;
+    if profile.scratch.is_some() {
+        fs::create_dir(SCRATCH)?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("scratch"), SCRATCH, Some("tmpfs"), flags, Some("mode=0700,size=16m"))?;
+    }
     for rule in &profile.files {
-        if let Place::Path(path) = &rule.place {
-            show(path, rule.access)?;
+        match &rule.place {
+            // The right to what is shown comes from the descriptor: what lies at the path by now decides nothing.
+            Place::Path(path) | Place::Shown(_, path) => show(path, rule.access)?,
+            Place::Opened(_) => {}
         }
     }
     umount2(OLD, MntFlags::MNT_DETACH)?;

@@ -92,7 +92,7 @@ impl Drop for Root {
         for pid in self.helpers() {
             // Only what still is a helper of this very root: its command line or environment may be anybody's by now.
             let maps = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            if maps.contains("qemu") || maps.contains("bulkhead-launch") {
+            if maps.contains("qemu") || maps.contains("swtpm") || maps.contains("bulkhead-launch") {
                 let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX));
                 let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
             }

@@ -4,7 +4,7 @@
 use bulkhead::Connection;
 use bulkhead_tests::fixture::{Root, domain, guest_files, libexec, skip, wait_for};
 use bulkhead_wire::error::Code;
-use bulkhead_wire::types::{Bytes, DomainRef, Parameter, ParameterValue};
+use bulkhead_wire::types::{ByteString, DomainRef, Parameter, ParameterValue};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -76,8 +76,9 @@ async fn a_definition_is_changed_piece_by_piece() {
     domains.domain_set_memory_flags(web.clone(), 49152, CONFIG).await.unwrap();
     let refusal = domains.domain_set_memory_flags(web.clone(), 1 << 30, CONFIG).await.unwrap_err();
     assert_eq!(refusal.code, Code::INVALID_ARG, "{refusal}");
-    domains.domain_pin_vcpu_flags(web.clone(), 0, Bytes(vec![1]), CONFIG).await.unwrap();
-    let refusal = domains.domain_pin_vcpu_flags(web.clone(), 9, Bytes(vec![1]), CONFIG).await.unwrap_err();
+    domains.domain_pin_vcpu_flags(web.clone(), 0, ByteString(vec![1]), CONFIG).await.unwrap();
+    let refusal =
+        domains.domain_pin_vcpu_flags(web.clone(), 9, ByteString(vec![1]), CONFIG).await.unwrap_err();
     assert_eq!(refusal.code, Code::INVALID_ARG, "{refusal}");
     let pins = domains.domain_get_vcpu_pin_info(web.clone(), 4, 1, CONFIG).await.unwrap();
     assert_eq!((pins.count, pins.maps.0[0]), (2, 1));
@@ -246,15 +247,15 @@ async fn the_host_tells_of_its_processors_and_memory() {
     assert_eq!(domains.node_get_cpu_stats(-1, 0, 0).await.unwrap().count, 4);
     let all = domains.node_get_cpu_stats(-1, 4, 0).await.unwrap();
     assert_eq!(
-        all.stats.iter().map(|stat| stat.field.as_str()).collect::<Vec<_>>(),
+        all.parameters.iter().map(|stat| stat.field.as_str()).collect::<Vec<_>>(),
         ["kernel", "user", "idle", "iowait"]
     );
-    assert!(all.stats[2].value > 0);
+    assert!(all.parameters[2].value > 0);
     assert_eq!(domains.node_get_cpu_stats(99_999, 4, 0).await.unwrap_err().code, Code::INVALID_ARG);
     let memory = domains.node_get_memory_stats(4, -1, 0).await.unwrap();
     let free = domains.node_get_free_memory().await.unwrap();
-    assert!(free > 0 && free / 1024 <= memory.stats[0].value);
-    assert_eq!(domains.node_get_memory_stats(2, 0, 0).await.unwrap().stats.len(), 2);
+    assert!(free > 0 && free / 1024 <= memory.parameters[0].value);
+    assert_eq!(domains.node_get_memory_stats(2, 0, 0).await.unwrap().parameters.len(), 2);
     assert_eq!(domains.node_get_memory_stats(2, 99, 0).await.unwrap_err().code, Code::INVALID_ARG);
     assert!(!domains.node_get_cells_free_memory(0, 4).await.unwrap().is_empty());
     let map = domains.node_get_cpu_map(1, 1, 0).await.unwrap();

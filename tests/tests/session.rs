@@ -2,9 +2,7 @@
 
 use bulkhead::Connection;
 use bulkhead::wire::types::State;
-use bulkhead_tests::fixture::{
-    Root, SERIAL_PTY, domain, driver, guest_files, libexec, skip, ticker_xml, wait_for,
-};
+use bulkhead_tests::fixture::{Root, domain, driver, guest_files, libexec, skip, ticker_xml, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::Path;
@@ -32,6 +30,20 @@ async fn reach(home: &Path) -> Connection {
     .await
 }
 
+/// The numbers of the complete lines.
+fn numbers(text: &str) -> Vec<u64> {
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().filter_map(|line| line.trim().parse().ok()).collect()
+}
+
+async fn counts_beyond(lines: usize, counted: impl Fn() -> String) {
+    wait_for("the guest counts", Duration::from_secs(20), || async {
+        let now = numbers(&counted()).len();
+        if now > lines { Ok(()) } else { Err(format!("{now} of {lines}")) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_new_daemon_adopts_the_guests_of_one_that_was_killed() {
     let Some(files) = guest_files() else {
@@ -45,13 +57,17 @@ async fn a_new_daemon_adopts_the_guests_of_one_that_was_killed() {
     let mut first = daemon(home.path());
     let stack = reach(home.path()).await;
     let domains = stack.domains();
-    let guest = domains.domain_define_xml_flags(ticker_xml("web", &disk, SERIAL_PTY), 0).await.unwrap();
+    let output = home.path().join("serial.out");
+    let serial = format!("<serial type='file'><source path='{}'/></serial>", output.display());
+    let guest = domains.domain_define_xml_flags(ticker_xml("web", &disk, &serial), 0).await.unwrap();
     domains.domain_create_with_flags(guest.clone(), 0).await.unwrap();
     let helper =
         stack.status().await.unwrap().helpers.into_iter().find(|helper| helper.class == "qemu").unwrap();
     let (old_driver, _) = driver(&stack, "qemu").await.unwrap();
     drop(stack);
 
+    let counted = || std::fs::read_to_string(&output).unwrap_or_default();
+    counts_beyond(3, counted).await;
     first.start_kill().unwrap();
     first.wait().await.unwrap();
     wait_for("the drivers leave", Duration::from_secs(2), || async {
@@ -60,6 +76,9 @@ async fn a_new_daemon_adopts_the_guests_of_one_that_was_killed() {
     })
     .await;
 
+    // Nobody is there but the guest, which counts on.
+    let alone = numbers(&counted()).len();
+    counts_beyond(alone + 3, counted).await;
     let mut second = daemon(home.path());
     let stack = reach(home.path()).await;
     let domains = stack.domains();
@@ -69,10 +88,14 @@ async fn a_new_daemon_adopts_the_guests_of_one_that_was_killed() {
     let again =
         stack.status().await.unwrap().helpers.into_iter().find(|helper| helper.class == "qemu").unwrap();
     assert_eq!(again.pid, helper.pid);
-    wait_for("the monitor is attached", Duration::from_secs(10), || async {
-        domains.domain_suspend(adopted.clone()).await.map_err(|error| error.to_string())
-    })
-    .await;
+    let adopted_at = numbers(&counted()).len();
+    counts_beyond(adopted_at + 3, counted).await;
+    // The first command waits for the monitor.
+    domains.domain_suspend(adopted.clone()).await.unwrap();
+    let all = numbers(&counted());
+    for pair in all.windows(2) {
+        assert_eq!(pair[0] + 1, pair[1], "a number is missing or there twice");
+    }
     domains.domain_destroy_flags(adopted, 0).await.unwrap();
 
     // An orderly end.

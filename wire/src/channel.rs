@@ -21,10 +21,10 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 /// Calls that may be open on a channel at one time.
-pub const CREDIT: usize = 32;
+pub const CREDIT: usize = 256;
 
-/// Frames waiting to be written.
-const OUTBOX: usize = 64;
+/// Frames waiting to be written: as many calls, and as many cancels of theirs, or replies and events.
+const OUTBOX: usize = 2 * CREDIT;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere must not take down every later call; the tables under these locks are valid at all times.
@@ -41,7 +41,9 @@ async fn write_all(mut writer: LinkWriter, mut outbox: mpsc::Receiver<Outgoing>)
     Ok(())
 }
 
-type Answered = Result<(Vec<u8>, Vec<OwnedFd>), Error>;
+/// An encoded reply and its descriptors.
+type Body = (Vec<u8>, Vec<OwnedFd>);
+type Answered = Result<Body, Error>;
 
 /// One connection to one incarnation of a server.
 #[derive(Debug)]
@@ -49,8 +51,19 @@ struct Connection {
     outbox: mpsc::Sender<Outgoing>,
     pending: Mutex<Option<HashMap<u64, oneshot::Sender<Answered>>>>,
     credit: Semaphore,
+    /// Ends the connection, with the reason.
+    broken: Mutex<Option<oneshot::Sender<String>>>,
     /// What is spoken with on this connection by callers that have no token of their own.
     token: Token,
+}
+
+impl Connection {
+    /// Its server answered what is no answer: nothing that it says is worth hearing.
+    fn break_off(&self, reason: String) {
+        if let Some(broken) = lock(&self.broken).take() {
+            let _ = broken.send(reason);
+        }
+    }
 }
 
 /// What a caller knows of its server.
@@ -116,47 +129,40 @@ impl Caller {
 
     async fn serve_link(&self, mut reader: LinkReader, writer: LinkWriter, token: Token) -> LinkError {
         let (outbox, queue) = mpsc::channel(OUTBOX);
+        let (broken, mut broken_off) = oneshot::channel();
         let connection = Arc::new(Connection {
             outbox,
             pending: Mutex::new(Some(HashMap::new())),
             credit: Semaphore::new(CREDIT),
+            broken: Mutex::new(Some(broken)),
             token,
         });
         self.shared.slot.send_replace(Slot::Up(Arc::clone(&connection)));
         self.shared.links.send_modify(|count| *count += 1);
         let mut writing = tokio::spawn(write_all(writer, queue));
-        let error = loop {
+        // Also when this future is dropped: else the writing task would keep the socket open.
+        let in_use = InUse { shared: &self.shared, writing: writing.abort_handle(), connection };
+        loop {
             // Whichever half ends first ends the link; reading may be dropped half-way.
             let frame = tokio::select! {
                 frame = reader.read() => frame,
                 ended = &mut writing => {
-                    break match ended {
+                    return match ended {
                         Ok(Err(error)) => error,
                         _ => LinkError::Closed,
                     };
                 }
+                Ok(reason) = &mut broken_off => return LinkError::Violation(reason),
             };
             match frame {
                 Ok(frame) => {
-                    if let Err(error) = self.accept(&connection, frame) {
-                        break error;
+                    if let Err(error) = self.accept(&in_use.connection, frame) {
+                        return error;
                     }
                 }
-                Err(error) => break error,
+                Err(error) => return error,
             }
-        };
-        writing.abort();
-        self.shared.slot.send_if_modified(|slot| {
-            let ours = matches!(slot, Slot::Up(current) if Arc::ptr_eq(current, &connection));
-            if ours {
-                *slot = Slot::Down;
-            }
-            ours
-        });
-        // Dropping the senders tells every waiting call that its server has gone.
-        drop(lock(&connection.pending).take());
-        connection.credit.close();
-        error
+        }
     }
 
     fn accept(&self, connection: &Connection, frame: Frame) -> Result<(), LinkError> {
@@ -176,6 +182,12 @@ impl Caller {
             }
             kind => return Err(LinkError::Violation(format!("a server does not send {kind:?}"))),
         };
+        if frame.header.id >= self.shared.next_id.load(Ordering::Relaxed) {
+            return Err(LinkError::Violation(format!(
+                "an answer to call {}, which was never made",
+                frame.header.id
+            )));
+        }
         let waiting = lock(&connection.pending).as_mut().and_then(|pending| pending.remove(&frame.header.id));
         // Nobody waits for an answer that came after its deadline.
         if let Some(waiting) = waiting {
@@ -213,9 +225,26 @@ impl Caller {
             .map_err(|error| Error::new(Code::RPC, Origin::RPC, format!("{}: {error}", info.name)))?;
         drop(arguments);
         let deadline = (!info.deadline.is_zero()).then(|| Instant::now() + info.deadline);
-        let (body, files) = self.exchange(info, body, files, deadline).await?;
-        codec::decode(&body, files)
-            .map_err(|error| Error::new(Code::RPC, Origin::RPC, format!("{}: reply: {error}", info.name)))
+        let ((body, files), connection) = self.exchange(info, body, files, deadline).await?;
+        codec::decode(&body, files).map_err(|error| {
+            let reason = format!("{}: reply of the {} driver: {error}", info.name, self.shared.peer);
+            connection.break_off(reason.clone());
+            Error::new(Code::RPC, Origin::RPC, reason)
+        })
+    }
+
+    /// Makes a call whose arguments are encoded already; gives the reply as it came.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn call_encoded(
+        &self,
+        info: &'static CallInfo,
+        body: Vec<u8>,
+        files: Vec<OwnedFd>,
+    ) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+        let deadline = (!info.deadline.is_zero()).then(|| Instant::now() + info.deadline);
+        self.exchange(info, body, files, deadline).await.map(|(reply, _connection)| reply)
     }
 
     async fn exchange(
@@ -224,7 +253,7 @@ impl Caller {
         body: Vec<u8>,
         files: Vec<OwnedFd>,
         deadline: Option<Instant>,
-    ) -> Answered {
+    ) -> Result<(Body, Arc<Connection>), Error> {
         let attempts = self.attempts(info, body, files, deadline);
         let Some(deadline) = deadline else {
             return attempts.await;
@@ -250,7 +279,7 @@ impl Caller {
         body: Vec<u8>,
         files: Vec<OwnedFd>,
         deadline: Option<Instant>,
-    ) -> Answered {
+    ) -> Result<(Body, Arc<Connection>), Error> {
         let has_files = !files.is_empty();
         let mut files = Some(files);
         loop {
@@ -282,7 +311,7 @@ impl Caller {
                 && let Ok(answer) = receiver.await
             {
                 guard.armed = false;
-                return answer;
+                return answer.map(|body| (body, Arc::clone(&connection)));
             }
             guard.armed = false;
             if !info.repeatable || has_files {
@@ -336,6 +365,29 @@ impl Caller {
     }
 }
 
+/// A link in use; whatever ends its use, the socket is closed and the calls on it learn of that.
+struct InUse<'a> {
+    shared: &'a CallerShared,
+    writing: AbortHandle,
+    connection: Arc<Connection>,
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.writing.abort();
+        self.shared.slot.send_if_modified(|slot| {
+            let ours = matches!(slot, Slot::Up(current) if Arc::ptr_eq(current, &self.connection));
+            if ours {
+                *slot = Slot::Down;
+            }
+            ours
+        });
+        // Dropping the senders tells every waiting call that its server has gone.
+        drop(lock(&self.connection.pending).take());
+        self.connection.credit.close();
+    }
+}
+
 /// Tells the server when a caller loses interest.
 struct CancelGuard<'a> {
     connection: &'a Arc<Connection>,
@@ -365,6 +417,12 @@ pub struct EventSink {
 }
 
 impl EventSink {
+    /// Does this one lead to the same channel?
+    #[must_use]
+    pub fn same_channel(&self, other: &Self) -> bool {
+        self.outbox.same_channel(&other.outbox)
+    }
+
     /// Sends an event, or counts it as missed. `lagged` makes the event that tells how many were missed.
     /// Returns false when the subscriber has gone.
     pub fn send<E: Serialize>(&self, event: &E, lagged: impl FnOnce(u64) -> E) -> bool {
@@ -417,6 +475,24 @@ pub async fn serve<S: Serve>(socket: OwnedFd, server: Arc<S>) -> LinkError {
     match link::open(socket, REVISION).await {
         Ok((reader, writer)) => serve_link(reader, writer, server).await,
         Err(error) => error,
+    }
+}
+
+/// Serves a channel whose other end anybody may have: its first frame must come within that time, and larger bodies
+/// than that are not read.
+pub async fn serve_stranger<S: Serve>(
+    socket: OwnedFd,
+    server: Arc<S>,
+    within: Duration,
+    body_max_bytes: usize,
+) -> LinkError {
+    match tokio::time::timeout(within, link::open(socket, REVISION)).await {
+        Ok(Ok((mut reader, writer))) => {
+            reader.limit_bodies(body_max_bytes);
+            serve_link(reader, writer, server).await
+        }
+        Ok(Err(error)) => error,
+        Err(_elapsed) => LinkError::Violation(format!("no first frame came within {} s", within.as_secs())),
     }
 }
 
@@ -520,8 +596,12 @@ fn start<S: Serve>(
                 (Header { id: header.id, ..Header::new(Kind::Failure) }, body, Vec::new())
             }
         };
+        // The call is open until its answer has a place in the outbox: a caller that does not read can't pile up answers.
+        let place = outbox.reserve().await;
         lock(&still_open).remove(&header.id);
-        let _ = outbox.send(outgoing).await;
+        if let Ok(place) = place {
+            place.send(outgoing);
+        }
     });
     lock(open).insert(header.id, task.abort_handle());
     let _ = gate.send(());

@@ -131,6 +131,13 @@ pub enum Request {
         /// The socket's file name.
         socket: String,
     },
+    /// Make a listening unix socket in a helper's guest folder.
+    Listen {
+        /// The helper's key.
+        key: String,
+        /// The socket's file name.
+        socket: String,
+    },
     /// Open a terminal that a helper made (`/dev/pts/4`).
     Terminal {
         /// The helper's key.
@@ -191,6 +198,17 @@ pub enum ToDriver {
         /// Why.
         reason: String,
     },
+    /// A client of libvirt's protocol, for the gateway: its accepted connection.
+    Connection {
+        /// Its token, known already to the drivers that the gateway calls.
+        token: Token,
+        /// Who it is.
+        identity: Identity,
+        /// The connection.
+        socket: Descriptor,
+        /// A file in memory, in which the gateway's next process finds what this one left there.
+        state: Descriptor,
+    },
     /// From now on this token may be used.
     ClientUp {
         /// The token.
@@ -247,6 +265,8 @@ pub struct Welcome {
     pub set_aside: Vec<String>,
     /// Programs that the host's owner allows for each class of helper.
     pub programs: Vec<(String, PathBuf)>,
+    /// Clients whose tokens other drivers may use when they call.
+    pub clients: Vec<(Token, Identity)>,
     /// Faults to make, if the stack was opened for it.
     pub faults: Vec<FaultRule>,
 }
@@ -282,6 +302,11 @@ pub enum FromDriver {
         number: u64,
         /// What its objects are busy with, 64 at most.
         busy: Vec<Busy>,
+    },
+    /// A client's connection has ended, and so have its calls.
+    ClientGone {
+        /// Its token.
+        token: Token,
     },
     /// A request.
     Ask {

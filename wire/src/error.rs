@@ -41,6 +41,8 @@ numbers!(Code {
     XML_DETAIL = 35,
     /// The operating system refused; `int1` is the errno.
     SYSTEM_ERROR = 38,
+    /// A client that could not say who it is.
+    AUTH_FAILED = 45,
     /// A fault of the protocol.
     RPC = 39,
     /// No such domain.
@@ -80,6 +82,18 @@ numbers!(Origin {
     RPC = 7,
     /// The qemu driver.
     QEMU = 10,
+    /// Pools and volumes.
+    STORAGE = 18,
+    /// Devices of the host.
+    NODE_DEVICE = 22,
+    /// Interfaces of the host.
+    INTERFACE = 26,
+    /// Secrets.
+    SECRET = 30,
+    /// Network filters.
+    NETWORK_FILTER = 33,
+    /// Streams.
+    STREAMS = 38,
     /// The network driver.
     NETWORK = 19,
     /// What hypervisor drivers share, domain XML above all.

@@ -13,6 +13,7 @@ pub mod error;
 pub mod frame;
 #[cfg(feature = "link")]
 pub mod link;
+pub mod remote;
 pub mod table;
 pub mod types;
 pub mod xdr;

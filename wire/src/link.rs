@@ -7,9 +7,10 @@
 //! The only module of this crate with `unsafe`: a received descriptor becomes an owned one.
 #![expect(unsafe_code, reason = "descriptors received over a socket become owned ones in exactly one place")]
 
+use crate::codec::BODY_MAX_BYTES;
 use crate::frame::{FrameError, HEADER_BYTES, Header, Kind};
 use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, recv, recvmsg, sendmsg};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -35,6 +36,9 @@ pub enum LinkError {
     /// The other end closed it between two frames.
     #[error("closed by the other end")]
     Closed,
+    /// The other end closed it within a frame: it died while it wrote, perhaps.
+    #[error("closed in the middle of a frame")]
+    Truncated,
     /// The socket failed.
     #[error("socket failed: {0}")]
     Io(#[from] io::Error),
@@ -57,6 +61,14 @@ pub enum LinkError {
     },
 }
 
+impl LinkError {
+    /// Did the other end break the protocol? Else it has just gone.
+    #[must_use]
+    pub fn is_breach(&self) -> bool {
+        matches!(self, Self::Violation(_) | Self::Revision { .. })
+    }
+}
+
 impl From<FrameError> for LinkError {
     fn from(error: FrameError) -> Self {
         Self::Violation(error.to_string())
@@ -64,6 +76,10 @@ impl From<FrameError> for LinkError {
 }
 
 const READ_BYTES: usize = 16 << 10;
+/// Largest body of a first frame: a version.
+const HELLO_MAX_BYTES: usize = 256;
+/// Descriptors that the kernel passes with one message at most, whatever a frame may carry.
+const KERNEL_MAX: usize = 253;
 const OUR_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The half that reads frames.
@@ -73,6 +89,8 @@ pub struct LinkReader {
     buffer: Vec<u8>,
     begin: usize,
     descriptors: VecDeque<OwnedFd>,
+    /// Largest body that is read.
+    body_max: usize,
 }
 
 /// The half that writes frames.
@@ -94,6 +112,7 @@ pub fn split(socket: OwnedFd) -> io::Result<(LinkReader, LinkWriter)> {
         buffer: Vec::new(),
         begin: 0,
         descriptors: VecDeque::new(),
+        body_max: BODY_MAX_BYTES,
     };
     Ok((reader, LinkWriter { socket }))
 }
@@ -111,8 +130,15 @@ pub async fn open(socket: OwnedFd, revision: u64) -> Result<(LinkReader, LinkWri
 }
 
 impl LinkReader {
+    /// From now on a larger body ends the link before it is read.
+    pub fn limit_bodies(&mut self, bytes: usize) {
+        self.body_max = bytes.min(BODY_MAX_BYTES);
+    }
+
     async fn expect_hello(&mut self, revision: u64) -> Result<(), LinkError> {
+        self.limit_bodies(HELLO_MAX_BYTES);
         let frame = self.read().await?;
+        self.limit_bodies(BODY_MAX_BYTES);
         if frame.header.kind != Kind::Hello {
             return Err(LinkError::Violation("the first frame is no hello".to_owned()));
         }
@@ -135,23 +161,51 @@ impl LinkReader {
     /// # Errors
     /// See [`LinkError`]; after any error the link must be dropped.
     pub async fn read(&mut self) -> Result<Frame, LinkError> {
-        self.fill(HEADER_BYTES).await?;
         let mut bytes = [0; HEADER_BYTES];
-        bytes.copy_from_slice(&self.buffer[self.begin..self.begin + HEADER_BYTES]);
+        bytes.copy_from_slice(&self.buffered(HEADER_BYTES).await?[..HEADER_BYTES]);
         let header = Header::from_bytes(&bytes)?;
-        let length = header.body_bytes as usize;
-        self.fill(HEADER_BYTES + length).await?;
-        let body_begin = self.begin + HEADER_BYTES;
-        let body = self.buffer[body_begin..body_begin + length].to_vec();
-        self.begin = body_begin + length;
-        let count = usize::from(header.descriptors);
-        if self.descriptors.len() < count {
+        if header.body_bytes as usize > self.body_max {
             return Err(LinkError::Violation(format!(
-                "frame announces {count} descriptors, {} came",
+                "frame announces {} bytes, at most {} are allowed here",
+                header.body_bytes, self.body_max
+            )));
+        }
+        let length = HEADER_BYTES + header.body_bytes as usize;
+        let body = self.buffered(length).await?[HEADER_BYTES..length].to_vec();
+        let descriptors = self.consume(length, usize::from(header.descriptors))?;
+        Ok(Frame { header, body, descriptors })
+    }
+
+    /// Waits until something is buffered or can be read.
+    pub(crate) async fn ready(&self) -> Result<(), LinkError> {
+        if self.buffer.len() > self.begin {
+            return Ok(());
+        }
+        // What the runtime believes of a socket is only found wrong by trying.
+        let look = || {
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            recv(self.socket.as_raw_fd(), &mut [0], flags).map_err(io::Error::from)
+        };
+        self.socket.async_io(Interest::READABLE, look).await?;
+        Ok(())
+    }
+
+    /// At least so many bytes that came and were not consumed. Safe to drop half-way.
+    pub(crate) async fn buffered(&mut self, wanted: usize) -> Result<&[u8], LinkError> {
+        self.fill(wanted).await?;
+        Ok(self.buffer.get(self.begin..).unwrap_or_default())
+    }
+
+    /// Drops buffered bytes, and gives the descriptors that came with them.
+    pub(crate) fn consume(&mut self, bytes: usize, descriptors: usize) -> Result<Vec<OwnedFd>, LinkError> {
+        self.begin = (self.begin + bytes).min(self.buffer.len());
+        if self.descriptors.len() < descriptors {
+            return Err(LinkError::Violation(format!(
+                "frame announces {descriptors} descriptors, {} came",
                 self.descriptors.len()
             )));
         }
-        let descriptors = self.descriptors.drain(..count).collect();
+        let taken = self.descriptors.drain(..descriptors).collect();
         if self.begin == self.buffer.len() {
             self.buffer.clear();
             self.begin = 0;
@@ -161,7 +215,7 @@ impl LinkReader {
                 return Err(LinkError::Violation("descriptors came that no frame announced".to_owned()));
             }
         }
-        Ok(Frame { header, body, descriptors })
+        Ok(taken)
     }
 
     /// Reads until `wanted` bytes are buffered. Memory grows with what arrives, not with what is announced.
@@ -197,7 +251,7 @@ impl LinkReader {
                 if self.buffer.is_empty() {
                     return Err(LinkError::Closed);
                 }
-                return Err(LinkError::Violation("closed in the middle of a frame".to_owned()));
+                return Err(LinkError::Truncated);
             }
         }
         Ok(())
@@ -218,13 +272,30 @@ impl LinkWriter {
         let mut header = header;
         header.body_bytes = u32::try_from(body.len())
             .ok()
-            .filter(|bytes| *bytes as usize <= crate::codec::BODY_MAX_BYTES)
+            .filter(|bytes| *bytes as usize <= BODY_MAX_BYTES)
             .ok_or_else(|| LinkError::Violation(format!("a body of {} bytes can't be sent", body.len())))?;
         header.descriptors = u8::try_from(descriptors.len())
             .ok()
             .filter(|count| usize::from(*count) <= crate::descriptor::DESCRIPTORS_MAX)
             .ok_or_else(|| LinkError::Violation("too many descriptors to send".to_owned()))?;
-        let head = header.to_bytes();
+        self.write_parts(&header.to_bytes(), body, descriptors).await
+    }
+
+    /// Writes bytes whole, with descriptors beside the first of them.
+    pub(crate) async fn write_bytes(
+        &mut self,
+        bytes: &[u8],
+        descriptors: &[OwnedFd],
+    ) -> Result<(), LinkError> {
+        self.write_parts(bytes, &[], descriptors).await
+    }
+
+    async fn write_parts(
+        &mut self,
+        head: &[u8],
+        body: &[u8],
+        descriptors: &[OwnedFd],
+    ) -> Result<(), LinkError> {
         let total = head.len() + body.len();
         let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let mut sent = 0;
@@ -260,23 +331,44 @@ fn send(socket: RawFd, first: &[u8], second: &[u8], files: &[RawFd]) -> io::Resu
 }
 
 fn receive(socket: RawFd, target: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut control = cmsg_space!([RawFd; 2 * crate::descriptor::DESCRIPTORS_MAX]);
+    let mut control = vec![0; cmsg_space!([RawFd; KERNEL_MAX]).capacity()];
     let mut slices = [IoSliceMut::new(target)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<()>(socket, &mut slices, Some(&mut control), flags)?;
-    let mut files = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(received) = control {
-            for file in received {
-                // SAFETY: the kernel has just put this descriptor into our table for us, and nobody else knows it.
-                files.push(unsafe { OwnedFd::from_raw_fd(file) });
-            }
-        }
-    }
-    if message.flags.contains(MsgFlags::MSG_CTRUNC) {
+    let (bytes, flags) = (message.bytes, message.flags);
+    // Read by hand: of a message that was cut short, for want of room in our table of descriptors, say, nix shows
+    // nothing, and what did come would stay open for ever.
+    let files = rights(&control)
+        .into_iter()
+        // SAFETY: the kernel has just put this descriptor into our table for us, and nobody else knows it.
+        .map(|file| unsafe { OwnedFd::from_raw_fd(file) })
+        .collect();
+    if flags.contains(MsgFlags::MSG_CTRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "more descriptors came than fit"));
     }
-    Ok((message.bytes, files))
+    Ok((bytes, files))
+}
+
+/// The descriptors in a buffer of control messages, which was zero before the kernel wrote into it: each a length with
+/// its header, a level, a type and the data, then padding.
+fn rights(control: &[u8]) -> Vec<RawFd> {
+    const WORD: usize = size_of::<usize>();
+    const HEADER: usize = (WORD + 8).next_multiple_of(WORD);
+    let number = |bytes: &[u8]| bytes.try_into().map(i32::from_ne_bytes).unwrap_or_default();
+    let mut found = Vec::new();
+    let mut rest = control;
+    while let Some((length, kind)) = rest.split_first_chunk::<WORD>() {
+        let length = usize::from_ne_bytes(*length);
+        let (Some(data), Some(level), Some(kind)) = (rest.get(HEADER..length), kind.get(..4), kind.get(4..8))
+        else {
+            break;
+        };
+        if (number(level), number(kind)) == (nix::libc::SOL_SOCKET, nix::libc::SCM_RIGHTS) {
+            found.extend(data.chunks_exact(4).map(number));
+        }
+        rest = rest.get(length.next_multiple_of(WORD)..).unwrap_or_default();
+    }
+    found
 }
 
 #[cfg(test)]
@@ -346,5 +438,43 @@ mod tests {
         let (file, _other) = pair();
         let smuggled = Header::new(Kind::Call).to_bytes();
         assert!(refused(&smuggled, &[file.as_raw_fd()]).await.contains("no frame announced"));
+    }
+
+    #[tokio::test]
+    async fn a_first_frame_is_small() {
+        let (one, other) = pair();
+        let long = Header { body_bytes: 257, id: 1, ..Header::new(Kind::Hello) }.to_bytes();
+        send(other.as_raw_fd(), &long, &[], &[]).unwrap();
+        let refused = open(one, 1).await.unwrap_err().to_string();
+        assert!(refused.contains("at most 256"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn descriptors_of_a_refused_frame_are_closed() {
+        for count in [1, 65, 129, KERNEL_MAX] {
+            let (file, witness) = pair();
+            let raw = vec![file.as_raw_fd(); count];
+            refused(&Header::new(Kind::Call).to_bytes(), &raw).await;
+            drop(file);
+            // The end of the stream is there when the last copy of its other side has been closed.
+            let mut witness = std::os::unix::net::UnixStream::from(witness);
+            witness.set_nonblocking(true).unwrap();
+            assert_eq!(io::Read::read(&mut witness, &mut [0]).unwrap(), 0, "{count}");
+        }
+    }
+
+    #[test]
+    fn control_messages_of_any_bytes_are_read() {
+        assert!(rights(&[0; 64]).is_empty());
+        assert!(rights(&[0xff; 64]).is_empty());
+        assert!(rights(&[1, 0, 0, 0, 0, 0, 0, 0, 1]).is_empty());
+        let mut control = Vec::new();
+        control.extend(24usize.to_ne_bytes());
+        control.extend(nix::libc::SOL_SOCKET.to_ne_bytes());
+        control.extend(nix::libc::SCM_RIGHTS.to_ne_bytes());
+        control.extend(7i32.to_ne_bytes());
+        control.extend(8i32.to_ne_bytes());
+        control.extend([0; 8]);
+        assert_eq!(rights(&control), [7, 8]);
     }
 }

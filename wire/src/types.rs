@@ -149,6 +149,19 @@ pub struct DomainList {
     pub count: u32,
 }
 
+/// A domain at a glance, for those who keep a picture of all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainOverview {
+    /// Who.
+    pub domain: DomainRef,
+    /// The state, as `virDomainState`.
+    pub state: i32,
+    /// The reason for it.
+    pub reason: i32,
+    /// Does its definition outlive its run?
+    pub persistent: i32,
+}
+
 /// Something that happened to a domain, numbered as libvirt's lifecycle events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DomainEvent {
@@ -178,6 +191,115 @@ pub enum DomainEvent {
         /// How many.
         missed: u64,
     },
+}
+
+/// Bytes of which only their number is known beforehand: a map of CPUs, a piece of memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ByteString(pub Vec<u8>);
+
+impl Serialize for ByteString {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteString {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl serde::de::Visitor<'_> for Bytes {
+            type Value = ByteString;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("bytes")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<ByteString, E> {
+                Ok(ByteString(bytes.to_vec()))
+            }
+
+            fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<ByteString, E> {
+                Ok(ByteString(bytes))
+            }
+        }
+        deserializer.deserialize_byte_buf(Bytes)
+    }
+}
+
+/// The host's processors and memory (`virNodeInfo`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// The architecture, with zeros behind it.
+    pub model: [i8; 32],
+    /// Memory, in KiB.
+    pub memory_kib: u64,
+    /// Processors that are online.
+    pub cpus: i32,
+    /// Their speed.
+    pub mhz: i32,
+    /// NUMA nodes.
+    pub nodes: i32,
+    /// Sockets of a node.
+    pub sockets: i32,
+    /// Cores of a socket.
+    pub cores: i32,
+    /// Threads of a core.
+    pub threads: i32,
+}
+
+/// A number with its name, of the host's statistics.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatistic {
+    /// Its name (`user`).
+    pub field: String,
+    /// The number.
+    pub value: u64,
+}
+
+/// The host's statistics, or, if none were asked for, how many there are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatistics {
+    /// They.
+    pub parameters: Vec<NodeStatistic>,
+    /// How many there are, if they were not asked for.
+    pub count: i32,
+}
+
+/// Which of the host's processors are there and online.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuMap {
+    /// A bit for each, if wanted.
+    pub map: ByteString,
+    /// How many are online.
+    pub online: u32,
+    /// How many there are.
+    pub present: i32,
+}
+
+/// A security label; text as libvirt has it here, a character each and the zero at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecurityLabel {
+    /// The label.
+    pub label: Vec<i8>,
+    /// Is it enforced?
+    pub enforcing: i32,
+}
+
+/// A domain's security labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecurityLabels {
+    /// They.
+    pub labels: Vec<SecurityLabel>,
+    /// How many.
+    pub count: i32,
+}
+
+/// The host's security model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecurityModel {
+    /// Its name.
+    pub model: Vec<i8>,
+    /// Its domain of interpretation.
+    pub interpretation: Vec<i8>,
 }
 
 /// An answer with an open file in it: a picture.

@@ -201,7 +201,7 @@ async fn a_caller_that_takes_more_than_its_credit_loses_the_channel() {
         writer.write(call_header(&WAIT, id), &[], &[]).await.unwrap();
     }
     let end = serving.await.unwrap().to_string();
-    assert!(end.contains("more than 32 calls"), "{end}");
+    assert!(end.contains(&format!("more than {CREDIT} calls")), "{end}");
     running(&server, 0).await;
 }
 
@@ -231,30 +231,17 @@ async fn an_answer_that_nobody_awaits_is_ignored() {
     tokio::spawn(async move { run.run(ours, WRITER).await });
     let (mut reader, mut writer) = by_hand(theirs).await;
     let reply = |id| Header { id, ..Header::new(Kind::Reply) };
-    writer.write(reply(12345), b"nonsense", &[]).await.unwrap();
+    let gone = caller.clone();
+    let gone = tokio::spawn(async move { gone.call::<_, u32>(&ECHO, 6u32).await });
+    let late = reader.read().await.unwrap().header.id;
+    gone.abort();
+    assert_eq!(reader.read().await.unwrap().header.kind, Kind::Cancel);
+    writer.write(reply(late), b"nonsense", &[]).await.unwrap();
     let call = tokio::spawn(async move { caller.call::<_, u32>(&ECHO, 7u32).await });
     let asked = reader.read().await.unwrap();
     assert!(asked.header.time_left_ms > 0 && asked.header.trace > 0);
     writer.write(reply(asked.header.id), &asked.body, &[]).await.unwrap();
     assert_eq!(call.await.unwrap().unwrap(), 7);
-}
-
-#[tokio::test]
-async fn a_server_that_answers_nonsense_fails_that_call_or_loses_the_channel() {
-    let (ours, theirs) = pair();
-    let caller = Caller::new(Driver::Qemu);
-    let run = caller.clone();
-    let ended = tokio::spawn(async move { run.run(ours, WRITER).await });
-    let (mut reader, mut writer) = by_hand(theirs).await;
-    let first = caller.clone();
-    let call = tokio::spawn(async move { first.call::<_, u32>(&ECHO, 7u32).await });
-    let id = reader.read().await.unwrap().header.id;
-    let header = |kind| Header { id, ..Header::new(kind) };
-    writer.write(header(Kind::Reply), b"xyz", &[]).await.unwrap();
-    let error = call.await.unwrap().unwrap_err();
-    assert!(error.code == Code::RPC && error.message.contains("echo: reply"), "{error}");
-    writer.write(header(Kind::Failure), b"xyz", &[]).await.unwrap();
-    assert!(matches!(ended.await.unwrap(), LinkError::Violation(_)));
 }
 
 #[tokio::test]
@@ -404,4 +391,69 @@ async fn a_token_allows_what_it_allows_and_the_channel_goes_on() {
         answers.insert(name, caller.with_token(token).call::<_, u32>(&ECHO, 1u32).await.is_ok());
     }
     assert_eq!(answers, BTreeMap::from([("writer", true), ("nobody", false), ("wrong", false)]));
+}
+
+#[tokio::test]
+async fn a_link_whose_owner_is_dropped_is_closed_though_the_caller_lives() {
+    let (ours, theirs) = pair();
+    let caller = Caller::new(Driver::Qemu);
+    let serving = tokio::spawn(serve(theirs, Arc::new(Server::default())));
+    let run = caller.clone();
+    let running = tokio::spawn(async move { run.run(ours, WRITER).await });
+    assert_eq!(caller.call::<_, u32>(&ECHO, 1u32).await.unwrap(), 1);
+    running.abort();
+    let ended = tokio::time::timeout(Duration::from_secs(10), serving).await;
+    assert!(matches!(ended.unwrap().unwrap(), LinkError::Closed));
+}
+
+/// A server of the tests' own making, which says what no server says.
+async fn nonsense(answer: impl FnOnce(u64) -> (Header, Vec<u8>)) -> (Result<u32, Error>, LinkError) {
+    let (ours, theirs) = pair();
+    let caller = Caller::new(Driver::Qemu);
+    let run = caller.clone();
+    let running = tokio::spawn(async move { run.run(ours, WRITER).await });
+    let (mut reader, mut writer) = link::open(theirs, REVISION).await.unwrap();
+    let asking = tokio::spawn(async move { caller.call::<_, u32>(&ECHO, 1u32).await });
+    let call = reader.read().await.unwrap();
+    let (header, body) = answer(call.header.id);
+    writer.write(header, &body, &[]).await.unwrap();
+    let ended = running.await.unwrap();
+    (asking.await.unwrap(), ended)
+}
+
+#[tokio::test]
+async fn a_server_that_answers_nonsense_loses_its_channel() {
+    let reply = |id| Header { id, ..Header::new(Kind::Reply) };
+    let (answer, ended) = nonsense(|id| (reply(id), b"no number".to_vec())).await;
+    assert!(answer.unwrap_err().message.contains("reply of the qemu driver"));
+    assert!(matches!(&ended, LinkError::Violation(why) if why.contains("too many")), "{ended}");
+    let (answer, ended) = nonsense(|id| (reply(id + 1), vec![0; 4])).await;
+    assert!(answer.unwrap_err().message.contains("ended while it served"));
+    assert!(matches!(&ended, LinkError::Violation(why) if why.contains("never made")), "{ended}");
+    let failure = |id| (Header { id, ..Header::new(Kind::Failure) }, b"no error".to_vec());
+    assert!(matches!(nonsense(failure).await.1, LinkError::Violation(_)));
+    let call = |id| (Header { id, ..Header::new(Kind::Call) }, Vec::new());
+    assert!(matches!(nonsense(call).await.1, LinkError::Violation(_)));
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_do_not_pile_up() {
+    let (ours, theirs) = pair();
+    let server = Arc::new(Server::default());
+    let serving = tokio::spawn(serve(theirs, Arc::clone(&server)));
+    let (_reader, mut writer) = link::open(ours, REVISION).await.unwrap();
+    let (body, _) = codec::encode(&1u32).unwrap();
+    // The socket's buffer holds some answers and the outbox a few; then each call stays open until the credit is used up.
+    let mut sent = 0u64;
+    loop {
+        let header = Header { id: sent, operation: ECHO.operation, token: WRITER, ..Header::new(Kind::Call) };
+        if writer.write(header, &body, &[]).await.is_err() {
+            break;
+        }
+        sent += 1;
+        assert!(sent < 1_000_000, "calls are taken though no answer is read");
+        tokio::task::yield_now().await;
+    }
+    let ended = serving.await.unwrap();
+    assert!(matches!(&ended, LinkError::Violation(why) if why.contains("open at once")), "{ended}");
 }

@@ -37,18 +37,28 @@ fn primitives(types: &Value, field: &Value, found: &mut Vec<String>) {
     }
     let simple = match name {
         "string" => Some("string"),
+        "opaque" if field["array"] == "variable" => Some("bytes"),
         "opaque" => Some("opaque"),
+        "char" => Some("i8"),
+        "double" => Some("f64"),
         "int" => Some("i32"),
         "unsigned int" => Some("u32"),
         "hyper" => Some("i64"),
         "unsigned hyper" => Some("u64"),
         "unsigned char" => Some("u8"),
-        "char" => Some("i8"),
         "unsigned short" => Some("u16"),
         _ => None,
     };
-    if !matches!(simple, Some("string" | "opaque")) && field["array"] == "variable" {
+    if !matches!(simple, Some("bytes" | "string")) && field["array"] == "variable" {
         found.push("list".to_owned());
+    }
+    let repeated = if simple != Some("opaque") && field["array"] == "fixed" {
+        field["len"].as_u64().unwrap()
+    } else {
+        1
+    };
+    for _ in 1..repeated {
+        found.push(simple.unwrap().to_owned());
     }
     match simple {
         Some(simple) => found.push(simple.to_owned()),
@@ -64,12 +74,12 @@ fn layout(types: &Value, name: &str, found: &mut Vec<String>) {
                 primitives(types, field, found);
             }
         }
-        Some("typedef") => primitives(types, definition, found),
         // The sample of a union is its first case.
         Some("union") => {
             found.push("enum".to_owned());
             primitives(types, &definition["cases"][0]["field"], found);
         }
+        Some("typedef") => primitives(types, definition, found),
         other => panic!("{name} is {other:?}"),
     }
 }

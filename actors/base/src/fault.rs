@@ -1,6 +1,7 @@
 //! Named points in the code at which a fault can be made to happen, in the release build too.
 //!
-//! Off, a point costs one relaxed load. Only a stack that was opened with faults arms any.
+//! Off, a point costs one relaxed load. Only a stack that was opened with faults arms any; its drivers' logs then tell of each
+//! point that is reached. What each point means stands in [`crate::points`].
 
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +45,7 @@ pub fn point(subject: &str, moment: &str) {
 
 #[cold]
 fn reached(subject: &str, moment: &str) {
+    tracing::info!("fault point {subject}.{moment}");
     let mut rules = RULES.lock().unwrap_or_else(PoisonError::into_inner);
     let fires = rules.iter_mut().find_map(|(rule, hits)| {
         let named = rule.point.split_once('.') == Some((subject, moment));

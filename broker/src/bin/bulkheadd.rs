@@ -3,7 +3,7 @@
 //! `bulkheadd --system|--session [--libexec DIR]`. Drivers leave with it; guests live on, and the next one finds them.
 
 use bulkhead_broker::manifest::{Intensity, MANIFESTS};
-use bulkhead_broker::{Config, Handle, Mode, root};
+use bulkhead_broker::{Config, Handle, Mode, Sockets, root};
 use bulkhead_wire::control::Layout;
 use bulkhead_wire::table::Driver;
 use sd_notify::NotifyState;
@@ -29,39 +29,52 @@ fn serve() -> Result<(), String> {
     tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).with_target(false).init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    // Without sockets there is nobody for the gateway to serve.
+    let served = |driver: &Driver| config.sockets.is_some() || *driver != Driver::Gateway;
+    let drivers = MANIFESTS.iter().map(|manifest| manifest.driver).filter(served).collect();
     let (stack, _ended) = bulkhead_broker::open(config, layout).map_err(|error| error.to_string())?;
-    runtime.block_on(supervise(stack))
+    runtime.block_on(supervise(stack, drivers))
 }
 
 fn arguments() -> Result<(Config, Layout), String> {
-    let usage = "usage: bulkheadd --system|--session [--libexec DIR]";
-    let (mut mode, mut libexec) = (None, None);
+    let usage = "usage: bulkheadd --system|--session [--libexec DIR] [--sockets DIR] [--group GID]";
+    let (mut mode, mut libexec, mut folder, mut group) = (None, None, None, None);
     let mut arguments = std::env::args_os().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--system") => mode = Some(Mode::System),
             Some("--session") => mode = Some(Mode::Session),
             Some("--libexec") => libexec = Some(PathBuf::from(arguments.next().ok_or(usage)?)),
+            Some("--sockets") => folder = Some(PathBuf::from(arguments.next().ok_or(usage)?)),
+            Some("--group") => group = Some(number(arguments.next()).ok_or(usage)?),
             _ => return Err(usage.to_owned()),
         }
     }
-    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).ok_or(format!("{name} is not set"));
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).ok_or(format!("{name} is not set"));
     let mode = mode.ok_or(usage)?;
     let layout = match mode {
         Mode::System => root::system_layout(),
-        _ => root::session_layout(&folder("HOME")?, &folder("XDG_RUNTIME_DIR")?),
+        _ => root::session_layout(&variable("HOME")?, &variable("XDG_RUNTIME_DIR")?),
     };
+    // A user's clients look here by themselves; the host's only where they are told to, since libvirt may be there.
+    let folder =
+        folder.or_else(|| Some(layout.run.parent()?.join("libvirt")).filter(|_| mode == Mode::Session));
+    let sockets = folder.map(|folder| Sockets { folder, group });
     let beside = || std::env::current_exe().ok().and_then(|program| program.parent().map(PathBuf::from));
     let libexec = libexec.or_else(beside).ok_or(usage)?;
     let root = layout.run.clone();
-    Ok((Config { mode, root, libexec, intensity: Intensity::default(), faults: Vec::new() }, layout))
+    let config = Config { mode, root, libexec, intensity: Intensity::default(), sockets, faults: Vec::new() };
+    Ok((config, layout))
 }
 
-async fn supervise(stack: Handle) -> Result<(), String> {
+fn number(text: Option<std::ffi::OsString>) -> Option<u32> {
+    text?.to_str()?.parse().ok()
+}
+
+async fn supervise(stack: Handle, drivers: Vec<Driver>) -> Result<(), String> {
     let text = |error: bulkhead_wire::error::Error| error.to_string();
-    let drivers: Vec<Driver> = MANIFESTS.iter().map(|manifest| manifest.driver).collect();
     stack.want(&drivers).await.map_err(text)?;
-    ready(&stack).await.map_err(text)?;
+    ready(&stack, &drivers).await.map_err(text)?;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let failed = |error: std::io::Error| format!("signals: {error}");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -92,12 +105,14 @@ async fn pause(every: Option<Duration>) {
     }
 }
 
-/// Waits until each driver serves or is out of service.
-async fn ready(stack: &Handle) -> Result<(), bulkhead_wire::error::Error> {
+/// Waits until each of the drivers serves or is out of service.
+async fn ready(stack: &Handle, drivers: &[Driver]) -> Result<(), bulkhead_wire::error::Error> {
     let mut changes = stack.clone();
     loop {
         let status = stack.status().await?;
-        if status.drivers.iter().all(|driver| matches!(driver.state.as_str(), "ready" | "held")) {
+        let settled = |state: &str| matches!(state, "ready" | "held");
+        let wanted = |name: &str| drivers.iter().any(|driver| driver.name() == name);
+        if status.drivers.iter().all(|driver| settled(&driver.state) || !wanted(&driver.name)) {
             return Ok(());
         }
         changes.driver_changed().await?;

@@ -6,7 +6,7 @@
 )]
 
 use bulkhead_actors::driver::{DriverLogic, Leave, Start, driver_main};
-use bulkhead_broker::manifest::Intensity;
+use bulkhead_broker::manifest::{Intensity, MANIFESTS};
 use bulkhead_broker::root::{Mode, embed_layout};
 use bulkhead_broker::{Config, Handle, open};
 use bulkhead_wire::descriptor::Descriptor;
@@ -71,14 +71,11 @@ fn ip(arguments: &str) -> String {
 fn as_user(user: u32) {
     let folder = TemporaryFolder::new(user);
     let own = std::env::current_exe().unwrap();
-    // The log driver and the trampoline must be there; nothing here starts them.
-    for (program, file) in [
-        ("bulkhead-network", Path::new(env!("CARGO_BIN_EXE_bulkhead-network"))),
-        ("bulkhead-qemu", &own),
-        ("bulkhead-log", &own),
-        ("bulkhead-launch", &own),
-        ("test", &own),
-    ] {
+    // The other drivers and the trampoline must be there; nothing here starts them.
+    let programs = MANIFESTS.iter().map(|manifest| manifest.program);
+    for program in programs.chain(["bulkhead-launch", "test"]) {
+        let real = Path::new(env!("CARGO_BIN_EXE_bulkhead-network"));
+        let file = if program == "bulkhead-network" { real } else { &own };
         fs::copy(file, folder.0.join(program)).unwrap();
     }
     let output = Command::new(folder.0.join("test"))
@@ -133,6 +130,7 @@ impl Drop for TemporaryFolder {
 async fn stack(folder: &Path) {
     let root = folder.join("root");
     let config = Config {
+        sockets: None,
         mode: Mode::Embed,
         root: root.clone(),
         libexec: folder.to_owned(),
@@ -143,10 +141,12 @@ async fn stack(folder: &Path) {
     let answers = root.join("run/qemu/answers");
     fs::create_dir_all(answers.with_file_name("")).unwrap();
     nix::unistd::mkfifo(&answers, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let answers = tokio::task::spawn_blocking(|| fs::read_to_string(answers));
+    // A thread that nobody waits for: where no answer comes, the test ends without it.
+    let (read, answered) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || read.send(fs::read_to_string(answers)));
     let (mut handle, _ended) = open(config, embed_layout(&root)).unwrap();
     handle.want(&[Driver::Network, Driver::Qemu]).await.unwrap();
-    let answers = answers.await.unwrap().unwrap();
+    let answers = answered.await.unwrap().unwrap();
     let network = status(&handle, Driver::Network).await;
     assert!(network.confinement.contains(&"seccomp: listed calls only".to_owned()), "{network:?}");
     if nix::unistd::geteuid().is_root() {

@@ -7,22 +7,30 @@ mod hardware;
 mod host;
 mod metadata;
 mod observed;
+mod plain;
 mod processors;
 mod sizes;
 mod stats;
 mod tunables;
 
 use crate::args::{self, Paths, Rendering};
+use crate::documents;
 use crate::domain::Purpose;
 use crate::driver::Qemu;
+use crate::guest::tpm::StateOf;
 use crate::guest::view::View;
 use crate::guest::{Guest, GuestHandle, SAVE_FLAGS, not_running};
+use crate::node;
 use bulkhead_actors::job::Progress;
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::CallContext;
 use bulkhead_wire::table::domain::{self, Server};
-use bulkhead_wire::types::{DomainInfo, DomainList, DomainRef, DomainState, JobInfo, State, Stream};
+use bulkhead_wire::types::{
+    CpuMap, DomainInfo, DomainList, DomainOverview, DomainRef, DomainState, JobInfo, NodeInfo,
+    NodeStatistics, SecurityLabel, SecurityLabels, SecurityModel, State, Stream,
+};
+use bulkhead_xml::Element;
 use std::sync::Arc;
 
 /// Show secrets (`VIR_DOMAIN_XML_SECURE`).
@@ -34,6 +42,10 @@ const XML_FLAGS: u32 = 0xf;
 
 /// Remove a stored state with the definition (`VIR_DOMAIN_UNDEFINE_MANAGED_SAVE`).
 const UNDEFINE_MANAGED_SAVE: u32 = 1;
+/// Remove the state of its TPM (`VIR_DOMAIN_UNDEFINE_TPM`).
+const UNDEFINE_TPM: u32 = 32;
+/// Keep the state of its TPM (`VIR_DOMAIN_UNDEFINE_KEEP_TPM`).
+const UNDEFINE_KEEP_TPM: u32 = 64;
 
 /// `virDomainJobType`: lasting work whose length is known.
 const JOB_BOUNDED: i32 = 1;
@@ -146,6 +158,17 @@ impl Qemu {
     }
 }
 
+/// Methods of the server whose answer is an expression.
+macro_rules! answers {
+    ($($name:ident($this:ident, $call:ident, $arguments:ident) -> $reply:ty $answer:block)*) => {
+        $(async fn $name(&$this, $call: CallContext, $arguments: domain::$name::Arguments) -> Result<$reply, Error> {
+            // Not every answer depends on all of it.
+            let _ = (&$call, &$arguments);
+            $answer
+        })*
+    };
+}
+
 impl Server for Qemu {
     async fn connect_get_version(
         &self,
@@ -167,6 +190,32 @@ impl Server for Qemu {
         let name = nix::unistd::gethostname()
             .map_err(|errno| Error::system(Origin::QEMU, "The host's name", &errno.into()))?;
         Ok(name.to_string_lossy().into_owned())
+    }
+
+    async fn connect_get_capabilities(
+        &self,
+        _call: CallContext,
+        _arguments: domain::connect_get_capabilities::Arguments,
+    ) -> Result<String, Error> {
+        documents::capabilities(&self.environment).await
+    }
+
+    async fn connect_get_domain_capabilities(
+        &self,
+        call: CallContext,
+        arguments: domain::connect_get_domain_capabilities::Arguments,
+    ) -> Result<String, Error> {
+        // 1 leaves out features that QEMU will drop; none are named here.
+        unsupported_flags(&call, arguments.flags, 1)?;
+        let domain::connect_get_domain_capabilities::Arguments {
+            emulator,
+            arch,
+            machine,
+            accelerator,
+            flags: _,
+        } = arguments;
+        let wanted = documents::Wanted { emulator, arch, machine, accelerator };
+        documents::domain_capabilities(&self.environment, wanted).await
     }
 
     async fn domain_define_xml_flags(
@@ -197,11 +246,20 @@ impl Server for Qemu {
     ) -> Result<(), Error> {
         // Flags that say what else to remove (NVRAM, snapshots): there is none of it yet.
         unsupported_flags(&call, arguments.flags, 0x7f)?;
+        let tpm = match (arguments.flags & UNDEFINE_TPM != 0, arguments.flags & UNDEFINE_KEEP_TPM != 0) {
+            (false, false) => StateOf::Xml,
+            (true, false) => StateOf::Removed,
+            (false, true) => StateOf::Kept,
+            (true, true) => {
+                let message = "undefining can remove a TPM's state or keep it; choose one of the two flags";
+                return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
+            }
+        };
         let with_state = arguments.flags & UNDEFINE_MANAGED_SAVE != 0;
         let guest = self.guest(&arguments.domain)?;
         guest
             .object
-            .run("domain_undefine", move |guest: &mut Guest| Box::pin(guest.undefine(with_state)))
+            .run("domain_undefine", move |guest: &mut Guest| Box::pin(guest.undefine(with_state, tpm)))
             .await??;
         self.environment.forget(arguments.domain.uuid);
         Ok(())
@@ -325,9 +383,7 @@ impl Server for Qemu {
         let definition = match (&view.persistent, &view.live) {
             (Some(definition), None) => Arc::clone(definition),
             (Some(definition), Some(_)) if inactive => Arc::clone(definition),
-            (_, Some(live)) => {
-                Arc::new(crate::domain::Definition { root: bulkhead_xml::Element::clone(&live.root) })
-            }
+            (_, Some(live)) => Arc::new(crate::domain::Definition { root: Element::clone(&live.root) }),
             (None, None) => return Err(not_found(&format!("uuid '{}'", view.uuid))),
         };
         Ok(definition.to_xml(secure))
@@ -439,6 +495,7 @@ impl Server for Qemu {
             return Err(not_running(&guest.view.get().name));
         }
         // Before its turn comes: whatever waits for this QEMU ends with it.
+        guest.give_up_start();
         let _ = self.environment.stack.kill_helper(&guest.key()).await;
         guest.object.run("domain_destroy", |guest: &mut Guest| Box::pin(guest.destroyed())).await?
     }
@@ -566,6 +623,51 @@ impl Server for Qemu {
         Ok(command.to_shell())
     }
 
+    answers! {
+        connect_get_type(self, call, arguments) -> String { Ok("QEMU".to_owned()) }
+        connect_get_lib_version(self, call, arguments) -> u64 { Ok(plain::API_VERSION) }
+        connect_is_secure(self, call, arguments) -> i32 { Ok(1) }
+        connect_get_max_vcpus(self, call, arguments) -> i32 { Ok(plain::VCPUS_MAX) }
+        connect_num_of_domains(self, call, arguments) -> i32 { Ok(plain::count(&self.running())) }
+        connect_list_domains(self, call, arguments) -> Vec<i32> { plain::first(self.running(), arguments.count_max) }
+        connect_num_of_defined_domains(self, call, arguments) -> i32 { Ok(plain::count(&self.resting())) }
+        connect_list_defined_domains(self, call, arguments) -> Vec<String> { plain::first(self.resting(), arguments.count_max) }
+        node_get_info(self, call, arguments) -> NodeInfo { Ok(node::info(&self.environment.host.arch)) }
+        node_get_free_memory(self, call, arguments) -> u64 { Ok(node::free_memory()) }
+        node_get_cells_free_memory(self, call, arguments) -> Vec<u64> { node::cells_free_memory(arguments.first, arguments.count_max) }
+        node_get_cpu_stats(self, call, arguments) -> NodeStatistics { unsupported_flags(&call, arguments.flags, 0)?; node::cpu_statistics(arguments.cpu, arguments.count) }
+        node_get_memory_stats(self, call, arguments) -> NodeStatistics { unsupported_flags(&call, arguments.flags, 0)?; node::memory_statistics(arguments.node, arguments.count) }
+        node_get_cpu_map(self, call, arguments) -> CpuMap { unsupported_flags(&call, arguments.flags, 0)?; Ok(node::cpu_map(arguments.need_map != 0)) }
+        node_get_security_model(self, call, arguments) -> SecurityModel { Ok(plain::security_model()) }
+        domain_create(self, call, arguments) -> () { let arguments = domain::domain_create_with_flags::Arguments { domain: arguments.domain, flags: 0 }; self.domain_create_with_flags(call, arguments).await.map(drop) }
+        domain_define_xml(self, call, arguments) -> DomainRef { let arguments = domain::domain_define_xml_flags::Arguments { xml: arguments.xml, flags: 0 }; self.domain_define_xml_flags(call, arguments).await }
+        domain_destroy(self, call, arguments) -> () { let arguments = domain::domain_destroy_flags::Arguments { domain: arguments.domain, flags: 0 }; self.domain_destroy_flags(call, arguments).await }
+        domain_shutdown(self, call, arguments) -> () { let arguments = domain::domain_shutdown_flags::Arguments { domain: arguments.domain, flags: 0 }; self.domain_shutdown_flags(call, arguments).await }
+        domain_undefine(self, call, arguments) -> () { let arguments = domain::domain_undefine_flags::Arguments { domain: arguments.domain, flags: 0 }; self.domain_undefine_flags(call, arguments).await }
+        domain_get_os_type(self, call, arguments) -> String { let view = self.guest(&arguments.domain)?.view.get(); let kind = view.root().and_then(|root| root.at("os/type")); Ok(kind.map_or_else(|| "hvm".to_owned(), Element::text)) }
+        domain_get_max_memory(self, call, arguments) -> u64 { Ok(self.guest(&arguments.domain)?.view.get().info().max_memory_kib) }
+        domain_is_updated(self, call, arguments) -> i32 { self.guest(&arguments.domain).map(|_| 0) }
+        domain_get_autostart_once(self, call, arguments) -> i32 { self.guest(&arguments.domain).map(|_| 0) }
+        domain_get_messages(self, call, arguments) -> Vec<String> { unsupported_flags(&call, arguments.flags, 3)?; self.guest(&arguments.domain).map(|_| Vec::new()) }
+        domain_get_security_label(self, call, arguments) -> SecurityLabel { self.guest(&arguments.domain).map(|_| plain::security_label()) }
+        domain_get_security_label_list(self, call, arguments) -> SecurityLabels { self.guest(&arguments.domain).map(|_| SecurityLabels { labels: Vec::new(), count: 0 }) }
+    }
+
+    async fn domains_overview(
+        &self,
+        _call: CallContext,
+        _arguments: domain::domains_overview::Arguments,
+    ) -> Result<Vec<DomainOverview>, Error> {
+        let views = self.environment.all().into_iter().map(|guest| guest.view.get());
+        let overview = |view: &View| DomainOverview {
+            domain: view.reference(),
+            state: view.state as i32,
+            reason: view.reason,
+            persistent: i32::from(view.persistent.is_some()),
+        };
+        Ok(views.filter(|view| view.exists()).map(|view| overview(&view)).collect())
+    }
+
     async fn events_subscribe(
         &self,
         call: CallContext,
@@ -579,7 +681,7 @@ impl Server for Qemu {
         bulk: connect_get_all_domain_stats;
         stats: domain_memory_stats domain_block_stats domain_block_stats_flags domain_interface_stats
             domain_get_block_info domain_get_cpu_stats domain_get_control_info domain_get_job_stats;
-        processors: domain_get_vcpus domain_get_max_memory domain_get_max_vcpus domain_get_vcpus_flags;
+        processors: domain_get_vcpus  domain_get_max_vcpus domain_get_vcpus_flags;
         agent: domain_get_time domain_set_time domain_get_hostname domain_get_fsinfo domain_fsfreeze domain_fsthaw
             domain_fstrim domain_interface_addresses domain_set_user_password domain_get_guest_info
             domain_agent_command;
@@ -591,9 +693,9 @@ impl Server for Qemu {
         hardware: domain_send_key domain_inject_nmi domain_memory_peek domain_get_iothread_info domain_start_dirty_rate_calc
             domain_get_launch_security_info domain_managed_save_get_xml_desc domain_monitor_command;
         disks: domain_block_resize domain_get_block_io_tune domain_set_block_io_tune domain_get_disk_errors;
-        host: node_get_cpu_stats node_get_memory_stats node_get_free_memory node_get_cells_free_memory
-            node_get_cpu_map node_get_free_pages connect_get_cpu_model_names;
-        metadata: domain_get_metadata domain_set_metadata domain_rename domain_get_os_type domain_is_updated;
+        host:
+             node_get_free_pages connect_get_cpu_model_names;
+        metadata: domain_get_metadata domain_set_metadata domain_rename  ;
         sizes: domain_set_vcpus domain_set_vcpus_flags domain_set_memory domain_set_memory_flags
             domain_set_max_memory domain_set_memory_stats_period domain_add_iothread domain_del_iothread;
     }

@@ -5,7 +5,7 @@ use crate::domain::host::RandomIdentifiers;
 use crate::domain::{Definition, Host, Purpose};
 use crate::guest::amend;
 use crate::guest::live::{self, Phase, Record};
-use crate::guest::{Guest, GuestHandle};
+use crate::guest::{Guest, GuestHandle, tpm};
 use crate::probe::{self, Probes};
 use bulkhead_actors::driver::{DriverLogic, HelperEnd, Leave, Start};
 use bulkhead_actors::events::Fanout;
@@ -24,9 +24,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Time that a helper which was killed gets to be gone before this driver serves without waiting for it.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
@@ -36,16 +36,20 @@ pub(crate) struct Environment {
     pub(crate) stack: Stack,
     pub(crate) layout: Layout,
     pub(crate) host: Host,
+    /// The programs that the host's owner allows as helpers.
+    pub(crate) programs: Vec<PathBuf>,
     /// `NAME.xml`: definitions.
     pub(crate) definitions: Folder,
     /// `NAME.xml`: the domain starts with the stack.
     pub(crate) autostart: Folder,
     /// `UUID.json`: running guests.
     pub(crate) live: Folder,
-    probes: Probes,
+    probes: Arc<Probes>,
     events: Fanout,
     last_id: AtomicI32,
     helpers: AtomicU64,
+    /// Who waits for the end of which helper.
+    ends: Mutex<HashMap<String, oneshot::Sender<Option<i32>>>>,
     guests: RwLock<Guests>,
 }
 
@@ -92,14 +96,35 @@ impl Environment {
         format!("{}-{}", std::process::id(), self.helpers.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Is this one of the programs that may be run?
+    pub(crate) fn is_installed(&self, program: &str) -> bool {
+        self.programs.iter().any(|known| known.as_os_str() == program)
+    }
+
+    /// The end of a helper that is about to be started under this key: its status, if anybody knows it.
+    pub(crate) fn end_of(&self, key: &str) -> impl Future<Output = Option<i32>> + Send + use<> {
+        let (told, end) = oneshot::channel();
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), told);
+        async move { end.await.ok().flatten() }
+    }
+
+    fn helper_ended(&self, key: &str, status: Option<i32>) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever gave up waiting is forgotten on this occasion.
+        ends.retain(|_, waiting| !waiting.is_closed());
+        if let Some(waiting) = ends.remove(key) {
+            let _ = waiting.send(status);
+        }
+    }
+
     /// Where guests' firmware variables are.
     pub(crate) fn variables_folder(&self) -> PathBuf {
         PathBuf::from(&self.host.state_folder).join("nvram")
     }
 
-    /// Ports on which guests of this stack show their displays.
-    pub(crate) fn used_ports(&self) -> Vec<u16> {
-        let views = self.all().into_iter().map(|guest| guest.view.get());
+    /// Ports on which the other guests of this stack show their displays.
+    pub(crate) fn used_ports(&self, except: Uuid) -> Vec<u16> {
+        let views = self.all().into_iter().map(|guest| guest.view.get()).filter(|view| view.uuid != except);
         let ports = views.flat_map(|view| {
             let root = view.live.as_ref().map(|live| Arc::clone(&live.root));
             let devices = root.as_ref().and_then(|root| root.child("devices"));
@@ -237,7 +262,7 @@ impl DriverLogic for Qemu {
     const DRIVER: Driver = Driver::Qemu;
 
     async fn recover(start: Start) -> Result<Arc<Self>, Error> {
-        let Start { welcome, stack, helper_ends } = start;
+        let Start { welcome, stack, helper_ends, .. } = start;
         let layout = welcome.layout;
         let system = |error: io::Error| Error::system(Origin::QEMU, "The driver's folders", &error);
         let etc = layout.etc.join("qemu");
@@ -245,19 +270,21 @@ impl DriverLogic for Qemu {
             definitions: Folder::open(&etc, "definition", ".xml").map_err(system)?,
             autostart: Folder::open(&etc.join("autostart"), "autostart", ".xml").map_err(system)?,
             live: Folder::open(&layout.run.join("qemu"), "live", ".json").map_err(system)?,
-            probes: Probes::new(
+            probes: Arc::new(Probes::new(
                 stack.clone(),
                 Folder::open(&layout.cache.join("qemu"), "capabilities", ".json").map_err(system)?,
-            ),
+            )),
             stack,
             host: Host {
                 state_folder: layout.lib.join("qemu").display().to_string(),
                 ..Host::qemu_10_0(Arc::new(RandomIdentifiers::default()))
             },
+            programs: welcome.programs.into_iter().map(|(_, program)| program).collect(),
             layout,
             events: Fanout::default(),
             last_id: AtomicI32::new(0),
             helpers: AtomicU64::new(1),
+            ends: Mutex::default(),
             guests: RwLock::default(),
         };
         let driver = Arc::new(Self { environment: Arc::new(environment) });
@@ -271,7 +298,14 @@ impl DriverLogic for Qemu {
     }
 
     fn dispatch(self: Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
-        domain::dispatch(self, call, body, files)
+        let answer = domain::dispatch(self, call, body, files);
+        Box::pin(async move {
+            answer.await.map_err(|error| match error.origin {
+                // What objects in general say, this driver's objects say.
+                Origin::NONE => Error { origin: Origin::QEMU, ..error },
+                _ => error,
+            })
+        })
     }
 
     fn busy(&self) -> Vec<Busy> {
@@ -307,12 +341,17 @@ impl Qemu {
         let folder = environment.definitions.clone();
         let files = environment.on_disk("Definitions", move || folder.read_all()).await?;
         let folder = environment.autostart.clone();
+        let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
         let starting: Vec<String> = environment
-            .on_disk("Autostart", move || folder.read_all())
-            .await?
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
+            .on_disk("Autostart", move || {
+                let marks = folder.read_all()?.into_iter().map(|(name, _)| name);
+                let (starting, left): (Vec<_>, Vec<_>) = marks.partition(|name| names.contains(name));
+                // Of domains that were undefined by an incarnation which did not come to this. A later one of the same name
+                // is another one.
+                left.iter().try_for_each(|name| folder.remove(name))?;
+                Ok(starting)
+            })
+            .await?;
         for (name, text) in files {
             if set_aside.contains(&name) {
                 tracing::warn!(domain = name, "is set aside");
@@ -350,6 +389,7 @@ impl Qemu {
         for record in records {
             if set_aside.contains(&record.name) {
                 // Its guest goes on: only this driver can't bear to look at it.
+                helpers.remove(&tpm::key_of(&record.uuid));
                 helpers.remove(&record.uuid);
                 continue;
             }
@@ -363,7 +403,8 @@ impl Qemu {
                 Some(helper) => {
                     environment.stack.adopting(Some(&record.name)).await?;
                     fault::point("adopt_running", &record.name);
-                    self.adopt_one(record, helper).await
+                    let tpm = helpers.remove(&tpm::key_of(&name));
+                    self.adopt_one(record, helper, tpm).await
                 }
                 None => {
                     let folder = environment.live.clone();
@@ -389,14 +430,14 @@ impl Qemu {
         Ok(())
     }
 
-    async fn adopt_one(&self, record: Record, helper: Helper) -> Result<(), Error> {
+    async fn adopt_one(&self, record: Record, helper: Helper, tpm: Option<Helper>) -> Result<(), Error> {
         let definition = Definition { root: amend::tree(&record.definition)? };
         let root = amend::tree(&record.live)?;
         let guest = self.guest_for(&definition)?;
         guest
             .object
             .run("adopt", move |guest: &mut Guest| {
-                Box::pin(async move { guest.adopt(record, definition, root, helper) })
+                Box::pin(async move { guest.adopt(record, definition, root, helper, tpm) })
             })
             .await?
     }
@@ -405,6 +446,7 @@ impl Qemu {
 /// Tells guests when their QEMU has ended.
 async fn watch_ends(environment: Arc<Environment>, mut ends: mpsc::Receiver<HelperEnd>) {
     while let Some((key, pid, status)) = ends.recv().await {
+        environment.helper_ended(&key, status);
         let guest = Uuid::parse(&key).and_then(|uuid| environment.by_uuid(uuid));
         let Some(guest) = guest else { continue };
         let told =

@@ -3,6 +3,7 @@
 
 use crate::capabilities::{CacheKey, Capabilities, HostFacts, queries};
 use crate::monitor::{Entry, Monitor, MonitorError, Options};
+use bulkhead_actors::deadline;
 use bulkhead_actors::stack::Stack;
 use bulkhead_actors::state::Folder;
 use bulkhead_wire::control::{Access, HelperRequest};
@@ -44,8 +45,26 @@ impl Probes {
         Self { stack, folder, known: Mutex::default(), number: AtomicU64::new(1) }
     }
 
-    /// What this binary can do on this host.
-    pub(crate) async fn of(&self, binary: &str, host: HostFacts) -> Result<Arc<Capabilities>, Error> {
+    /// What this binary can do on this host. A probe that has begun goes on when its caller has gone: its helper is ended and
+    /// its answer kept in any case.
+    pub(crate) async fn of(
+        self: &Arc<Self>,
+        binary: &str,
+        host: HostFacts,
+    ) -> Result<Arc<Capabilities>, Error> {
+        let (probes, name) = (Arc::clone(self), binary.to_owned());
+        let probed = tokio::spawn(async move { probes.find(&name, host).await });
+        let late = |ms| format!("{binary} was asked what it can do, and has not answered within {ms} ms");
+        deadline::within(probed, late).await?.map_err(|error| {
+            Error::new(
+                Code::INTERNAL,
+                Origin::QEMU,
+                format!("{binary} can't be asked what it can do: {error}"),
+            )
+        })?
+    }
+
+    async fn find(&self, binary: &str, host: HostFacts) -> Result<Arc<Capabilities>, Error> {
         let mut known = self.known.lock().await;
         // The binary itself can't be looked at from here, which the broker's list of programs makes up for: its identity is
         // what the kernel says of the helper that runs it.

@@ -3,6 +3,7 @@
 use crate::encoding;
 use crate::tree::{Element, Node, Position};
 use quick_xml::Reader;
+use quick_xml::events::attributes::AttrError;
 use quick_xml::events::{BytesStart, Event};
 use std::borrow::Cow;
 
@@ -38,7 +39,11 @@ pub struct XmlError {
 }
 
 fn in_element(element: &str) -> String {
-    if element.is_empty() { String::new() } else { format!(" (in <{element}>)") }
+    if element.is_empty() {
+        " (outside of the root element)".to_owned()
+    } else {
+        format!(" (in <{element}>)")
+    }
 }
 
 /// Reads a document. `keep_raw` names the path (`domain/metadata`) of the element whose content is kept byte for byte.
@@ -47,11 +52,8 @@ fn in_element(element: &str) -> String {
 /// Anything that is not one well-formed UTF-8 document without a document type, or exceeds the limits.
 pub fn parse(text: &[u8], limits: Limits, keep_raw: &str) -> Result<Element, XmlError> {
     if text.len() > limits.total_bytes {
-        return Err(XmlError {
-            message: format!("Document is larger than {} bytes", limits.total_bytes),
-            position: Position { line: 1, column: 1 },
-            element: String::new(),
-        });
+        let message = format!("Document is larger than {} bytes", limits.total_bytes);
+        return Err(at_byte(text, encoding::Fault { offset: limits.total_bytes, message }));
     }
     let decoded = encoding::decode(text).map_err(|fault| at_byte(text, fault))?;
     Builder::new(&decoded, limits, keep_raw).run()
@@ -62,17 +64,11 @@ fn at_byte(bytes: &[u8], fault: encoding::Fault) -> XmlError {
     let before = bytes.get(..fault.offset).unwrap_or(bytes);
     let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
     let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
-    let element = String::from_utf8_lossy(before)
-        .rsplit('<')
-        .find_map(|tag| {
-            let name: String = tag
-                .chars()
-                .take_while(|c| c.is_alphanumeric() || matches!(c, ':' | '_' | '-' | '.'))
-                .take(64)
-                .collect();
-            (!name.is_empty()).then_some(name)
-        })
-        .unwrap_or_default();
+    let element = before.rsplit(|byte| *byte == b'<').find_map(|tag| {
+        let tag = tag.get(..tag.len().min(SHOWN_OF_NAME)).unwrap_or_default();
+        tag_name(&String::from_utf8_lossy(tag))
+    });
+    let element = element.filter(|_| before.contains(&b'<')).unwrap_or_default();
     XmlError {
         message: fault.message,
         position: Position {
@@ -81,6 +77,19 @@ fn at_byte(bytes: &[u8], fault: encoding::Fault) -> XmlError {
         },
         element,
     }
+}
+
+/// How much of a name that stands in a broken tag is shown.
+const SHOWN_OF_NAME: usize = 64;
+
+/// The name with which the inside of a tag begins.
+fn tag_name(tag: &str) -> Option<String> {
+    let name: String = tag
+        .chars()
+        .take_while(|c| c.is_alphanumeric() || matches!(c, ':' | '_' | '-' | '.'))
+        .take(SHOWN_OF_NAME)
+        .collect();
+    (!name.is_empty()).then_some(name)
 }
 
 struct Builder<'a> {
@@ -115,6 +124,16 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// A fault in the tag that begins at `offset`; the element is the one that the tag would have opened.
+    fn error_in_tag(&self, offset: usize, message: impl Into<String>) -> XmlError {
+        let tag = self.text.get(offset..).and_then(|rest| rest.strip_prefix('<'));
+        let mut error = self.error(offset, message);
+        if let Some(name) = tag.and_then(tag_name) {
+            error.element = name;
+        }
+        error
+    }
+
     fn run(mut self) -> Result<Element, XmlError> {
         self.line_starts.push(0);
         self.line_starts.extend(
@@ -126,7 +145,8 @@ impl<'a> Builder<'a> {
         loop {
             let offset = usize::try_from(reader.buffer_position()).unwrap_or(usize::MAX);
             let event = reader.read_event().map_err(|error| {
-                self.error(usize::try_from(reader.error_position()).unwrap_or(offset), error.to_string())
+                let at = usize::try_from(reader.error_position()).unwrap_or(offset);
+                self.error_in_tag(at, error.to_string())
             })?;
             match event {
                 Event::Start(start) => self.open(&start, offset, &mut reader)?,
@@ -201,28 +221,32 @@ impl<'a> Builder<'a> {
     fn element(&mut self, start: &BytesStart<'_>, offset: usize) -> Result<Element, XmlError> {
         self.elements += 1;
         if self.elements > self.limits.elements {
-            return Err(self.error(offset, format!("More than {} elements", self.limits.elements)));
+            return Err(self.error_in_tag(offset, format!("More than {} elements", self.limits.elements)));
         }
         let name = start.name().as_ref().to_owned();
         if !encoding::is_name(&name) {
-            return Err(self.error(offset, format!("'{name}' can't be the name of an element")));
+            return Err(self.error_in_tag(offset, format!("'{name}' can't be the name of an element")));
         }
         let mut element = Element { name, position: self.position(offset), ..Element::default() };
         for attribute in start.attributes() {
-            let attribute = attribute.map_err(|error| self.error(offset, error.to_string()))?;
+            let attribute =
+                attribute.map_err(|error| self.error_in_tag(offset, attribute_fault(start, &error)))?;
             if element.attributes.len() >= self.limits.attributes {
-                return Err(self.error(offset, format!("More than {} attributes", self.limits.attributes)));
+                return Err(
+                    self.error_in_tag(offset, format!("More than {} attributes", self.limits.attributes))
+                );
             }
             let key = attribute.key.as_ref().to_owned();
             if !encoding::is_name(&key) {
-                return Err(self.error(offset, format!("'{key}' can't be the name of an attribute")));
+                return Err(self.error_in_tag(offset, format!("'{key}' can't be the name of an attribute")));
             }
             let raw = attribute.value.into_owned();
             if raw.contains('<') {
-                return Err(self.error(offset, format!("Attribute '{key}' contains an unescaped '<'")));
+                return Err(self.error_in_tag(offset, format!("Attribute '{key}' contains an unescaped '<'")));
             }
-            let value = unescape(&raw)
-                .ok_or_else(|| self.error(offset, format!("Attribute '{key}' has an unknown entity")))?;
+            let value = unescape(&raw).ok_or_else(|| {
+                self.error_in_tag(offset, format!("Attribute '{key}' has an unknown entity"))
+            })?;
             element.attributes.push((key, value));
         }
         element.namespace = self.namespace(&element);
@@ -276,6 +300,15 @@ fn line_ends(text: &str) -> Cow<'_, str> {
         Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n"))
     } else {
         Cow::Borrowed(text)
+    }
+}
+
+/// What is wrong with an attribute, in terms of its name where it has one.
+fn attribute_fault(tag: &BytesStart<'_>, error: &AttrError) -> String {
+    let name = |at: usize| tag.get(at..).and_then(tag_name).unwrap_or_default();
+    match error {
+        AttrError::Duplicated(at, _) => format!("Attribute '{}' is given twice", name(*at)),
+        other => format!("An attribute can't be read: {other}"),
     }
 }
 
@@ -352,7 +385,10 @@ mod tests {
 
     #[test]
     fn attributes_are_unique_and_normalised() {
-        assert!(refused("<a>\n<b c='1' c='2'/></a>").starts_with("line 2"));
+        assert_eq!(
+            refused("<a>\n<b c='1' c='2'/></a>"),
+            "line 2, column 1: Attribute 'c' is given twice (in <b>)"
+        );
         let element = read("<a b='x\ny&#10;z'/>").unwrap();
         assert_eq!(element.attr("b"), Some("x y\nz"));
         assert!(read("<a b='<'/>").is_err());
@@ -363,6 +399,13 @@ mod tests {
     fn broken_documents_name_line_and_element() {
         assert!(refused("<a>\n<b>\n</a>").contains("line 3"));
         assert!(refused("<a>\n<b>").contains("<b>"));
+        for broken in
+            ["<a>\n<b c='1", "<a>\n<b", "<a>\n<b c=1/></a>", "<a>\n<b &/></a>", "<a>\n<b c='&x;'/></a>"]
+        {
+            let message = refused(broken);
+            assert!(message.starts_with("line 2") && message.ends_with("(in <b>)"), "{broken:?}: {message}");
+        }
+        assert!(refused("text").ends_with("(outside of the root element)"));
         assert!(read("<a/><b/>").is_err());
         assert!(read("").is_err());
         assert!(read("text").is_err());

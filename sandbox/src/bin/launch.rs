@@ -56,7 +56,7 @@ fn launch() -> Result<std::convert::Infallible, String> {
     let keep: Vec<RawFd> = open_descriptors().map_err(|error| format!("descriptors: {error}"))?;
     confine(&profile, &keep).map_err(|error| error.to_string())?;
     for rule in &profile.files {
-        if let Place::Opened(number) = rule.place {
+        if let Place::Opened(number) | Place::Shown(number, _) = rule.place {
             let _ = nix::unistd::close(number);
         }
     }

@@ -1,7 +1,7 @@
 //! Which embedded stacks this process has open: connections to one root share one broker.
 
 use crate::{Intensity, OpenError};
-use bulkhead_broker::{Config, Handle, Mode, root};
+use bulkhead_broker::{Config, Handle, Mode, Sockets, root};
 use bulkhead_wire::control::FaultRule;
 use std::collections::HashMap;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -39,6 +39,7 @@ pub(crate) async fn open(
     libexec: PathBuf,
     intensity: Intensity,
     faults: Vec<FaultRule>,
+    gateway: bool,
 ) -> Result<Arc<Hold>, OpenError> {
     root::check(root).map_err(bulkhead_broker::OpenError::from)?;
     let made =
@@ -62,8 +63,16 @@ pub(crate) async fn open(
                     _ => entry.ended.clone(),
                 },
                 None => {
-                    let config =
-                        Config { mode: Mode::Embed, root: root.to_owned(), libexec, intensity, faults };
+                    let folder = root::embed_layout(root).run;
+                    let sockets = gateway.then_some(Sockets { folder, group: None });
+                    let config = Config {
+                        mode: Mode::Embed,
+                        root: root.to_owned(),
+                        libexec,
+                        intensity,
+                        sockets,
+                        faults,
+                    };
                     let (handle, ended) = bulkhead_broker::open(config, root::embed_layout(root))?;
                     let hold = Arc::new(Hold { handle, ended: ended.clone() });
                     open.insert(key, Entry { hold: Arc::downgrade(&hold), ended });

@@ -104,6 +104,7 @@ pub struct Builder {
     intensity: Intensity,
     faults: Vec<FaultRule>,
     read_only: bool,
+    gateway: bool,
 }
 
 impl Builder {
@@ -129,6 +130,14 @@ impl Builder {
         self
     }
 
+    /// Programs that speak libvirt's protocol are served too, at `ROOT/run/libvirt-sock` and, for those who only look,
+    /// `ROOT/run/libvirt-sock-ro`. As with [`Builder::restart_intensity`], the first counts.
+    #[must_use]
+    pub fn gateway(mut self, wanted: bool) -> Self {
+        self.gateway = wanted;
+        self
+    }
+
     /// Calls that change something are refused, by the driver that serves them.
     #[must_use]
     pub fn read_only(mut self) -> Self {
@@ -148,7 +157,7 @@ impl Builder {
                     return Err(OpenError::NotEmbeddable(uri.driver));
                 }
                 let libexec = self.libexec.unwrap_or_else(default_libexec);
-                let hold = embed::open(&root, libexec, self.intensity, self.faults).await?;
+                let hold = embed::open(&root, libexec, self.intensity, self.faults, self.gateway).await?;
                 // The one that the caller waits for comes first.
                 hold.handle.want(&[uri.driver, Driver::Network, Driver::Log]).await?;
                 let client = hold.handle.client_up(identity(self.read_only)).await?;
@@ -251,6 +260,7 @@ impl Connection {
             intensity: Intensity::default(),
             faults: Vec::new(),
             read_only: false,
+            gateway: false,
         }
     }
 
@@ -421,6 +431,9 @@ impl Connection {
     }
 }
 
+/// Time until a driver that broke the protocol gets another channel.
+const NONSENSE_PAUSE: Duration = Duration::from_millis(500);
+
 /// Gives a caller its link, again and again, until the stack is closed.
 async fn keep_up(
     source: Source,
@@ -449,7 +462,16 @@ async fn keep_up(
             },
         };
         match channel {
-            Ok(Ok((socket, token))) => drop(caller.run(socket, token).await),
+            Ok(Ok((socket, token))) => {
+                let error = caller.run(socket, token).await;
+                if error.is_breach() {
+                    tracing::warn!(%driver, %error, "channel ended");
+                    // A driver that talks nonsense will do so on the next channel too: calls fail until then.
+                    caller.hold(error.to_string());
+                    tokio::time::sleep(NONSENSE_PAUSE).await;
+                    caller.wait_for_link();
+                }
+            }
             Ok(Err(reason)) => {
                 caller.hold(reason);
                 match &mut changes {

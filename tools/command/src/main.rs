@@ -12,7 +12,7 @@ mod status;
 
 use anyhow::{Context, Result, bail};
 use bulkhead::wire::table::Driver;
-use bulkhead::{Connection, OpenError, Which};
+use bulkhead::{Builder, Connection, OpenError, Which};
 use clap::{CommandFactory, Parser};
 use options::{Action, Options};
 use output::Output;
@@ -54,7 +54,7 @@ async fn act(options: Options) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Action::Run { file, no_console } => return run::run(&options, file, !no_console, &output).await,
-        Action::Embed { command } => return embed::embed(&options, command).await,
+        Action::Embed { command, keep } => return embed::embed(&options, command, *keep).await,
         _ => {}
     }
     let stack = open(&options).await?;
@@ -95,11 +95,15 @@ async fn open(options: &Options) -> Result<Connection> {
 
 /// Opens the stack in this process.
 async fn open_own(options: &Options, uri: &str) -> Result<Connection> {
-    let mut builder = Connection::builder(uri);
-    if let Some(libexec) = &options.libexec {
-        builder = builder.libexec(PathBuf::from(libexec));
+    Ok(builder(options, uri).open().await?)
+}
+
+fn builder(options: &Options, uri: &str) -> Builder {
+    let builder = Connection::builder(uri);
+    match &options.libexec {
+        Some(libexec) => builder.libexec(PathBuf::from(libexec)),
+        None => builder,
     }
-    Ok(builder.open().await?)
 }
 
 fn driver(name: &str) -> Result<Driver> {

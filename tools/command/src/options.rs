@@ -157,8 +157,11 @@ pub(crate) enum Action {
     Release(DriverName),
     /// Check what this machine has
     Doctor,
-    /// Keep a private stack open for a command (or, without one, until end of input)
+    /// Keep a private stack open for a command and all libvirt programs below it (or, without one, until end of input)
     Embed {
+        /// Let guests that run live on when the command has ended
+        #[arg(long)]
+        keep: bool,
         /// The command and its arguments
         #[arg(last = true)]
         command: Vec<String>,

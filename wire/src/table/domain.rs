@@ -13,7 +13,15 @@ calls! {
         { remote: Some(4), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// What host and hypervisor can do, as XML.
     2 connect_get_capabilities() -> String
-        { remote: Some(7), permission: Permission::Read, class: Class::Query, repeatable: true }
+        // The first time every emulator of the host is asked.
+        { remote: Some(7), permission: Permission::Read, class: Class::Query, repeatable: true,
+          deadline: Duration::from_secs(120) }
+    /// What a domain of an emulator, machine and accelerator may ask for, as XML.
+    4 connect_get_domain_capabilities(
+        emulator: Option<String>, arch: Option<String>, machine: Option<String>, accelerator: Option<String>, flags: u32,
+    ) -> String
+        { remote: Some(342), class: Class::Query, repeatable: true,
+          deadline: Duration::from_secs(30) }
     /// The host's name.
     3 connect_get_hostname() -> String
         { remote: Some(59), permission: Permission::Read, class: Class::Query, repeatable: true }
@@ -83,10 +91,10 @@ calls! {
         { remote: Some(234) }
     /// Opens a console or serial port; the descriptor is the terminal itself.
     40 domain_open_console(domain: DomainRef, device: Option<String>, flags: u32) -> Descriptor
-        { remote: Some(201), repeatable: true }
+        { remote: Some(201), repeatable: true, stream: true }
     /// Takes a picture of a screen.
     41 domain_screenshot(domain: DomainRef, screen: u32, flags: u32) -> Stream
-        { remote: Some(211), class: Class::Mutate, repeatable: true }
+        { remote: Some(211), stream: true, class: Class::Mutate, repeatable: true }
     /// The command line that a definition would become.
     42 connect_domain_xml_to_native(format: String, xml: String, flags: u32) -> String
         { remote: Some(136), class: Class::Query, repeatable: true, body_max_bytes: 8 << 20 }
@@ -106,226 +114,286 @@ calls! {
     /// Wants the domain's lasting work to end; whoever waits for it is told what became of it.
     204 domain_abort_job(domain: DomainRef) -> ()
         { remote: Some(164), repeatable: true }
+    /// What serves: `QEMU`.
+    300 connect_get_type() -> String
+        { remote: Some(3), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The version of libvirt's API that is served, in the form of the hypervisor's version.
+    301 connect_get_lib_version() -> u64
+        { remote: Some(157), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Can nobody read along? Over a unix socket nobody can.
+    302 connect_is_secure() -> i32
+        { remote: Some(149), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Most virtual CPUs of a guest.
+    303 connect_get_max_vcpus(kind: Option<String>) -> i32
+        { remote: Some(5), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// How many domains run.
+    304 connect_num_of_domains() -> i32
+        { remote: Some(51), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The numbers of those that run.
+    305 connect_list_domains(count_max: i32) -> Vec<i32>
+        { remote: Some(37), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// How many domains are defined and do not run.
+    306 connect_num_of_defined_domains() -> i32
+        { remote: Some(25), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Their names.
+    307 connect_list_defined_domains(count_max: i32) -> Vec<String>
+        { remote: Some(21), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The host's processors and memory.
+    308 node_get_info() -> NodeInfo
+        { remote: Some(6), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The host's free memory, in bytes.
+    309 node_get_free_memory() -> u64
+        { remote: Some(102), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Free memory of each of the host's NUMA nodes, in bytes.
+    310 node_get_cells_free_memory(first: i32, count_max: i32) -> Vec<u64>
+        { remote: Some(101), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// What the host's processors did, in ns.
+    311 node_get_cpu_stats(cpu: i32, count: i32, flags: u32) -> NodeStatistics
+        { remote: Some(227), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The host's memory, in KiB.
+    312 node_get_memory_stats(count: i32, node: i32, flags: u32) -> NodeStatistics
+        { remote: Some(228), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Which of the host's processors are there.
+    313 node_get_cpu_map(need_map: i32, need_online: i32, flags: u32) -> CpuMap
+        { remote: Some(293), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Who labels guests: nobody, as far as libvirt knows models.
+    314 node_get_security_model() -> SecurityModel
+        { remote: Some(122), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Starts a defined domain, in the form without flags.
+    320 domain_create(domain: DomainRef) -> ()
+        { remote: Some(9), deadline: Duration::from_secs(900) }
+    /// Defines a domain, in the form without flags.
+    321 domain_define_xml(xml: String) -> DomainRef
+        { remote: Some(11), deadline: Duration::from_secs(60), body_max_bytes: 8 << 20 }
+    /// Ends the guest, in the form without flags.
+    322 domain_destroy(domain: DomainRef) -> ()
+        { remote: Some(12) }
+    /// Asks the guest to shut down, in the form without flags.
+    323 domain_shutdown(domain: DomainRef) -> ()
+        { remote: Some(33) }
+    /// Removes a definition, in the form without flags.
+    324 domain_undefine(domain: DomainRef) -> ()
+        { remote: Some(35), deadline: Duration::from_secs(60) }
+    /// What the guest sees: `hvm`.
+    325 domain_get_os_type(domain: DomainRef) -> String
+        { remote: Some(19), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Memory that the guest may have, in KiB.
+    326 domain_get_max_memory(domain: DomainRef) -> u64
+        { remote: Some(17), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Was its definition changed while it runs?
+    329 domain_is_updated(domain: DomainRef) -> i32
+        { remote: Some(202), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Is it started with the host once?
+    330 domain_get_autostart_once(domain: DomainRef) -> i32
+        { remote: Some(449), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// What is to be said about it.
+    331 domain_get_messages(domain: DomainRef, flags: u32) -> Vec<String>
+        { remote: Some(426), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Its security label: none.
+    332 domain_get_security_label(domain: DomainRef) -> SecurityLabel
+        { remote: Some(121), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Its security labels: none.
+    333 domain_get_security_label_list(domain: DomainRef) -> SecurityLabels
+        { remote: Some(278), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// From now on this channel carries the driver's events.
     50 events_subscribe() -> ()
         { permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Statistics of many domains, or of all; `stats` are `virDomainStatsTypes`, `flags` `virConnectGetAllDomainStatsFlags`.
-    300 connect_get_all_domain_stats(domains: Vec<DomainRef>, stats: u32, flags: u32) -> Vec<DomainStats>
+    500 connect_get_all_domain_stats(domains: Vec<DomainRef>, stats: u32, flags: u32) -> Vec<DomainStats>
         { remote: Some(344), permission: Permission::Read, class: Class::Query, repeatable: true, body_max_bytes: 8 << 20 }
     /// What the guest says of its memory.
-    301 domain_memory_stats(domain: DomainRef, max: u32, flags: u32) -> Vec<MemoryStat>
+    501 domain_memory_stats(domain: DomainRef, max: u32, flags: u32) -> Vec<MemoryStat>
         { remote: Some(159), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// What a disk has done.
-    302 domain_block_stats(domain: DomainRef, path: String) -> BlockStats
+    502 domain_block_stats(domain: DomainRef, path: String) -> BlockStats
         { remote: Some(64), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// What a disk has done, in named values.
-    303 domain_block_stats_flags(domain: DomainRef, path: String, count: i32, flags: u32) -> ParameterList
+    503 domain_block_stats_flags(domain: DomainRef, path: String, count: i32, flags: u32) -> ParameterList
         { remote: Some(243), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// What an interface has done.
-    304 domain_interface_stats(domain: DomainRef, device: String) -> InterfaceStats
+    504 domain_interface_stats(domain: DomainRef, device: String) -> InterfaceStats
         { remote: Some(65), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// The sizes of a disk.
-    305 domain_get_block_info(domain: DomainRef, path: String, flags: u32) -> BlockInfo
+    505 domain_get_block_info(domain: DomainRef, path: String, flags: u32) -> BlockInfo
         { remote: Some(194), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// CPU time: of the whole guest (`start_cpu` -1), or on each of the host's CPUs.
-    306 domain_get_cpu_stats(domain: DomainRef, count: u32, start_cpu: i32, cpus: u32, flags: u32) -> ParameterList
+    506 domain_get_cpu_stats(domain: DomainRef, count: u32, start_cpu: i32, cpus: u32, flags: u32) -> ParameterList
         { remote: Some(262), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Virtual CPUs: what they do, and where they may do it.
-    307 domain_get_vcpus(domain: DomainRef, max: i32, map_bytes: i32) -> Vcpus
+    507 domain_get_vcpus(domain: DomainRef, max: i32, map_bytes: i32) -> Vcpus
         { remote: Some(20), permission: Permission::Read, class: Class::Query, repeatable: true }
-    /// How much memory it may have, in KiB.
-    308 domain_get_max_memory(domain: DomainRef) -> u64
-        { remote: Some(17), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// How many virtual CPUs it may have.
-    309 domain_get_max_vcpus(domain: DomainRef) -> i32
+    509 domain_get_max_vcpus(domain: DomainRef) -> i32
         { remote: Some(18), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// How many virtual CPUs it has or may have; `flags` are `virDomainVcpuFlags`.
-    310 domain_get_vcpus_flags(domain: DomainRef, flags: u32) -> i32
+    510 domain_get_vcpus_flags(domain: DomainRef, flags: u32) -> i32
         { remote: Some(200), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Does its monitor answer?
-    311 domain_get_control_info(domain: DomainRef, flags: u32) -> ControlInfo
+    511 domain_get_control_info(domain: DomainRef, flags: u32) -> ControlInfo
         { remote: Some(229), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// How far lasting work has come, or how the last came to its end.
-    312 domain_get_job_stats(domain: DomainRef, flags: u32) -> JobStats
+    512 domain_get_job_stats(domain: DomainRef, flags: u32) -> JobStats
         { remote: Some(298), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// The guest's clock, by its agent.
-    313 domain_get_time(domain: DomainRef, flags: u32) -> GuestTime
+    513 domain_get_time(domain: DomainRef, flags: u32) -> GuestTime
         { remote: Some(337), class: Class::Query, repeatable: true }
     /// Sets the guest's clock, by its agent.
-    314 domain_set_time(domain: DomainRef, seconds: i64, nanoseconds: u32, flags: u32) -> ()
+    514 domain_set_time(domain: DomainRef, seconds: i64, nanoseconds: u32, flags: u32) -> ()
         { remote: Some(338), repeatable: true }
     /// The title, description, or an element of another namespace.
-    320 domain_get_metadata(domain: DomainRef, kind: i32, uri: Option<String>, flags: u32) -> String
+    520 domain_get_metadata(domain: DomainRef, kind: i32, uri: Option<String>, flags: u32) -> String
         { remote: Some(265), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Sets the title, description, or an element of another namespace; nothing removes it.
-    321 domain_set_metadata(domain: DomainRef, kind: i32, metadata: Option<String>, key: Option<String>, uri: Option<String>, flags: u32) -> ()
+    521 domain_set_metadata(domain: DomainRef, kind: i32, metadata: Option<String>, key: Option<String>, uri: Option<String>, flags: u32) -> ()
         { remote: Some(264), repeatable: true }
     /// Gives a domain that does not run another name.
-    322 domain_rename(domain: DomainRef, new_name: Option<String>, flags: u32) -> i32
+    522 domain_rename(domain: DomainRef, new_name: Option<String>, flags: u32) -> i32
         { remote: Some(358) }
-    /// The OS type (`hvm`).
-    323 domain_get_os_type(domain: DomainRef) -> String
-        { remote: Some(19), permission: Permission::Read, class: Class::Query, repeatable: true }
-    /// Has the definition changed since the guest was started?
-    324 domain_is_updated(domain: DomainRef) -> i32
-        { remote: Some(202), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// The guest's own name, by its agent.
-    325 domain_get_hostname(domain: DomainRef, flags: u32) -> String
+    525 domain_get_hostname(domain: DomainRef, flags: u32) -> String
         { remote: Some(277), class: Class::Query, repeatable: true }
     /// How the host schedules it.
-    326 domain_get_scheduler_type(domain: DomainRef) -> SchedulerType
+    526 domain_get_scheduler_type(domain: DomainRef) -> SchedulerType
         { remote: Some(56), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// The parameters of that.
-    327 domain_get_scheduler_parameters(domain: DomainRef, count: i32) -> Vec<Parameter>
+    527 domain_get_scheduler_parameters(domain: DomainRef, count: i32) -> Vec<Parameter>
         { remote: Some(57), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// The parameters of that, live or persistent.
-    328 domain_get_scheduler_parameters_flags(domain: DomainRef, count: i32, flags: u32) -> Vec<Parameter>
+    528 domain_get_scheduler_parameters_flags(domain: DomainRef, count: i32, flags: u32) -> Vec<Parameter>
         { remote: Some(223), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Sets parameters of that.
-    329 domain_set_scheduler_parameters(domain: DomainRef, parameters: Vec<Parameter>) -> ()
+    529 domain_set_scheduler_parameters(domain: DomainRef, parameters: Vec<Parameter>) -> ()
         { remote: Some(58), repeatable: true }
     /// Sets parameters of that, live or persistent.
-    330 domain_set_scheduler_parameters_flags(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+    530 domain_set_scheduler_parameters_flags(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
         { remote: Some(219), repeatable: true }
     /// Sets the number of virtual CPUs.
-    331 domain_set_vcpus(domain: DomainRef, count: u32) -> ()
+    531 domain_set_vcpus(domain: DomainRef, count: u32) -> ()
         { remote: Some(32), repeatable: true }
     /// Sets the number of virtual CPUs; `flags` are `virDomainVcpuFlags`.
-    332 domain_set_vcpus_flags(domain: DomainRef, count: u32, flags: u32) -> ()
+    532 domain_set_vcpus_flags(domain: DomainRef, count: u32, flags: u32) -> ()
         { remote: Some(199), repeatable: true }
     /// Sets the memory of a guest that runs, in KiB.
-    333 domain_set_memory(domain: DomainRef, memory: u64) -> ()
+    533 domain_set_memory(domain: DomainRef, memory: u64) -> ()
         { remote: Some(31), repeatable: true }
     /// Sets the memory, in KiB; `flags` are `virDomainMemoryModFlags`.
-    334 domain_set_memory_flags(domain: DomainRef, memory: u64, flags: u32) -> ()
+    534 domain_set_memory_flags(domain: DomainRef, memory: u64, flags: u32) -> ()
         { remote: Some(204), repeatable: true }
     /// Sets the most memory that it may have, in KiB.
-    335 domain_set_max_memory(domain: DomainRef, memory: u64) -> ()
+    535 domain_set_max_memory(domain: DomainRef, memory: u64) -> ()
         { remote: Some(30), repeatable: true }
     /// Has the balloon ask the guest for its statistics every so many seconds.
-    336 domain_set_memory_stats_period(domain: DomainRef, period: i32, flags: u32) -> ()
+    536 domain_set_memory_stats_period(domain: DomainRef, period: i32, flags: u32) -> ()
         { remote: Some(308), repeatable: true }
     /// Where virtual CPUs may run.
-    337 domain_get_vcpu_pin_info(domain: DomainRef, cpus: i32, map_bytes: i32, flags: u32) -> CpuMaps
+    537 domain_get_vcpu_pin_info(domain: DomainRef, cpus: i32, map_bytes: i32, flags: u32) -> CpuMaps
         { remote: Some(230), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Says where a virtual CPU may run.
-    338 domain_pin_vcpu(domain: DomainRef, vcpu: u32, map: Bytes) -> ()
+    538 domain_pin_vcpu(domain: DomainRef, vcpu: u32, map: ByteString) -> ()
         { remote: Some(26), repeatable: true }
     /// Says where a virtual CPU may run, live or persistent.
-    339 domain_pin_vcpu_flags(domain: DomainRef, vcpu: u32, map: Bytes, flags: u32) -> ()
+    539 domain_pin_vcpu_flags(domain: DomainRef, vcpu: u32, map: ByteString, flags: u32) -> ()
         { remote: Some(225), repeatable: true }
     /// Where QEMU's other threads may run.
-    340 domain_get_emulator_pin_info(domain: DomainRef, map_bytes: i32, flags: u32) -> CpuMaps
+    540 domain_get_emulator_pin_info(domain: DomainRef, map_bytes: i32, flags: u32) -> CpuMaps
         { remote: Some(280), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Says where QEMU's other threads may run.
-    341 domain_pin_emulator(domain: DomainRef, map: Bytes, flags: u32) -> ()
+    541 domain_pin_emulator(domain: DomainRef, map: ByteString, flags: u32) -> ()
         { remote: Some(279), repeatable: true }
     /// Limits of memory.
-    342 domain_get_memory_parameters(domain: DomainRef, count: i32, flags: u32) -> ParameterList
+    542 domain_get_memory_parameters(domain: DomainRef, count: i32, flags: u32) -> ParameterList
         { remote: Some(198), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Sets limits of memory.
-    343 domain_set_memory_parameters(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+    543 domain_set_memory_parameters(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
         { remote: Some(197), repeatable: true }
     /// Shares and limits of disk throughput on the host.
-    344 domain_get_blkio_parameters(domain: DomainRef, count: i32, flags: u32) -> ParameterList
+    544 domain_get_blkio_parameters(domain: DomainRef, count: i32, flags: u32) -> ParameterList
         { remote: Some(206), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Sets shares of disk throughput on the host.
-    345 domain_set_blkio_parameters(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+    545 domain_set_blkio_parameters(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
         { remote: Some(205), repeatable: true }
     /// From which of the host's NUMA nodes it has its memory.
-    346 domain_get_numa_parameters(domain: DomainRef, count: i32, flags: u32) -> ParameterList
+    546 domain_get_numa_parameters(domain: DomainRef, count: i32, flags: u32) -> ParameterList
         { remote: Some(255), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Says from which of the host's NUMA nodes it has its memory.
-    347 domain_set_numa_parameters(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+    547 domain_set_numa_parameters(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
         { remote: Some(254), repeatable: true }
     /// Presses keys; `code_set` is a `virKeycodeSet`.
-    360 domain_send_key(domain: DomainRef, code_set: u32, hold_ms: u32, codes: Vec<u32>, flags: u32) -> ()
+    560 domain_send_key(domain: DomainRef, code_set: u32, hold_ms: u32, codes: Vec<u32>, flags: u32) -> ()
         { remote: Some(226) }
     /// Sends a non-maskable interrupt.
-    361 domain_inject_nmi(domain: DomainRef, flags: u32) -> ()
+    561 domain_inject_nmi(domain: DomainRef, flags: u32) -> ()
         { remote: Some(210) }
     /// Reads a guest's memory; `flags` are `virDomainMemoryFlags`.
-    362 domain_memory_peek(domain: DomainRef, offset: u64, size: u32, flags: u32) -> Bytes
+    562 domain_memory_peek(domain: DomainRef, offset: u64, size: u32, flags: u32) -> ByteString
         { remote: Some(104), class: Class::Query, repeatable: true }
     /// Gives a disk another size.
-    363 domain_block_resize(domain: DomainRef, disk: String, size: u64, flags: u32) -> ()
+    563 domain_block_resize(domain: DomainRef, disk: String, size: u64, flags: u32) -> ()
         { remote: Some(251), repeatable: true }
     /// Limits of a disk's throughput.
-    364 domain_get_block_io_tune(domain: DomainRef, disk: Option<String>, count: i32, flags: u32) -> ParameterList
+    564 domain_get_block_io_tune(domain: DomainRef, disk: Option<String>, count: i32, flags: u32) -> ParameterList
         { remote: Some(253), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Sets limits of a disk's throughput.
-    365 domain_set_block_io_tune(domain: DomainRef, disk: String, parameters: Vec<Parameter>, flags: u32) -> ()
+    565 domain_set_block_io_tune(domain: DomainRef, disk: String, parameters: Vec<Parameter>, flags: u32) -> ()
         { remote: Some(252), repeatable: true }
     /// Disks that failed.
-    366 domain_get_disk_errors(domain: DomainRef, max: u32, flags: u32) -> DiskErrors
+    566 domain_get_disk_errors(domain: DomainRef, max: u32, flags: u32) -> DiskErrors
         { remote: Some(263), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// The definition in the stored state that the next start goes on from.
-    367 domain_managed_save_get_xml_desc(domain: DomainRef, flags: u32) -> String
+    567 domain_managed_save_get_xml_desc(domain: DomainRef, flags: u32) -> String
         { remote: Some(388), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// File systems in the guest, by its agent.
-    380 domain_get_fsinfo(domain: DomainRef, flags: u32) -> FileSystems
+    580 domain_get_fsinfo(domain: DomainRef, flags: u32) -> FileSystems
         { remote: Some(349), class: Class::Query, repeatable: true }
     /// Has the guest hold its file systems still, by its agent.
-    381 domain_fsfreeze(domain: DomainRef, mount_points: Vec<String>, flags: u32) -> i32
+    581 domain_fsfreeze(domain: DomainRef, mount_points: Vec<String>, flags: u32) -> i32
         { remote: Some(335) }
     /// Lets the guest's file systems go on, by its agent.
-    382 domain_fsthaw(domain: DomainRef, mount_points: Vec<String>, flags: u32) -> i32
+    582 domain_fsthaw(domain: DomainRef, mount_points: Vec<String>, flags: u32) -> i32
         { remote: Some(336) }
     /// Has the guest give back free room of its file systems, by its agent.
-    383 domain_fstrim(domain: DomainRef, mount_point: Option<String>, minimum: u64, flags: u32) -> ()
+    583 domain_fstrim(domain: DomainRef, mount_point: Option<String>, minimum: u64, flags: u32) -> ()
         { remote: Some(294) }
     /// Addresses of a guest's interfaces; `source` is a `virDomainInterfaceAddressesSource`.
-    384 domain_interface_addresses(domain: DomainRef, source: u32, flags: u32) -> Vec<GuestInterface>
+    584 domain_interface_addresses(domain: DomainRef, source: u32, flags: u32) -> Vec<GuestInterface>
         { remote: Some(353), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Sets a user's password in the guest, by its agent.
-    385 domain_set_user_password(domain: DomainRef, user: Option<String>, password: Option<String>, flags: u32) -> ()
+    585 domain_set_user_password(domain: DomainRef, user: Option<String>, password: Option<String>, flags: u32) -> ()
         { remote: Some(357), repeatable: true }
     /// What the guest says of itself, by its agent; `types` are `virDomainGuestInfoTypes`.
-    386 domain_get_guest_info(domain: DomainRef, types: u32, flags: u32) -> Vec<Parameter>
+    586 domain_get_guest_info(domain: DomainRef, types: u32, flags: u32) -> Vec<Parameter>
         { remote: Some(418), class: Class::Query, repeatable: true }
     /// I/O threads, and where they may run.
-    387 domain_get_iothread_info(domain: DomainRef, flags: u32) -> IoThreads
+    587 domain_get_iothread_info(domain: DomainRef, flags: u32) -> IoThreads
         { remote: Some(351), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Makes an I/O thread.
-    388 domain_add_iothread(domain: DomainRef, id: u32, flags: u32) -> ()
+    588 domain_add_iothread(domain: DomainRef, id: u32, flags: u32) -> ()
         { remote: Some(355) }
     /// Ends an I/O thread.
-    389 domain_del_iothread(domain: DomainRef, id: u32, flags: u32) -> ()
+    589 domain_del_iothread(domain: DomainRef, id: u32, flags: u32) -> ()
         { remote: Some(356) }
     /// Begins to measure how fast the guest writes to its memory.
-    390 domain_start_dirty_rate_calc(domain: DomainRef, seconds: i32, flags: u32) -> ()
+    590 domain_start_dirty_rate_calc(domain: DomainRef, seconds: i32, flags: u32) -> ()
         { remote: Some(427) }
     /// What measures and secures a confidential guest; nothing of a guest that is none.
-    391 domain_get_launch_security_info(domain: DomainRef, flags: u32) -> Vec<Parameter>
+    591 domain_get_launch_security_info(domain: DomainRef, flags: u32) -> Vec<Parameter>
         { remote: Some(396), class: Class::Query, repeatable: true }
     /// Which of the host's performance counters count for it.
-    392 domain_get_perf_events(domain: DomainRef, flags: u32) -> Vec<Parameter>
+    592 domain_get_perf_events(domain: DomainRef, flags: u32) -> Vec<Parameter>
         { remote: Some(365), permission: Permission::Read, class: Class::Query, repeatable: true }
-    /// CPU time of the host, of one of its CPUs or (-1) of all.
-    400 node_get_cpu_stats(cpu: i32, count: i32, flags: u32) -> HostStats
-        { remote: Some(227), permission: Permission::Read, class: Class::Query, repeatable: true }
-    /// Memory of the host, of one of its NUMA nodes or (-1) of all.
-    401 node_get_memory_stats(count: i32, cell: i32, flags: u32) -> HostStats
-        { remote: Some(228), permission: Permission::Read, class: Class::Query, repeatable: true }
-    /// Free memory of the host, in bytes.
-    402 node_get_free_memory() -> u64
-        { remote: Some(102), permission: Permission::Read, class: Class::Query, repeatable: true }
-    /// Free memory of the host's NUMA nodes, in bytes.
-    403 node_get_cells_free_memory(start_cell: i32, max_cells: i32) -> Vec<u64>
-        { remote: Some(101), permission: Permission::Read, class: Class::Query, repeatable: true }
-    /// The host's CPUs.
-    404 node_get_cpu_map(need_map: i32, need_online: i32, flags: u32) -> HostCpuMap
-        { remote: Some(293), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Free pages of the host by size (in KiB) and NUMA node.
-    405 node_get_free_pages(pages: Vec<u32>, start_cell: i32, cells: u32, flags: u32) -> Vec<u64>
+    605 node_get_free_pages(pages: Vec<u32>, start_cell: i32, cells: u32, flags: u32) -> Vec<u64>
         { remote: Some(340), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// CPU models that guests of an architecture may have.
-    406 connect_get_cpu_model_names(arch: String, need_results: i32, flags: u32) -> CpuModels
+    606 connect_get_cpu_model_names(arch: String, need_results: i32, flags: u32) -> CpuModels
         { remote: Some(312), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// A command for QEMU's monitor; `flags` are `virDomainQemuMonitorCommandFlags`.
-    393 domain_monitor_command(domain: DomainRef, command: String, flags: u32) -> String
+    593 domain_monitor_command(domain: DomainRef, command: String, flags: u32) -> String
         { qemu: Some(1) }
     /// A command for the guest's agent, which gets so many seconds; -2 waits long, -1 as long as usual, 0 not at all.
-    394 domain_agent_command(domain: DomainRef, command: String, timeout: i32, flags: u32) -> Option<String>
+    594 domain_agent_command(domain: DomainRef, command: String, timeout: i32, flags: u32) -> Option<String>
         { qemu: Some(3), deadline: Duration::from_secs(60) }
+    /// All domains at a glance.
+    51 domains_overview() -> Vec<DomainOverview>
+        { permission: Permission::Read, class: Class::Query, repeatable: true }
 }

@@ -59,6 +59,21 @@ impl Driver {
     }
 }
 
+impl Driver {
+    /// The part of libvirt that its objects belong to, as errors tell it that concern none of them in particular.
+    #[must_use]
+    pub const fn origin(self) -> crate::error::Origin {
+        use crate::error::Origin;
+        match self {
+            Self::Qemu => Origin::DOMAIN,
+            Self::Network => Origin::NETWORK,
+            Self::Storage => Origin::STORAGE,
+            Self::Secret => Origin::SECRET,
+            Self::Broker | Self::Lock | Self::Log | Self::Gateway => Origin::RPC,
+        }
+    }
+}
+
 impl std::fmt::Display for Driver {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(self.name())
@@ -110,6 +125,8 @@ pub struct CallInfo {
     pub remote: Option<u32>,
     /// Procedure number in libvirt's `qemu` program.
     pub qemu: Option<u32>,
+    /// Is the descriptor in its reply, for libvirt's clients, a stream?
+    pub stream: bool,
     /// Bytes that the arguments may have.
     pub body_max_bytes: u32,
 }
@@ -126,6 +143,7 @@ impl CallInfo {
         deadline: Duration::from_secs(10),
         remote: None,
         qemu: None,
+        stream: false,
         body_max_bytes: 64 << 10,
     };
 }
@@ -260,6 +278,14 @@ macro_rules! calls {
 
         /// All entries of this table.
         pub const CALLS: &[crate::table::CallInfo] = &[$($name::INFO),*];
+
+        /// All of them, between libvirt's encoding and ours.
+        #[allow(dead_code, reason = "a table may have no public call")]
+        pub(crate) const TRANSLATIONS: &[crate::remote::Translation] = &[$(crate::remote::Translation {
+            info: &$name::INFO,
+            arguments: crate::remote::arguments::<$name::Arguments>,
+            reply: crate::remote::reply::<$name::Reply>,
+        }),*];
 
         /// Goes through the calls of this table.
         pub fn each_call(visitor: &mut impl crate::table::EachCall) {

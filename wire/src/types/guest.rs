@@ -1,6 +1,6 @@
 //! What calls about one guest, and about the host below it, answer.
 
-use super::{Bytes, DomainRef, Parameter};
+use super::{ByteString, DomainRef, Parameter};
 use serde::{Deserialize, Serialize};
 
 /// The statistics of one domain.
@@ -26,11 +26,11 @@ pub struct MemoryStat {
 pub struct BlockStats {
     /// Reads.
     pub read_requests: i64,
-    /// Bytes read.
+    /// ByteString read.
     pub read_bytes: i64,
     /// Writes.
     pub write_requests: i64,
-    /// Bytes written.
+    /// ByteString written.
     pub write_bytes: i64,
     /// Errors.
     pub errors: i64,
@@ -39,7 +39,7 @@ pub struct BlockStats {
 /// What an interface has done (`virDomainInterfaceStatsStruct`), as the guest sees it; -1 is "not known".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStats {
-    /// Bytes received.
+    /// ByteString received.
     pub received_bytes: i64,
     /// Packets received.
     pub received_packets: i64,
@@ -47,7 +47,7 @@ pub struct InterfaceStats {
     pub received_errors: i64,
     /// Packets that should have been received and were dropped.
     pub received_drops: i64,
-    /// Bytes sent.
+    /// ByteString sent.
     pub sent_bytes: i64,
     /// Packets sent.
     pub sent_packets: i64,
@@ -87,14 +87,14 @@ pub struct Vcpus {
     /// The CPUs.
     pub info: Vec<VcpuInfo>,
     /// A map for each of them, end to end.
-    pub maps: Bytes,
+    pub maps: ByteString,
 }
 
 /// Maps of CPUs, end to end, and how many there are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuMaps {
     /// The maps.
-    pub maps: Bytes,
+    pub maps: ByteString,
     /// How many.
     pub count: i32,
 }
@@ -161,7 +161,7 @@ pub struct IoThread {
     /// Its number.
     pub id: u32,
     /// The host's CPUs.
-    pub map: Bytes,
+    pub map: ByteString,
 }
 
 /// All I/O threads.
@@ -215,35 +215,6 @@ pub struct GuestInterface {
     pub hardware_address: Option<String>,
     /// Its addresses.
     pub addresses: Vec<GuestAddress>,
-}
-
-/// One of the host's statistics.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostStat {
-    /// Its name.
-    pub field: String,
-    /// Its value: ns, or KiB.
-    pub value: u64,
-}
-
-/// The host's statistics, or their number when only that was asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostStats {
-    /// The values.
-    pub stats: Vec<HostStat>,
-    /// Their number when only that was asked for, else 0.
-    pub count: i32,
-}
-
-/// The host's CPUs that are there and online.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostCpuMap {
-    /// Which are online.
-    pub map: Bytes,
-    /// How many are online.
-    pub online: u32,
-    /// How many there are.
-    pub count: i32,
 }
 
 /// Names of CPU models.

@@ -1,8 +1,6 @@
-//! Typed parameters: named values, as libvirt passes what may grow in number. And bytes.
+//! Typed parameters: named values, as libvirt passes what may grow in number.
 
-use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
-use std::fmt;
+use serde::{Deserialize, Serialize};
 
 /// A value that says what it is (`virTypedParameterType`, whose numbers count these variants from 1).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,43 +96,5 @@ impl ParameterList {
         }
         parameters.truncate(room);
         Self { parameters, count: 0 }
-    }
-}
-
-/// Bytes that are nobody's text: a map of CPUs, a piece of a disk.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Bytes(pub Vec<u8>);
-
-impl fmt::Debug for Bytes {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Bytes({})", self.0.len())
-    }
-}
-
-impl Serialize for Bytes {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Bytes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Owned;
-        impl Visitor<'_> for Owned {
-            type Value = Bytes;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("bytes")
-            }
-
-            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
-                Ok(Bytes(bytes.to_vec()))
-            }
-
-            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
-                Ok(Bytes(bytes))
-            }
-        }
-        deserializer.deserialize_byte_buf(Owned)
     }
 }

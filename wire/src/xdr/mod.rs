@@ -1,9 +1,8 @@
 //! XDR (RFC 4506) for the very types of the tables: what libvirt's clients speak.
 //!
 //! Numbers of every width below 64 bits take four bytes, as libvirt has it. What serde's model does not tell apart is told
-//! by a type's name: newtypes of [`OPAQUE`] are bytes one by one, padded; [`crate::descriptor::NAME`] has no bytes at all;
-//! enums of [`UNIONS`] are a number, counted from 1, and what belongs to it. Other enums, and maps, have no form here:
-//! public types carry libvirt's numbers instead.
+//! by a newtype's name: [`OPAQUE`] types are bytes one by one, padded; [`crate::descriptor::NAME`] has no bytes at all.
+//! Enums but for [`UNIONS`], and maps, have no form here: public types carry libvirt's numbers instead.
 //!
 //! Nothing is allocated on the word of a count: a count beyond the bytes that are there is refused before its elements are
 //! read, and no type of the tables contains itself, so the depth of a call is the depth of its type.
@@ -19,7 +18,7 @@ use std::os::fd::OwnedFd;
 
 /// Names of the newtypes around `[u8; N]` that are fixed opaque data.
 pub const OPAQUE: &[&str] = &["Uuid"];
-/// Names of the enums of one-value variants that are unions, whose first variant has the number 1.
+/// Names of the enums that are unions: the number of a case is its position, from 1.
 pub const UNIONS: &[&str] = &["ParameterValue"];
 /// Longest string, in bytes.
 pub const STRING_MAX_BYTES: usize = 4 << 20;

@@ -107,15 +107,19 @@ impl<'de> SeqAccess<'de> for Elements<'de, '_> {
     // No `size_hint`: nothing is allocated on the word of a count.
 }
 
-impl<'de> EnumAccess<'de> for &mut Reader<'de> {
-    type Error = XdrError;
-    type Variant = Self;
+/// One case of a union.
+struct Case<'a, 'b> {
+    reader: &'b mut Reader<'a>,
+    index: u32,
+}
 
-    /// The number of a union, which counts its variants from 1; what the type does not have is refused by its visitor.
-    fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self), XdrError> {
-        let value = self.number()?;
-        let index = value.checked_sub(1).ok_or(XdrError::Value { what: "kind of value", value })?;
-        Ok((seed.deserialize(U32Deserializer::<XdrError>::new(index))?, self))
+impl<'de, 'b> EnumAccess<'de> for Case<'de, 'b> {
+    type Error = XdrError;
+    type Variant = &'b mut Reader<'de>;
+
+    fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self::Variant), XdrError> {
+        let case = seed.deserialize(U32Deserializer::<XdrError>::new(self.index))?;
+        Ok((case, self.reader))
     }
 }
 
@@ -123,7 +127,7 @@ impl<'de> VariantAccess<'de> for &mut Reader<'de> {
     type Error = XdrError;
 
     fn unit_variant(self) -> Result<(), XdrError> {
-        Err(XdrError::Unsupported("a union's variant without a value"))
+        Err(XdrError::Unsupported("a case without a value"))
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, XdrError> {
@@ -131,7 +135,7 @@ impl<'de> VariantAccess<'de> for &mut Reader<'de> {
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _length: usize, _visitor: V) -> Result<V::Value, XdrError> {
-        Err(XdrError::Unsupported("a union's variant of several values"))
+        Err(XdrError::Unsupported("a case of several values"))
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -139,7 +143,7 @@ impl<'de> VariantAccess<'de> for &mut Reader<'de> {
         _fields: &'static [&'static str],
         _visitor: V,
     ) -> Result<V::Value, XdrError> {
-        Err(XdrError::Unsupported("a union's variant of several values"))
+        Err(XdrError::Unsupported("a case of several values"))
     }
 }
 
@@ -315,10 +319,19 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         name: &'static str,
-        _variants: &'static [&'static str],
+        variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, XdrError> {
-        if UNIONS.contains(&name) { visitor.visit_enum(self) } else { Err(XdrError::Unsupported("an enum")) }
+        if !UNIONS.contains(&name) {
+            return Err(XdrError::Unsupported("an enum"));
+        }
+        let value = self.number()?;
+        match value.checked_sub(1) {
+            Some(index) if (index as usize) < variants.len() => {
+                visitor.visit_enum(Case { reader: self, index })
+            }
+            _ => Err(XdrError::Value { what: "case of a union", value }),
+        }
     }
 
     fn deserialize_identifier<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, XdrError> {

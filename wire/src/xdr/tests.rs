@@ -1,6 +1,6 @@
 use super::*;
 use crate::descriptor::Descriptor;
-use crate::types::{Bytes, DomainInfo, DomainList, DomainRef, Parameter, ParameterValue, Stream, Uuid};
+use crate::types::{ByteString, DomainInfo, DomainList, DomainRef, Parameter, ParameterValue, Stream, Uuid};
 use proptest::prelude::*;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -70,8 +70,8 @@ fn a_typed_parameter_is_its_name_a_number_from_one_and_the_value() {
 
 #[test]
 fn bytes_are_counted_and_padded() {
-    assert_eq!(bytes(&Bytes(vec![1, 2, 3])), [0, 0, 0, 3, 1, 2, 3, 0]);
-    assert_eq!(read(&[0, 0, 0, 1, 9, 0, 0, 0]), Ok(Bytes(vec![9])));
+    assert_eq!(bytes(&ByteString(vec![1, 2, 3])), [0, 0, 0, 3, 1, 2, 3, 0]);
+    assert_eq!(read(&[0, 0, 0, 1, 9, 0, 0, 0]), Ok(ByteString(vec![9])));
 }
 
 #[test]

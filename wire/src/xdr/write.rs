@@ -180,7 +180,7 @@ impl Serializer for &mut Writer {
         if !UNIONS.contains(&name) {
             return Err(XdrError::Unsupported("an enum"));
         }
-        self.number(index.saturating_add(1))?;
+        self.number(index + 1)?;
         value.serialize(self)
     }
 

@@ -78,7 +78,8 @@ pub(super) async fn connect_get_all_domain_stats(
     let guests = if arguments.domains.is_empty() {
         driver.environment.all()
     } else {
-        arguments.domains.iter().map(|domain| driver.guest(domain)).collect::<Result<_, _>>()?
+        // Those that have gone since the client listed them are left out.
+        arguments.domains.iter().filter_map(|domain| driver.guest(domain).ok()).collect()
     };
     let views = guests.into_iter().map(|guest| guest.view.get());
     let views: Vec<Arc<View>> =

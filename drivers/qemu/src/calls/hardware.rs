@@ -15,7 +15,7 @@ use bulkhead_wire::table::domain::{
     domain_managed_save_get_xml_desc, domain_memory_peek, domain_monitor_command, domain_send_key,
     domain_start_dirty_rate_calc,
 };
-use bulkhead_wire::types::{Bytes, IoThread, IoThreads, Parameter};
+use bulkhead_wire::types::{ByteString, IoThread, IoThreads, Parameter};
 use serde_json::{Value, json};
 
 /// The virtual address of the first CPU (`VIR_MEMORY_VIRTUAL`).
@@ -24,7 +24,7 @@ const MEMORY_VIRTUAL: u32 = 1;
 const MEMORY_PHYSICAL: u32 = 2;
 /// Most bytes of one look into memory.
 const PEEK_MAX_BYTES: u32 = 64 << 10;
-/// Bytes that QEMU prints at once.
+/// ByteString that QEMU prints at once.
 const PEEK_STEP: u32 = 4096;
 /// A command for people (`VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP`).
 const HUMAN: u32 = 1;
@@ -140,7 +140,7 @@ pub(super) async fn domain_memory_peek(
     driver: &Qemu,
     call: CallContext,
     arguments: domain_memory_peek::Arguments,
-) -> Result<Bytes, Error> {
+) -> Result<ByteString, Error> {
     unsupported_flags(&call, arguments.flags, MEMORY_VIRTUAL | MEMORY_PHYSICAL)?;
     let guest = driver.observed(&arguments.domain)?;
     let command = match arguments.flags {
@@ -168,7 +168,7 @@ pub(super) async fn domain_memory_peek(
         bytes.extend(shown);
         left -= step;
     }
-    Ok(Bytes(bytes))
+    Ok(ByteString(bytes))
 }
 
 pub(super) async fn domain_get_iothread_info(
@@ -190,12 +190,12 @@ pub(super) async fn domain_get_iothread_info(
             let number = thread.get("thread-id").and_then(Value::as_i64);
             let number = number.and_then(|number| i32::try_from(number).ok()).unwrap_or(-1);
             let map = process::thread_cpus(guest.live().pid, number).unwrap_or_default();
-            threads.push(IoThread { id, map: Bytes(map) });
+            threads.push(IoThread { id, map: ByteString(map) });
         }
         threads.sort_by_key(|thread| thread.id);
     } else {
         let ids = iothread_ids(side(&view, arguments.flags)?);
-        threads.extend(ids.into_iter().map(|id| IoThread { id, map: Bytes(host_cpus()) }));
+        threads.extend(ids.into_iter().map(|id| IoThread { id, map: ByteString(host_cpus()) }));
     }
     Ok(IoThreads { count: u32::try_from(threads.len()).unwrap_or(u32::MAX), threads })
 }

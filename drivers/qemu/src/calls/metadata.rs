@@ -7,9 +7,7 @@ use crate::guest::Guest;
 use crate::guest::amend::{CONFIG, LIVE, place};
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::CallContext;
-use bulkhead_wire::table::domain::{
-    domain_get_metadata, domain_get_os_type, domain_is_updated, domain_rename, domain_set_metadata,
-};
+use bulkhead_wire::table::domain::{domain_get_metadata, domain_rename, domain_set_metadata};
 use bulkhead_xml::{Element, Limits, Node, parse};
 
 /// `virDomainMetadataType`.
@@ -198,25 +196,6 @@ pub(super) async fn domain_rename(
         .and_then(std::convert::identity);
     environment.release(if renamed.is_ok() { &view.name } else { &new });
     renamed.map(|()| 0)
-}
-
-pub(super) async fn domain_get_os_type(
-    driver: &Qemu,
-    _call: CallContext,
-    arguments: domain_get_os_type::Arguments,
-) -> Result<String, Error> {
-    let view = driver.guest(&arguments.domain)?.view.get();
-    let kind = view.root().and_then(|root| root.at("os/type")).map(Element::text);
-    Ok(kind.unwrap_or_else(|| "hvm".to_owned()))
-}
-
-pub(super) async fn domain_is_updated(
-    driver: &Qemu,
-    _call: CallContext,
-    arguments: domain_is_updated::Arguments,
-) -> Result<i32, Error> {
-    // Whoever knows whether a definition changed since a client last looked is the client: libvirt's driver says no as well.
-    driver.guest(&arguments.domain).map(|_| 0)
 }
 
 #[cfg(test)]

@@ -7,10 +7,8 @@ use crate::guest::process;
 use crate::guest::view::View;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::CallContext;
-use bulkhead_wire::table::domain::{
-    domain_get_max_memory, domain_get_max_vcpus, domain_get_vcpus, domain_get_vcpus_flags,
-};
-use bulkhead_wire::types::{Bytes, VcpuInfo, Vcpus};
+use bulkhead_wire::table::domain::{domain_get_max_vcpus, domain_get_vcpus, domain_get_vcpus_flags};
+use bulkhead_wire::types::{ByteString, VcpuInfo, Vcpus};
 use bulkhead_xml::Element;
 use serde_json::{Value, json};
 
@@ -75,7 +73,7 @@ pub(super) async fn domain_get_vcpus(
     let (Ok(most), Ok(bytes)) = (usize::try_from(arguments.max), usize::try_from(arguments.map_bytes)) else {
         return Err(guest.wrong(Code::INVALID_ARG, "a negative number of CPUs or bytes was asked for"));
     };
-    let mut vcpus = Vcpus { info: Vec::new(), maps: Bytes::default() };
+    let mut vcpus = Vcpus { info: Vec::new(), maps: ByteString::default() };
     let pid = guest.live().pid;
     for Thread { number, thread } in threads(&guest).await?.into_iter().take(most) {
         let usage = process::thread_usage(pid, thread).unwrap_or_default();
@@ -86,14 +84,6 @@ pub(super) async fn domain_get_vcpus(
         vcpus.maps.0.extend(fit(process::thread_cpus(pid, thread).unwrap_or_default(), bytes));
     }
     Ok(vcpus)
-}
-
-pub(super) async fn domain_get_max_memory(
-    driver: &Qemu,
-    _call: CallContext,
-    arguments: domain_get_max_memory::Arguments,
-) -> Result<u64, Error> {
-    Ok(driver.guest(&arguments.domain)?.view.get().info().max_memory_kib)
 }
 
 pub(super) async fn domain_get_max_vcpus(

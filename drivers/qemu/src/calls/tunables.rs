@@ -21,7 +21,7 @@ use bulkhead_wire::table::domain::{
     domain_set_scheduler_parameters_flags,
 };
 use bulkhead_wire::types::{
-    Bytes, CpuMaps, DomainRef, Parameter, ParameterList, ParameterValue, SchedulerType,
+    ByteString, CpuMaps, DomainRef, Parameter, ParameterList, ParameterValue, SchedulerType,
 };
 use bulkhead_xml::Element;
 use std::collections::BTreeSet;
@@ -473,7 +473,7 @@ pub(super) async fn domain_get_vcpu_pin_info(
     let view = driver.guest(&arguments.domain)?.view.get();
     let root = side(&view, arguments.flags)?;
     let (bytes, most) = sizes(&view, arguments.map_bytes, arguments.cpus)?;
-    let mut maps = CpuMaps { maps: Bytes::default(), count: 0 };
+    let mut maps = CpuMaps { maps: ByteString::default(), count: 0 };
     for number in (0..current(root)).take(most) {
         maps.maps.0.extend(fit(pinned(root, vcpu_pin(root, number)), bytes));
         maps.count += 1;
@@ -507,11 +507,11 @@ pub(super) async fn domain_get_emulator_pin_info(
         Some(map) => map,
         None => pinned(root, root.at("cputune/emulatorpin")),
     };
-    Ok(CpuMaps { maps: Bytes(fit(map, bytes)), count: 1 })
+    Ok(CpuMaps { maps: ByteString(fit(map, bytes)), count: 1 })
 }
 
 /// The set that a client's map means, within the host's CPUs.
-fn wanted(domain: &DomainRef, map: &Bytes) -> Result<BTreeSet<u32>, Error> {
+fn wanted(domain: &DomainRef, map: &ByteString) -> Result<BTreeSet<u32>, Error> {
     let host = set_of(&host_cpus());
     let set: BTreeSet<u32> = set_of(&map.0).intersection(&host).copied().collect();
     if set.is_empty() {

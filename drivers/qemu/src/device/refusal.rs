@@ -39,6 +39,11 @@ pub(crate) fn unsupported_by_qemu(device: &Element, message: impl fmt::Display) 
     Error::new(Code::CONFIG_UNSUPPORTED, Origin::QEMU, at(device, message))
 }
 
+/// The same, found by another part of the system than the reader of domains.
+pub(crate) fn internal_of(origin: Origin, device: &Element, message: impl fmt::Display) -> Error {
+    Error::new(Code::INTERNAL, origin, at(device, message))
+}
+
 /// A fault that libvirt reports as its own, though the XML is to blame.
 pub(crate) fn internal(device: &Element, message: impl fmt::Display) -> Error {
     Error::new(Code::INTERNAL, Origin::DOMAIN, at(device, message))

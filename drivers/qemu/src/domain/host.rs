@@ -1,5 +1,6 @@
 //! What reading a definition needs to know of host and emulators; plain data, so that tests can make it up.
 
+use super::facilities::Facilities;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -120,6 +121,8 @@ pub struct Host {
     pub firmware: Vec<Firmware>,
     /// The folder of guests' lasting state; their firmware variables are in `nvram` below it.
     pub state_folder: String,
+    /// What it has for guests to use.
+    pub facilities: Facilities,
     /// Numbers for UUIDs and MAC addresses that the input leaves open.
     pub identifiers: Arc<dyn Identifiers>,
 }
@@ -160,6 +163,7 @@ impl Host {
             emulators,
             firmware: debian_firmware(),
             state_folder: "/var/lib/libvirt/qemu".to_owned(),
+            facilities: Facilities { networks: vec!["default".to_owned()], ..Facilities::default() },
             identifiers,
         }
     }

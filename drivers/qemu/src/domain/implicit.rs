@@ -133,7 +133,7 @@ fn usb_model(context: &Context, explicit: bool) -> Option<&'static str> {
     if context.is_x86() || context.arch == "ppc" {
         return Some("piix3-uhci");
     }
-    if context.is_pseries() || context.machine == "mac99" || context.is_virt() {
+    if context.arch.starts_with("ppc64") || context.machine == "mac99" || context.is_virt() {
         return Some("qemu-xhci");
     }
     match context.machine.as_str() {
@@ -158,7 +158,8 @@ fn controllers(devices: &mut Element, context: &Context) -> Result<(), Error> {
         }
     }
     let explicit_usb = controllers_of(devices, "usb").next().is_some();
-    let default_usb = context.is_x86() && context.machine != "isapc" && context.machine != "microvm"
+    let default_usb = context.is_i440fx()
+        || context.is_q35()
         || context.arch.starts_with("ppc")
         || matches!(context.machine.as_str(), "versatilepb" | "realview-pbx-a9" | "realview-eb");
     if !explicit_usb
@@ -356,20 +357,14 @@ fn companions(devices: &mut Element, context: &Context) -> Result<(), Error> {
     if controllers_of(devices, "ide").any(|ide| number(ide, "index") > 0) {
         return Err(refuse::unsupported_by_qemu("This machine has one IDE controller, index 0"));
     }
-    let spapr = context.is_pseries();
     for scsi in devices
         .elements_mut()
         .filter(|d| d.name == "controller" && d.attr("type") == Some("scsi") && d.attr("model").is_none())
     {
-        let model = if context.is_x86() {
-            "lsilogic"
-        } else if spapr && scsi.path_attr("address", "type") == Some("spapr-vio") {
-            "ibmvscsi"
-        } else {
-            "virtio-scsi"
-        };
-        scsi.set("model", model);
-        arrange_controller(scsi);
+        if let Some(model) = device::controller::default_model("scsi", context) {
+            scsi.set("model", model);
+            arrange_controller(scsi);
+        }
     }
     Ok(())
 }
@@ -394,7 +389,8 @@ fn simple(devices: &mut Element, root: &Element, context: &Context) -> Result<()
     }
     mark_primary(devices)?;
     audio(devices);
-    let balloon = !context.is_arm() && context.machine != "isapc" && context.machine != "microvm";
+    let pc = context.is_i440fx() || context.is_q35();
+    let balloon = if context.is_x86() { pc } else { !context.is_arm() && context.arch != "loongarch64" };
     if balloon && !has(devices, "memballoon") {
         devices.push(Element::new("memballoon").with("model", "virtio"));
     }

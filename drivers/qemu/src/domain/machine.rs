@@ -142,6 +142,18 @@ pub(super) fn settle<'a>(root: &'a Element, host: &'a Host) -> Result<Settled<'a
     Ok(Settled { context, emulator, unfit })
 }
 
+/// A machine has places for so many vCPUs and no more.
+pub(super) fn check_vcpus(vcpus: u32, context: &Context<'_>) -> Result<(), Error> {
+    let machine = context.host.emulator(&context.arch).and_then(|known| known.machines.get(&context.machine));
+    match machine.map(|machine| machine.maximum_vcpus) {
+        Some(most) if most > 0 && vcpus > most => Err(refuse::unsupported_by_qemu(format!(
+            "<vcpu>: machine type '{}' has at most {most} vCPUs, not {vcpus}",
+            context.machine
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The architecture of the given emulator, or the host's if that emulator can run it.
 fn default_architecture(host: &Host, emulator: Option<&str>, kind: Option<&Element>) -> String {
     if let Some(path) = emulator {
@@ -170,7 +182,7 @@ fn check_emulator(host: &Host, path: &str, arch: &str) -> Result<(), Error> {
         return Err(Error::new(
             Code::SYSTEM_ERROR,
             Origin::QEMU,
-            format!("'{path}' is none of this host's emulators; name one of these, or none"),
+            format!("<emulator>: '{path}' is none of this host's emulators; name one of these, or none"),
         ));
     }
     let x86 = |name: &str| matches!(name, "i686" | "x86_64");
@@ -178,5 +190,5 @@ fn check_emulator(host: &Host, path: &str, arch: &str) -> Result<(), Error> {
     if known.any(|(name, _)| name == arch || x86(name) && x86(arch) || family(name) == family(arch)) {
         return Ok(());
     }
-    Err(refuse::unsupported_by_qemu(format!("Emulator '{path}' does not emulate architecture '{arch}'")))
+    Err(refuse::unsupported_by_qemu(format!("<emulator>: '{path}' does not emulate architecture '{arch}'")))
 }

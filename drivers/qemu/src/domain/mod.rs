@@ -12,12 +12,15 @@ mod clock;
 mod cpu;
 mod devices;
 mod drives;
+pub mod facilities;
 mod features;
 mod firmware;
+mod fit;
 mod implicit;
 mod machine;
 mod namespace;
 mod os;
+mod place;
 mod read;
 mod refuse;
 pub(crate) mod sets;
@@ -26,7 +29,7 @@ mod tuning;
 pub use host::Host;
 
 use bulkhead_wire::error::Error;
-use bulkhead_xml::Element;
+use bulkhead_xml::{Element, Node};
 
 /// What a document is read for; some checks belong to one purpose alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,10 +90,12 @@ impl Definition {
     /// What `domainXMLToNative` makes a command line of: interfaces reduced to taps, which are given addresses anew.
     ///
     /// # Errors
-    /// Devices for which there is no room once they are placed again.
+    /// What the host lacks, and devices for which there is no room once they are placed again.
     pub fn native(&self, host: &Host) -> Result<Element, Error> {
+        read::check_facilities(&self.root, host)?;
         let mut root = self.root.clone();
         crate::args::reduce_interfaces(&mut root);
+        drop_optional_volumes(&mut root);
         for device in root.child_mut("devices").into_iter().flat_map(Element::elements_mut) {
             if device.name == "interface" {
                 device.take("address");
@@ -108,10 +113,38 @@ impl Definition {
         }
         let mut public = self.root.clone();
         if let Some(devices) = public.child_mut("devices") {
-            for graphics in devices.elements_mut().filter(|device| device.name == "graphics") {
-                graphics.unset("passwd");
+            for device in devices.elements_mut() {
+                match device.name.as_str() {
+                    "graphics" => drop(device.unset("passwd")),
+                    "disk" => hide_cookies(device),
+                    _ => {}
+                }
             }
         }
         public.to_xml()
     }
+}
+
+/// Volumes that a guest can do without are left out while no pool has them.
+fn drop_optional_volumes(root: &mut Element) {
+    let Some(devices) = root.child_mut("devices") else {
+        return;
+    };
+    let absent = |device: &Element| {
+        device.name == "disk"
+            && device.attr("type") == Some("volume")
+            && device.path_attr("source", "startupPolicy") == Some("optional")
+    };
+    let fixed = |device: &Element| !matches!(device.attr("device"), Some("cdrom" | "floppy"));
+    devices.children.retain(|node| !matches!(node, Node::Element(e) if absent(e) && fixed(e)));
+    for drive in devices.elements_mut().filter(|device| absent(device)) {
+        drive.take("source");
+    }
+}
+
+/// Takes out what a disk's chain of sources says to web servers.
+fn hide_cookies(element: &mut Element) {
+    element.take("cookies");
+    // A document is nested 255 deep at most.
+    element.elements_mut().for_each(hide_cookies);
 }

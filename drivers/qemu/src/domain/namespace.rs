@@ -60,8 +60,16 @@ pub(super) fn complete(root: &Element) -> Result<Vec<Element>, Error> {
     {
         found.push(Element::new("qemu:deprecation").with("behavior", behavior));
     }
+    found.iter_mut().for_each(claim);
     found.retain(|element| !element.children.is_empty() || !element.attributes.is_empty());
     Ok(found)
+}
+
+/// Says of an element and all below it that they are in the namespace, as reading them again would.
+fn claim(element: &mut Element) {
+    element.namespace = Some(QEMU.to_owned());
+    // Three levels at most, as they are built above.
+    element.elements_mut().for_each(claim);
 }
 
 fn local(element: &Element) -> &str {

@@ -3,13 +3,14 @@
 use super::host::Host;
 use super::machine::Settled;
 use super::{
-    Purpose, addresses, basics, clock, cpu, devices, features, machine, namespace, os, refuse, tuning,
+    Purpose, addresses, basics, clock, cpu, devices, facilities, features, fit, machine, namespace, os,
+    place, refuse, tuning,
 };
 use crate::device::schema::Shape;
 use crate::device::siblings;
 use crate::device::value;
 use bulkhead_wire::error::{Code, Error, Origin};
-use bulkhead_xml::{Element, Limits, parse};
+use bulkhead_xml::{Element, Limits, Node, parse};
 
 /// The tables of elements that need no more than their table.
 struct Simple<'a>(&'a Element, &'a mut Element);
@@ -24,6 +25,10 @@ impl Simple<'_> {
 pub(super) fn read(xml: &[u8], host: &Host, _purpose: Purpose) -> Result<Element, Error> {
     let mut document = parse(xml, Limits::default(), "domain/metadata")
         .map_err(|error| Error::new(Code::XML_DETAIL, Origin::DOMAIN, error.to_string()))?;
+    checked(&mut document, host).map_err(|error| place::located(error, &document))
+}
+
+fn checked(document: &mut Element, host: &Host) -> Result<Element, Error> {
     if document.name != "domain" {
         return Err(refuse::value(format!("The document is a <{}>, not a <domain>", document.name)));
     }
@@ -35,9 +40,9 @@ pub(super) fn read(xml: &[u8], host: &Host, _purpose: Purpose) -> Result<Element
             "<domain> is in a namespace; remove its 'xmlns'",
         ));
     }
-    join_devices(&mut document);
-    let settled = machine::settle(&document, host)?;
-    complete(&document, settled)
+    join_devices(document);
+    let settled = machine::settle(document, host)?;
+    complete(document, settled)
 }
 
 /// A document may have several `<devices>`; they count as one.
@@ -84,6 +89,7 @@ fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
     if let Some(unfit) = unfit {
         return Err(unfit);
     }
+    machine::check_vcpus(vcpus, context)?;
     for device in devices.elements() {
         crate::device::check(device, context)?;
     }
@@ -98,11 +104,11 @@ fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
     push_all(&mut root, basics::generation_id(input, || context.host.new_uuid())?);
     push_all(&mut root, basics::title(input)?);
     push_all(&mut root, description(input));
-    push_all(&mut root, input.child("metadata").filter(|metadata| !metadata.children.is_empty()).cloned());
+    push_all(&mut root, metadata(input));
     push_all(&mut root, memory);
     Simple(input, &mut root).add(&tuning::BLKIO_TUNE)?;
     push_all(&mut root, tuning::memory_tune(input)?);
-    Simple(input, &mut root).add(&tuning::MEMORY_BACKING)?;
+    push_all(&mut root, tuning::memory_backing(input)?);
     root.push(vcpu);
     push_all(&mut root, basics::vcpus(input)?);
     push_all(&mut root, iothreads(input)?);
@@ -125,7 +131,13 @@ fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
     Simple(input, &mut root).add(&tuning::KEY_WRAP)?;
     push_all(&mut root, tuning::launch_security(input)?);
     push_all(&mut root, passed_through);
+    fit::check(&root, context)?;
     Ok(root)
+}
+
+/// Whether the host has what a complete tree needs.
+pub(super) fn check_facilities(root: &Element, host: &Host) -> Result<(), Error> {
+    facilities::check(root, &machine::settle(root, host)?.context)
 }
 
 /// Gives addresses to those devices of a complete tree that have none.
@@ -143,6 +155,24 @@ fn push_all(root: &mut Element, elements: impl IntoIterator<Item = Element>) {
     for element in elements {
         root.push(element);
     }
+}
+
+/// `<metadata>` as it stands, with the declarations of the prefixes that it uses and that stood around it.
+fn metadata(input: &Element) -> Option<Element> {
+    let mut metadata = input.child("metadata").filter(|metadata| !metadata.children.is_empty())?.clone();
+    for (name, space) in &input.attributes {
+        let Some(prefix) = name.strip_prefix("xmlns:").filter(|_| metadata.attr(name).is_none()) else {
+            continue;
+        };
+        let used = |markup: &str| {
+            let starts = [format!("<{prefix}:"), format!(" {prefix}:"), format!("\n{prefix}:")];
+            starts.iter().any(|start| markup.contains(start.as_str()))
+        };
+        if metadata.children.iter().any(|node| matches!(node, Node::Raw(markup) if used(markup))) {
+            metadata.set(name, space.as_str());
+        }
+    }
+    Some(metadata)
 }
 
 fn description(input: &Element) -> Option<Element> {

@@ -13,7 +13,7 @@ const SCHEDULER: Attribute = one_of("scheduler", &["batch", "idle", "fifo", "rr"
 const PRIORITY: Attribute = number("priority");
 
 /// `<memoryBacking>`.
-pub(super) const MEMORY_BACKING: Shape = shape(
+const MEMORY_BACKING: Shape = shape(
     "memoryBacking",
     &[],
     &[
@@ -436,6 +436,22 @@ pub(super) fn seclabels(input: &Element) -> Result<Vec<Element>, Error> {
         labels.push(read);
     }
     Ok(labels)
+}
+
+/// `<memoryBacking>`; sizes of pages in KiB.
+pub(super) fn memory_backing(input: &Element) -> Result<Option<Element>, Error> {
+    let mut holder = Element::new("domain");
+    MEMORY_BACKING.read_child(input, &mut holder)?;
+    let Some(mut backing) = holder.take("memoryBacking") else {
+        return Ok(None);
+    };
+    for page in backing.child_mut("hugepages").into_iter().flat_map(Element::elements_mut) {
+        let (size, unit) = (page.attr("size").unwrap_or_default(), page.attr("unit"));
+        let bytes = value::bytes(size, unit, 1024, "<page>")?;
+        page.set("size", bytes.div_ceil(1024).to_string());
+        page.set("unit", "KiB");
+    }
+    Ok(Some(backing))
 }
 
 /// `<memtune>` in KiB.

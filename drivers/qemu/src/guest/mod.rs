@@ -11,12 +11,15 @@
 //!
 //! [`view`] is what readers see, [`live`] what is on disk while it runs, [`start`] and [`stop`] the two sagas,
 //! [`monitor_events`] what QEMU tells, [`streams`] what is handed out as open files,
-//! [`amend`] and [`rename`] how its description changes, [`agent`] the way to the guest's agent, [`process`] and [`blocks`] what kernel and QEMU count of it,
-//! [`prepare`] what a start needs beside the definition, [`save`] and [`image`] the state that a guest goes on from.
+//! [`amend`] and [`rename`] how its description changes, [`agent`] the way to the guest's agent,
+//! [`process`] and [`blocks`] what kernel and QEMU count of it,
+//! [`prepare`] what a start needs beside the definition, [`tpm`] the TPM beside QEMU, [`display`] where displays listen,
+//! [`save`] and [`image`] the state that a guest goes on from.
 
 pub(crate) mod agent;
 pub(crate) mod amend;
 pub(crate) mod blocks;
+mod display;
 mod image;
 pub(crate) mod live;
 mod monitor_events;
@@ -27,6 +30,7 @@ mod save;
 mod start;
 mod stop;
 mod streams;
+pub(crate) mod tpm;
 pub(crate) mod view;
 
 use crate::domain::Definition;
@@ -74,6 +78,9 @@ pub(crate) mod lifecycle {
     pub(crate) const CRASHED: (i32, i32) = (8, 0);
 }
 
+/// A helper's process: readable when it has ended.
+type Process = Arc<AsyncFd<OwnedFd>>;
+
 /// QEMU, while it runs.
 pub(crate) struct Running {
     id: i32,
@@ -84,7 +91,9 @@ pub(crate) struct Running {
     monitor: watch::Receiver<Option<Monitor>>,
     pid: u32,
     /// Readable when it has ended.
-    process: Arc<AsyncFd<OwnedFd>>,
+    process: Process,
+    /// The emulator of its TPM, if it has one.
+    tpm: Option<Process>,
     taps: Vec<String>,
     autodestroy: bool,
     memory_kib: u64,
@@ -114,6 +123,8 @@ pub(crate) struct Guest {
     state: State,
     reason: i32,
     running: Option<Running>,
+    /// Somebody wants it to end; a start that is under way gives up.
+    destroyed: Arc<watch::Sender<bool>>,
     view: Arc<Snapshot<View>>,
     myself: WeakObject<Guest>,
 }
@@ -123,6 +134,7 @@ pub(crate) struct Guest {
 pub(crate) struct GuestHandle {
     pub(crate) object: Object<Guest>,
     pub(crate) view: Arc<Snapshot<View>>,
+    destroyed: Arc<watch::Sender<bool>>,
 }
 
 impl GuestHandle {
@@ -130,6 +142,8 @@ impl GuestHandle {
     pub(crate) fn new(environment: &Arc<Environment>, name: &str, uuid: Uuid) -> Self {
         let view = Arc::new(Snapshot::new(View::new(name, uuid)));
         let shared = Arc::clone(&view);
+        let destroyed = Arc::new(watch::Sender::new(false));
+        let heard = Arc::clone(&destroyed);
         let environment = Arc::clone(environment);
         let object = Object::spawn(&format!("domain {name}"), |myself| Guest {
             environment,
@@ -141,10 +155,11 @@ impl GuestHandle {
             state: State::Shutoff,
             reason: reason::SHUTOFF_UNKNOWN,
             running: None,
+            destroyed: heard,
             view: shared,
             myself,
         });
-        Self { object, view }
+        Self { object, view, destroyed }
     }
 }
 
@@ -188,6 +203,21 @@ impl Guest {
         });
     }
 
+    /// Publishes that it is being started: it has its number, and no process yet.
+    fn publish_start(&self, id: i32, live: &Element) {
+        let live = LiveView {
+            id,
+            pid: 0,
+            root: Arc::new(live.clone()),
+            memory_kib: start::memory_kib(live),
+            monitor: watch::channel(None).1,
+            agent: agent::Turn::default(),
+        };
+        let view = View::clone(&self.view.get());
+        let (state, reason) = (State::Paused, reason::PAUSED_STARTING);
+        self.view.set(View { state, reason, live: Some(live), ..view });
+    }
+
     fn emit(&self, (event, detail): (i32, i32)) {
         let domain = self.view.get().reference();
         self.environment.emit(&DomainEvent::Lifecycle { domain, event, detail });
@@ -206,9 +236,28 @@ impl Guest {
     pub(crate) fn monitor(&self) -> Result<Monitor, Error> {
         let monitor = self.active()?.monitor.borrow().clone();
         monitor.ok_or_else(|| {
-            let message = format!("Domain '{}': its QEMU does not answer on the monitor", self.name);
+            let message = format!(
+                "Domain '{}': its QEMU does not answer on the monitor; if it stays so, destroy the domain",
+                self.name
+            );
             Error::new(Code::OPERATION_TIMEOUT, Origin::QEMU, message)
         })
+    }
+
+    /// The monitor of a guest that runs. One that was adopted a moment ago gets the time of a command to be attached.
+    async fn attached(&self) -> Result<Monitor, Error> {
+        let running = self.active()?;
+        let mut seen = running.monitor.clone();
+        let attached =
+            async { seen.wait_for(Option::is_some).await.ok().and_then(|monitor| monitor.clone()) };
+        tokio::select! {
+            biased;
+            _ = running.process.readable() => Err(self.invalid("its QEMU has ended")),
+            attached = tokio::time::timeout(COMMAND_WITHIN, attached) => match attached {
+                Ok(Some(monitor)) => Ok(monitor),
+                _ => self.monitor(),
+            },
+        }
     }
 
     /// An error of the monitor, with the guest's name.
@@ -243,10 +292,10 @@ impl Guest {
     }
 
     /// Removes the definition. A guest that runs goes on, and is gone when it ends.
-    pub(crate) async fn undefine(&mut self, with_state: bool) -> Result<(), Error> {
-        if self.persistent.is_none() {
+    pub(crate) async fn undefine(&mut self, with_state: bool, tpm: tpm::StateOf) -> Result<(), Error> {
+        let Some(definition) = self.persistent.clone() else {
             return Err(self.invalid("cannot undefine transient domain"));
-        }
+        };
         if self.saved && !with_state {
             return Err(self.invalid("a state of it is stored; remove that first, or with the definition"));
         }
@@ -259,14 +308,16 @@ impl Guest {
             .on_disk(&format!("Definition of domain '{name}'"), {
                 let (definitions, autostart) =
                     (environment.definitions.clone(), environment.autostart.clone());
-                // The mark first: without its definition it would mean nothing.
-                move || autostart.remove(&name).and_then(|()| definitions.remove(&name))
+                // With its definition the domain is gone; a mark that a crash leaves means nothing, and is removed after it.
+                move || definitions.remove(&name).and_then(|()| autostart.remove(&name))
             })
             .await?;
         self.persistent = None;
         self.autostart = false;
         if self.running.is_some() {
             self.record(Phase::Running).await?;
+        } else {
+            self.drop_tpm(&definition.root, tpm).await;
         }
         self.publish();
         self.emit(lifecycle::UNDEFINED);
@@ -324,7 +375,7 @@ impl Guest {
 
     /// Stops the CPUs.
     pub(crate) async fn suspend(&mut self) -> Result<(), Error> {
-        let monitor = self.monitor()?;
+        let monitor = self.attached().await?;
         match self.state {
             State::Paused => return Ok(()),
             State::Running => {}
@@ -338,7 +389,7 @@ impl Guest {
 
     /// Lets the CPUs run.
     pub(crate) async fn resume(&mut self) -> Result<(), Error> {
-        let monitor = self.monitor()?;
+        let monitor = self.attached().await?;
         match self.state {
             State::Running => return Ok(()),
             State::Paused => {}
@@ -353,7 +404,7 @@ impl Guest {
 
     /// Resets the hardware.
     pub(crate) async fn reset(&mut self) -> Result<(), Error> {
-        let monitor = self.monitor()?;
+        let monitor = self.attached().await?;
         monitor.within(COMMAND_WITHIN).system_reset().await.map_err(|error| self.monitor_error(&error))
     }
 }

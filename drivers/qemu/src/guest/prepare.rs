@@ -48,6 +48,24 @@ impl Guest {
             .await
     }
 
+    /// Refuses what a definition may ask for and no guest gets here, before anything is made: left out, the guest would be
+    /// another than was described.
+    pub(super) fn refuse_what_is_not_served(&self, live: &Element) -> Result<(), Error> {
+        if live.at("memoryBacking/hugepages").is_some() {
+            return Err(self.refused(
+                "its memory can't be in huge pages (<hugepages>), since nothing here reserves any; remove that",
+            ));
+        }
+        let mut devices = live.child("devices").into_iter().flat_map(Element::elements);
+        if devices
+            .any(|device| device.name == "video" && device.path_attr("driver", "name") == Some("vhostuser"))
+        {
+            return Err(self
+                .refused("no process of its own draws its video (<driver name='vhostuser'>); remove that"));
+        }
+        Ok(())
+    }
+
     /// Finds the layers below each disk that does not name them, and writes them into the live XML.
     pub(super) async fn prepare_layers(&self, live: &mut Element) -> Result<(), Error> {
         let Some(devices) = live.child_mut("devices") else {
@@ -65,6 +83,7 @@ impl Guest {
             let mut layers = Vec::new();
             let (mut path, mut format) = (source, format);
             while matches!(format.as_str(), "qcow2" | "qcow" | "qed" | "vmdk" | "vhdx" | "vpc") {
+                self.still_wanted()?;
                 let Some((below, below_format)) = self.layer_below(&path, &format).await? else {
                     break;
                 };
@@ -117,7 +136,7 @@ impl Guest {
     /// Chooses a port for each display that leaves it open. `taken` are those that turned out not to be free.
     pub(super) fn choose_ports(&self, live: &mut Element, taken: &[u16]) -> Result<Vec<u16>, Error> {
         let mut chosen = Vec::new();
-        let used = self.environment.used_ports();
+        let used = self.environment.used_ports(self.uuid);
         let Some(devices) = live.child_mut("devices") else {
             return Ok(chosen);
         };

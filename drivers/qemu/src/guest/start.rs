@@ -5,12 +5,12 @@
 
 use super::live::{Phase, Record};
 use super::save::Stored;
+use super::stop::GONE_WITHIN;
 use super::view::reason;
-use super::{COMMAND_WITHIN, Guest, GuestHandle, Running, lifecycle};
+use super::{COMMAND_WITHIN, Guest, GuestHandle, Process, Running, lifecycle};
 use crate::args::{self, CommandLine, Paths, Purpose, Rendering};
 use crate::capabilities::Capabilities;
 use crate::domain::Definition;
-use crate::monitor::commands::Protocol;
 use crate::monitor::{Entry, Monitor, Notice, Options};
 use bulkhead_actors::fault;
 use bulkhead_actors::job::Job;
@@ -53,8 +53,12 @@ const EVENTS: usize = 256;
 #[derive(Default)]
 struct Taken {
     taps: Vec<String>,
+    tpm: Option<Process>,
+    /// The key of the helper that makes the TPM.
+    tpm_setup: Option<String>,
     recorded: bool,
     helper: bool,
+    process: Option<Process>,
 }
 
 impl Guest {
@@ -71,6 +75,7 @@ impl Guest {
             None => (definition, None),
         };
         let going_on = stored.as_ref().map(|stored| stored.runs);
+        self.destroyed.send_replace(false);
         let mut taken = Taken::default();
         match self.launch(definition, flags, stored, &mut taken, job).await {
             Ok(running) => {
@@ -79,18 +84,47 @@ impl Guest {
             }
             Err(error) => {
                 self.give_back(taken).await;
+                // Whatever ended the start: if somebody wanted that, it is the reason.
+                let wanted = self.still_wanted();
                 (self.state, self.reason) = (State::Shutoff, reason::SHUTOFF_FAILED);
+                if wanted.is_err() {
+                    self.reason = reason::SHUTOFF_DESTROYED;
+                }
                 self.publish();
-                return Err(error);
+                return wanted.and(Err(error));
             }
         }
         let begun = self.begin(flags, going_on).await;
         if let Err(error) = begun {
-            let _ = self.environment.stack.kill_helper(&self.key()).await;
-            self.ended(None).await;
-            return Err(error);
+            let wanted = self.still_wanted();
+            let failed = (reason::SHUTOFF_FAILED, lifecycle::STOPPED_FAILED);
+            let destroyed = (reason::SHUTOFF_DESTROYED, lifecycle::STOPPED_DESTROYED);
+            self.end(if wanted.is_ok() { failed } else { destroyed }).await?;
+            return wanted.and(Err(error));
         }
         Ok(())
+    }
+
+    /// A start goes on only as long as nobody wants the domain to end.
+    pub(super) fn still_wanted(&self) -> Result<(), Error> {
+        if !*self.destroyed.borrow() {
+            return Ok(());
+        }
+        let message = format!("Domain '{}' was destroyed while it was being started", self.name);
+        Err(Error::new(Code::OPERATION_ABORTED, Origin::QEMU, message))
+    }
+
+    /// Waits for something of a start, unless somebody wants the domain to end.
+    async fn unless_destroyed<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut destroyed = self.destroyed.subscribe();
+        tokio::select! {
+            biased;
+            // The guard is gone before anybody waits again.
+            () = async { drop(destroyed.wait_for(|destroyed| *destroyed).await) } => {}
+            done = work => return done,
+        }
+        self.still_wanted()?;
+        Err(self.invalid("its driver is ending"))
     }
 
     /// The last steps, on a QEMU that answers.
@@ -131,27 +165,6 @@ impl Guest {
         Ok(())
     }
 
-    /// Displays with a password let nobody in until it is set.
-    async fn set_display_password(&self, monitor: &Monitor) -> Result<(), Error> {
-        let live = Arc::clone(&self.active()?.live);
-        let displays = live.child("devices").into_iter().flat_map(|devices| devices.all("graphics"));
-        for display in displays {
-            let protocol = match display.attr("type") {
-                Some("vnc") => Protocol::Vnc,
-                Some("spice") => Protocol::Spice,
-                _ => continue,
-            };
-            if let Some(password) = display.attr("passwd") {
-                monitor
-                    .within(COMMAND_WITHIN)
-                    .set_password(protocol, password, None)
-                    .await
-                    .map_err(|error| self.monitor_error(&error))?;
-            }
-        }
-        Ok(())
-    }
-
     async fn launch(
         &self,
         definition: Definition,
@@ -165,9 +178,13 @@ impl Guest {
         let id = environment.next_id();
         let autodestroy = flags & FLAG_AUTODESTROY != 0;
         let mut live = definition.live(id.unsigned_abs());
+        // From now on it can be seen, and destroyed.
+        self.publish_start(id, &live);
+        self.refuse_what_is_not_served(&live)?;
+        self.place_displays(&mut live, &environment.layout.guest(&key))?;
         self.prepare_variables(&live).await?;
         self.prepare_layers(&mut live).await?;
-        let capabilities = environment.capabilities(&definition.root).await?;
+        let capabilities = self.unless_destroyed(environment.capabilities(&definition.root)).await?;
         let folder = environment.layout.guest(&key);
         let paths = Paths {
             guest: folder.display().to_string(),
@@ -197,13 +214,22 @@ impl Guest {
         write(record(Phase::Starting, &live, &[])).await?;
 
         fault::point("start", "before_taps");
-        let taps = self.open_taps(&mut live, taken).await?;
-        let errors = self.open_log().await;
+        let mut given = self.unless_destroyed(self.open_taps(&mut live, taken)).await?;
+        let errors = self.open_log(&self.name).await;
+        let tpm = self.unless_destroyed(self.start_tpm(&live, autodestroy, &mut taken.tpm_setup)).await?;
+        let tpm = tpm.map(|tpm| {
+            given.push((tpm.alias, vec![tpm.socket]));
+            tpm.process
+        });
+        taken.tpm.clone_from(&tpm);
         fault::point("start", "before_helper");
         taken.helper = true;
         let (pid, process) =
-            self.run_qemu(&mut live, &capabilities, &paths, taps, errors, autodestroy).await?;
+            self.run_qemu(&mut live, &capabilities, &paths, given, errors, autodestroy).await?;
+        taken.process = Some(Arc::clone(&process));
         fault::point("start", "after_helper");
+        // Who destroyed it before found nothing to kill.
+        self.still_wanted()?;
         let (seen, monitor) = watch::channel(None);
         let (events, received) = mpsc::channel(EVENTS);
         // QEMU may end instead of answering; its monitor then ends a moment before or after its process.
@@ -220,13 +246,13 @@ impl Guest {
             }
         };
         self.name_terminals(&attached, pid, &mut live).await?;
+        self.open_displays(&attached, &live).await?;
         if let Some(stored) = stored {
-            self.restore(&attached, stored, job).await?;
+            self.unless_destroyed(self.restore(&attached, stored, job)).await?;
         }
         seen.send_replace(Some(attached));
         self.follow(received, seen);
-        let memory_kib =
-            live.child_text("currentMemory").and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let memory_kib = memory_kib(&live);
         Ok(Running {
             id,
             definition,
@@ -234,6 +260,7 @@ impl Guest {
             monitor,
             pid,
             process,
+            tpm,
             taps: std::mem::take(&mut taken.taps),
             autodestroy,
             memory_kib,
@@ -249,10 +276,10 @@ impl Guest {
         live: &mut Element,
         capabilities: &Capabilities,
         paths: &Paths,
-        mut taps: Vec<(String, Vec<Descriptor>)>,
+        mut given: Vec<(String, Vec<Descriptor>)>,
         mut errors: Option<Descriptor>,
         autodestroy: bool,
-    ) -> Result<(u32, Arc<tokio::io::unix::AsyncFd<OwnedFd>>), Error> {
+    ) -> Result<(u32, Process), Error> {
         let mut refused = Vec::new();
         loop {
             let ports = self.choose_ports(live, &refused)?;
@@ -269,8 +296,8 @@ impl Guest {
                     Err(error) => return Err(self.named(&error)),
                 }
             }
-            let taps = std::mem::take(&mut taps);
-            let request = self.helper_request(&command, live, taps, errors.take(), autodestroy, ports)?;
+            let given = std::mem::take(&mut given);
+            let request = self.helper_request(&command, live, given, errors.take(), autodestroy, ports)?;
             let helper =
                 self.environment.stack.start_helper(request).await.map_err(|error| self.named(&error))?;
             return process(helper);
@@ -290,11 +317,11 @@ impl Guest {
 
     /// The pipe that QEMU's standard error goes into. A guest starts without one when the log driver can't be had: logs are
     /// never a brake.
-    async fn open_log(&self) -> Option<Descriptor> {
+    pub(super) async fn open_log(&self, name: &str) -> Option<Descriptor> {
         let log = log::Client(self.environment.stack.peer(Driver::Log));
         let opened = tokio::time::timeout(
             Duration::from_secs(2),
-            log.log_open(format!("{}.log", self.name), LOG_BYTES, LOG_KEEP),
+            log.log_open(format!("{name}.log"), LOG_BYTES, LOG_KEEP),
         );
         match opened.await {
             Ok(Ok(pipe)) => Some(pipe),
@@ -360,13 +387,17 @@ impl Guest {
         &self,
         command: &CommandLine,
         live: &Element,
-        taps: Vec<(String, Vec<Descriptor>)>,
+        given: Vec<(String, Vec<Descriptor>)>,
         errors: Option<Descriptor>,
         autodestroy: bool,
         ports: Vec<u16>,
     ) -> Result<HelperRequest, Error> {
-        let mut taps: Vec<(String, Vec<Option<Descriptor>>)> =
-            taps.into_iter().map(|(alias, queues)| (alias, queues.into_iter().map(Some).collect())).collect();
+        let mut given: Vec<(String, Vec<Option<Descriptor>>)> =
+            given.into_iter().map(|(alias, files)| (alias, files.into_iter().map(Some).collect())).collect();
+        let mut given_for = |alias: &str, index: u32| {
+            let (_, files) = given.iter_mut().find(|(owner, _)| owner == alias)?;
+            files.get_mut(index as usize)?.take()
+        };
         let (mut listeners, mut descriptors, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
         for used in &command.descriptors {
             let number = i32::try_from(used.number).unwrap_or(-1);
@@ -374,14 +405,15 @@ impl Guest {
                 Purpose::Monitor => listeners.push((MONITOR_SOCKET.to_owned(), number)),
                 Purpose::Character { alias } => listeners.push((format!("{alias}.sock"), number)),
                 Purpose::Tap { alias, queue } => {
-                    let tap = taps
-                        .iter_mut()
-                        .find(|(owner, _)| owner == alias)
-                        .and_then(|(_, queues)| queues.get_mut(*queue as usize)?.take())
-                        .ok_or_else(|| {
-                            self.invalid(&format!("interface {alias} has no tap for queue {queue}"))
-                        })?;
+                    let tap = given_for(alias, *queue).ok_or_else(|| {
+                        self.invalid(&format!("interface {alias} has no tap for queue {queue}"))
+                    })?;
                     descriptors.push((number, tap));
+                }
+                Purpose::Tpm { alias } => {
+                    let socket = given_for(alias, 0)
+                        .ok_or_else(|| self.invalid(&format!("TPM {alias} has no emulator")))?;
+                    descriptors.push((number, socket));
                 }
                 Purpose::File { alias } | Purpose::Log { alias } => {
                     let logs = matches!(used.purpose, Purpose::Log { .. });
@@ -483,7 +515,17 @@ impl Guest {
         if taken.helper {
             let _ = environment.stack.kill_helper(&self.key()).await;
         }
+        // Its files and its place are free again before anybody hears that the start has failed.
+        if let Some(process) = taken.process
+            && tokio::time::timeout(GONE_WITHIN, process.readable()).await.is_err()
+        {
+            tracing::error!(domain = self.name, "QEMU was killed and is still there");
+        }
         self.close_taps(&taken.taps).await;
+        if let Some(key) = taken.tpm_setup {
+            let _ = environment.stack.kill_helper(&key).await;
+        }
+        self.end_tpm(taken.tpm).await;
         if taken.recorded {
             let (folder, name) = (environment.live.clone(), self.key());
             let removed = environment.on_disk("Live state", move || folder.remove(&name)).await;
@@ -510,11 +552,12 @@ impl Guest {
         definition: Definition,
         live: Element,
         helper: Helper,
+        tpm: Option<Helper>,
     ) -> Result<(), Error> {
         let (pid, process) = process(helper)?;
+        let tpm = tpm.map(self::process).transpose()?.map(|(_, process)| process);
         let (seen, monitor) = watch::channel(None);
-        let memory_kib =
-            live.child_text("currentMemory").and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let memory_kib = memory_kib(&live);
         self.running = Some(Running {
             id: record.id,
             definition,
@@ -522,6 +565,7 @@ impl Guest {
             monitor,
             pid,
             process,
+            tpm,
             taps: record.taps,
             autodestroy: record.autodestroy,
             memory_kib,
@@ -585,6 +629,11 @@ impl Guest {
     }
 }
 
+/// What the guest has at its start, in KiB.
+pub(super) fn memory_kib(live: &Element) -> u64 {
+    live.child_text("currentMemory").and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
 /// Does some display leave its port open?
 fn is_automatic(live: &Element) -> bool {
     let devices = live.child("devices");
@@ -609,7 +658,7 @@ fn stream_of(socket: OwnedFd) -> std::io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-fn process(helper: Helper) -> Result<(u32, Arc<tokio::io::unix::AsyncFd<OwnedFd>>), Error> {
+pub(super) fn process(helper: Helper) -> Result<(u32, Process), Error> {
     let gone = || Error::new(Code::INTERNAL, Origin::QEMU, "The broker sent no process with its helper");
     let file = helper.process.into_owned().ok_or_else(gone)?;
     let watched = link::watch(file).map_err(|error| Error::system(Origin::QEMU, "QEMU's process", &error))?;
@@ -675,7 +724,9 @@ fn disk_files(disk: &Element, files: &mut Vec<(PathBuf, Access)>) {
 fn needs_network(live: &Element) -> bool {
     live.child("devices").into_iter().flat_map(Element::elements).any(|device| match device.name.as_str() {
         "interface" => device.attr("type") == Some("user"),
-        "graphics" => matches!(device.attr("type"), Some("vnc" | "spice")),
+        "graphics" => {
+            matches!(device.attr("type"), Some("vnc" | "spice")) && !super::display::is_on_socket(device)
+        }
         "serial" | "parallel" | "console" | "channel" => {
             matches!(device.attr("type"), Some("tcp" | "udp"))
         }
@@ -702,6 +753,11 @@ pub(super) fn terminal_of<'a>(live: &'a Element, alias: Option<&str>) -> Option<
 }
 
 impl GuestHandle {
+    /// Has a start that is under way give up.
+    pub(crate) fn give_up_start(&self) {
+        self.destroyed.send_replace(true);
+    }
+
     /// The helper key of this guest.
     pub(crate) fn key(&self) -> String {
         self.view.get().uuid.to_string()

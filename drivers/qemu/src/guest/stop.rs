@@ -15,12 +15,12 @@ const ACPI: u32 = 1;
 /// Ask the guest agent.
 const AGENT: u32 = 2;
 /// Time in which a killed QEMU must be gone; the kernel needs some for a large guest.
-const GONE_WITHIN: Duration = Duration::from_secs(8);
+pub(super) const GONE_WITHIN: Duration = Duration::from_secs(8);
 
 impl Guest {
     /// Asks the guest to shut down, or with `reboot` to do so and start again.
     pub(crate) async fn ask_down(&mut self, flags: u32, reboot: bool) -> Result<(), Error> {
-        let monitor = self.monitor()?;
+        let monitor = self.attached().await?;
         if flags & !(ACPI | AGENT) != 0 {
             let message = format!(
                 "Domain '{}': flags {flags:#x} ask for ways down other than ACPI and the guest agent",
@@ -52,15 +52,20 @@ impl Guest {
 
     /// Waits for the end of a QEMU that the broker was told to kill, and does what follows from it.
     pub(crate) async fn destroyed(&mut self) -> Result<(), Error> {
-        let Some(running) = &mut self.running else {
-            return Err(self.invalid("domain is not running"));
-        };
-        running.ending = Some((reason::SHUTOFF_DESTROYED, lifecycle::STOPPED_DESTROYED));
+        // Killed before this operation's turn came, so that nothing in the mailbox could delay it; once more, since that kill
+        // may have come before the process was there.
+        self.end((reason::SHUTOFF_DESTROYED, lifecycle::STOPPED_DESTROYED)).await
+    }
+
+    /// Kills QEMU, if it runs, and does what follows from its end.
+    pub(super) async fn end(&mut self, ending: (i32, (i32, i32))) -> Result<(), Error> {
+        // A start that heard of it in time has given up by itself.
+        let Some(running) = &mut self.running else { return Ok(()) };
+        running.ending = Some(ending);
         let process = Arc::clone(&running.process);
-        // Killed before this operation's turn came, so that nothing in the mailbox could delay it; again, since that kill may
-        // have come before the process was there.
         let _ = self.environment.stack.kill_helper(&self.key()).await;
         if tokio::time::timeout(GONE_WITHIN, process.readable()).await.is_err() {
+            self.publish();
             let message = format!(
                 "Domain '{}': QEMU (process {}) was killed and is still there; it waits for a device of the host",
                 self.name,
@@ -84,13 +89,17 @@ impl Guest {
         let Some(running) = self.running.take() else {
             return;
         };
-        let Running { ending, taps, .. } = running;
+        let Running { ending, taps, tpm, live, .. } = running;
         let (why, event) = ending.unwrap_or_else(|| {
             tracing::warn!(domain = self.name, ?status, "QEMU ended unasked");
             (reason::SHUTOFF_CRASHED, lifecycle::STOPPED_FAILED)
         });
         fault::point("stop", "before_cleanup");
         self.close_taps(&taps).await;
+        self.end_tpm(tpm).await;
+        if self.persistent.is_none() {
+            self.drop_tpm(&live, super::tpm::StateOf::Xml).await;
+        }
         let (folder, name) = (self.environment.live.clone(), self.key());
         let removed = self.environment.on_disk("Live state", move || folder.remove(&name)).await;
         if let Err(error) = removed {

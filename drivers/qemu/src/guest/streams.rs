@@ -33,7 +33,7 @@ impl Guest {
 
     /// Takes a picture of a screen, as a file in memory.
     pub(crate) async fn screenshot(&mut self, screen: u32) -> Result<Stream, Error> {
-        let monitor = self.monitor()?;
+        let monitor = self.attached().await?;
         let running = self.active()?;
         let videos: Vec<_> = running
             .live

@@ -123,21 +123,21 @@ impl View {
         }
     }
 
+    /// Virtual CPUs: those that it has, and those that it may have.
+    pub(crate) fn vcpus(&self) -> (u32, u32) {
+        vcpus_of(self.root())
+    }
+
     pub(crate) fn info(&self) -> DomainInfo {
         let number = |name: &str| -> u64 {
             let text = self.root().and_then(|root| root.child_text(name));
             text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
         };
-        let vcpu = self.root().and_then(|root| root.child("vcpu"));
-        let vcpus = vcpu.and_then(|vcpu| match vcpu.attr("current") {
-            Some(current) => current.parse().ok(),
-            None => vcpu.text().trim().parse().ok(),
-        });
         DomainInfo {
             state: u8::try_from(self.state as i32).unwrap_or(0),
             max_memory_kib: number("memory"),
             memory_kib: self.live.as_ref().map_or_else(|| number("currentMemory"), |live| live.memory_kib),
-            vcpus: vcpus.unwrap_or(0),
+            vcpus: u16::try_from(self.vcpus().0).unwrap_or(u16::MAX),
             cpu_time_ns: self
                 .live
                 .as_ref()
@@ -145,4 +145,11 @@ impl View {
                 .map_or(0, Usage::total_ns),
         }
     }
+}
+
+/// Virtual CPUs of a definition: those in use, and all.
+pub(crate) fn vcpus_of(root: Option<&Element>) -> (u32, u32) {
+    let Some(vcpu) = root.and_then(|root| root.child("vcpu")) else { return (0, 0) };
+    let most = vcpu.text().trim().parse().unwrap_or(0);
+    (vcpu.attr("current").and_then(|current| current.parse().ok()).unwrap_or(most), most)
 }

@@ -164,6 +164,7 @@ pub(crate) fn complete(input: &Element, context: &Context<'_>) -> Result<Element
     complete_model(input, &mut controller, &kind)?;
     if controller.attr("model").is_none()
         && let Some(model) = default_model(&kind, context)
+        && (model != "none" || input.child("address").is_none())
     {
         controller.set("model", model);
     }
@@ -213,17 +214,13 @@ fn complete_model(input: &Element, controller: &mut Element, kind: &str) -> Resu
 
 /// The model of a controller that a client asked for without naming one.
 pub(crate) fn default_model(kind: &str, context: &Context<'_>) -> Option<&'static str> {
-    let recent = context.is_virt()
-        || matches!(
-            context.arch.as_str(),
-            "aarch64" | "ppc64" | "ppc64le" | "riscv32" | "riscv64" | "loongarch64"
-        );
+    let recent = matches!(context.arch.as_str(), "aarch64" | "ppc64" | "ppc64le" | "loongarch64");
     match kind {
-        "usb" if context.is_s390() => None,
+        "usb" if context.is_s390() => Some("none"),
         "usb" if recent => Some("qemu-xhci"),
         "usb" => Some("piix3-uhci"),
         "scsi" if context.is_pseries() => Some("ibmvscsi"),
-        "scsi" if recent || context.is_s390() => Some("virtio-scsi"),
+        "scsi" if context.is_s390() || context.arch == "loongarch64" => Some("virtio-scsi"),
         "scsi" => Some("lsilogic"),
         _ => None,
     }

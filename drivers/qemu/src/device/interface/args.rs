@@ -76,7 +76,7 @@ fn device(
     let name = alias(interface)?;
     let model = model(interface);
     let mac = interface.path_attr("mac", "address");
-    if matches!(model, "lan9118" | "smc91c111") {
+    if matches!(model, "lan9118" | "smc91c111") && interface.child("address").is_none() {
         // Parts of their boards, which only the oldest option can fill.
         let mut list = KeyValues::new("nic");
         list.set_some("macaddr", mac).set("netdev", backend).set("model", model).set("id", name);

@@ -103,9 +103,9 @@ fn complete_model(
             ));
         }
         // Model names of cards that libvirt knows may be written in any case.
-        let lower = model.to_ascii_lowercase();
-        if tables::MODELS.contains(&lower.as_str()) && lower != model {
-            interface.child_or_insert("model").set("type", lower);
+        let known = tables::MODELS.iter().find(|known| known.eq_ignore_ascii_case(model));
+        if let Some(known) = known {
+            interface.child_or_insert("model").set("type", *known);
         }
         return Ok(());
     }

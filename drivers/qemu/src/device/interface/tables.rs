@@ -27,9 +27,10 @@ pub(super) const MODELS: &[&str] = &[
     "vmxnet",
     "vmxnet2",
     "vmxnet3",
-    "82540em",
-    "82545em",
-    "82543gc",
+    "Am79C970A",
+    "82540EM",
+    "82545EM",
+    "82543GC",
 ];
 
 /// A number whose faults are the domain's.

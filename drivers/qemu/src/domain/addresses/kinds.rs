@@ -11,6 +11,7 @@ pub(super) const ORDER: &[&str] = &[
     "sound",
     "controller",
     "disk",
+    HOST_INTERFACE,
     "hostdev",
     "memballoon",
     "rng",
@@ -26,6 +27,9 @@ pub(super) const ORDER: &[&str] = &[
     "iommu",
     "panic",
 ];
+
+/// Stands for interfaces of type 'hostdev' in [`ORDER`].
+pub(super) const HOST_INTERFACE: &str = "interface type='hostdev'";
 
 /// A virtio device: one that also speaks the old protocol needs conventional PCI.
 fn virtio(model: Option<&str>) -> Plug {
@@ -50,17 +54,28 @@ pub(super) fn plug(device: &Element, context: &Context) -> Option<Plug> {
             _ => return None,
         },
         "interface" => match inner {
-            Some("virtio" | "e1000e" | "igb" | "virtio-non-transitional" | "vmxnet3") => Plug::Pcie,
-            Some("virtio-transitional") => Plug::Pci,
+            Some("usb-net" | "spapr-vlan") => return None,
             Some(
-                "usb-net" | "spapr-vlan" | "lan9118" | "netfront" | "smc91c111" | "xgmac" | "ne2k_isa"
-                | "lance" | "etraxfs" | "scm91c111" | "mcf_fec",
-            ) => return None,
+                "rtl8139"
+                | "e1000"
+                | "virtio-transitional"
+                | "vmxnet"
+                | "vmxnet2"
+                | "vmxnet3"
+                | "netfront"
+                | "lan9118"
+                | "scm91c111"
+                | "vlance"
+                | "Am79C970A"
+                | "82540EM"
+                | "82545EM"
+                | "82543GC",
+            ) => Plug::Pci,
             None if device.attr("type") != Some("hostdev") && device.attr("type") != Some("vdpa") => {
                 return None;
             }
-            None => Plug::Pcie,
-            Some(_) => Plug::Pci,
+            // What libvirt has no name for may be anything; it is taken for recent.
+            None | Some(_) => Plug::Pcie,
         },
         "filesystem" => virtio(model),
         "sound" => match model {
@@ -93,10 +108,10 @@ pub(super) fn plug(device: &Element, context: &Context) -> Option<Plug> {
         "input" if device.attr("bus") == Some("virtio") => virtio(model),
         "serial" if device.path_attr("target", "type") == Some("pci-serial") => Plug::Pci,
         "vsock" => virtio(model),
-        "crypto" => Plug::Pcie,
+        "crypto" => Plug::Pci,
         "memory" if matches!(model, Some("virtio-pmem" | "virtio-mem")) => Plug::Pcie,
         "iommu" if model == Some("virtio") => Plug::Integrated,
-        "panic" if model == Some("pvpanic") => Plug::Pci,
+        "panic" if model == Some("pvpanic") => Plug::Integrated,
         _ => return None,
     })
     .filter(|_| !context.is_s390() || device.name == "hostdev" && device.attr("type") == Some("pci"))

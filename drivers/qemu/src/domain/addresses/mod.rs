@@ -1,6 +1,7 @@
 //! Addresses of devices on the guest's buses, chosen as libvirt chooses them.
 
 mod kinds;
+mod memory;
 mod pci;
 mod serial;
 mod slots;
@@ -14,6 +15,7 @@ use bulkhead_xml::Element;
 pub(super) fn assign(devices: &mut Element, context: &Context) -> Result<(), Error> {
     serial::assign(devices)?;
     serial::assign_smartcards(devices);
+    memory::assign(devices, context)?;
     serial::assign_other_buses(devices, context)?;
     pci::assign(devices, context)?;
     usb::assign(devices)?;

@@ -1,8 +1,8 @@
 //! PCI addresses: what is given is checked, what the chip set fixes is put there, the rest gets the next free place.
 
 use super::super::context::Context;
-use super::super::{devices, refuse};
-use super::kinds::{ORDER, plug};
+use super::super::{devices, place, refuse};
+use super::kinds::{HOST_INTERFACE, ORDER, plug};
 use super::slots::{Bus, Buses, Place, Plug, element};
 use crate::device::value::any_base;
 use bulkhead_wire::error::Error;
@@ -51,6 +51,11 @@ pub(super) fn set_address(device: &mut Element, address: Element) {
 /// Gives every PCI device of the guest an address and adds the controllers that this needs.
 pub(super) fn assign(all: &mut Element, context: &Context) -> Result<(), Error> {
     let highest = all.elements().filter(|device| is_controller(device, "pci")).map(index_of).max();
+    let boards = context.is_arm() || context.is_riscv() || context.arch == "loongarch64";
+    if highest.is_none() && boards && !context.is_virt() {
+        // Boards without PCI have their devices where they are soldered.
+        return Ok(());
+    }
     let Some(highest) = highest else {
         return match all.elements().find(|device| plug(device, context).is_some()) {
             Some(device) => Err(refuse::xml(format!(
@@ -68,7 +73,8 @@ pub(super) fn assign(all: &mut Element, context: &Context) -> Result<(), Error> 
     let mut trial = all.clone();
     let mut buses = collect(&trial, context, true)?;
     fix_chipset(&mut trial, &mut buses, context)?;
-    let express = buses.all.first().is_some_and(|root| root.model == "pcie-root");
+    let express = buses.is_express();
+    let given = buses.all.len();
     if !express && !context.is_virt() && !buses.all_reserved() && !context.is_s390() {
         // One place is kept for the bridge that more devices would need.
         buses.next(Plug::Pci)?;
@@ -77,6 +83,14 @@ pub(super) fn assign(all: &mut Element, context: &Context) -> Result<(), Error> 
     if express && highest == 0 && buses.all.len() > 1 {
         // A port to plug in another device later.
         buses.next(Plug::Pcie)?;
+    }
+    // Controllers that were added need places too, which may need more of them.
+    let mut added = given;
+    while let Some(bus) = buses.all.get(added) {
+        if let Some(kind) = Plug::of_controller(&bus.model) {
+            buses.next(kind)?;
+        }
+        added += 1;
     }
     for (index, bus) in buses.all.iter().enumerate().skip(1) {
         let present = all.elements().any(|device| is_controller(device, "pci") && index_of(device) == index);
@@ -142,12 +156,13 @@ fn collect(all: &Element, context: &Context, may_grow: bool) -> Result<Buses, Er
             continue;
         };
         if !local {
-            return Err(refuse::xml("A guest's PCI addresses are in domain 0; change 'domain'"));
+            let error = refuse::xml("a guest's PCI addresses are in domain 0; change 'domain'");
+            return Err(place::of_device(device, &error));
         }
         let Some(kind) = plug(device, context) else {
             continue;
         };
-        buses.reserve(place, kind, true)?;
+        buses.reserve(place, kind, true).map_err(|error| place::of_device(device, &error))?;
     }
     Ok(buses)
 }
@@ -261,8 +276,7 @@ fn ich9_usb(all: &mut Element, buses: &mut Buses) -> Result<(), Error> {
 fn place_all(all: &mut Element, buses: &mut Buses, context: &Context) -> Result<(), Error> {
     let next = |device: &mut Element, buses: &mut Buses, kind: Plug| -> Result<(), Error> {
         let place = buses.next(kind)?;
-        let first = kind == Plug::RootPort && place.function == 0;
-        set_address(device, element(place, first));
+        set_address(device, element(place, false));
         Ok(())
     };
     for device in all.elements_mut().filter(|device| is_controller(device, "pci")) {
@@ -277,7 +291,12 @@ fn place_all(all: &mut Element, buses: &mut Buses, context: &Context) -> Result<
             let Some(Node::Element(device)) = all.children.get(position) else {
                 continue;
             };
-            if device.name != *name || is_controller(device, "pci") || given(device).is_some() {
+            // A host's network device is an interface to the guest and a host device to the bus.
+            let passed = device.name == "interface" && device.attr("type") == Some("hostdev");
+            if passed != (*name == HOST_INTERFACE) || !passed && device.name != *name {
+                continue;
+            }
+            if is_controller(device, "pci") || given(device).is_some() {
                 continue;
             }
             let Some(kind) = plug(device, context) else {

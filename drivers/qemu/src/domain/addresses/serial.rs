@@ -1,7 +1,7 @@
 //! Addresses on the smaller buses: virtio-serial ports, smart card slots, channel devices, sPAPR's virtual I/O.
 
 use super::super::context::Context;
-use super::super::refuse;
+use super::super::{place, refuse};
 use super::pci::set_address;
 use crate::device::value::any_base;
 use bulkhead_wire::error::{Code, Error, Origin};
@@ -44,14 +44,13 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
     for device in devices.elements().filter(|device| is_virtio_serial(device)) {
         if let Some((controller, port)) = complete(device) {
             if controllers.get(&controller).is_some_and(|ports| port >= (*ports).max(SERIAL_PORTS + 1)) {
-                return Err(refuse::xml(format!(
-                    "There is no port {port} on virtio-serial controller {controller}"
-                )));
+                let message = format!("there is no port {port} on virtio-serial controller {controller}");
+                return Err(place::of_device(device, &refuse::xml(message)));
             }
             if !taken.insert((controller, port)) {
-                return Err(refuse::xml(format!(
-                    "Port {port} of virtio-serial controller {controller} is used twice; change one"
-                )));
+                let message =
+                    format!("port {port} of virtio-serial controller {controller} is used twice; change one");
+                return Err(place::of_device(device, &refuse::xml(message)));
             }
         }
     }
@@ -180,10 +179,7 @@ pub(super) fn assign_other_buses(devices: &mut Element, context: &Context) -> Re
             }
         }
     }
-    if context.is_pseries() {
-        assign_virtual_io(devices)?;
-    }
-    Ok(())
+    assign_virtual_io(devices, context)
 }
 
 fn assign_ccw(devices: &mut Element) -> Result<(), Error> {
@@ -195,7 +191,8 @@ fn assign_ccw(devices: &mut Element) -> Result<(), Error> {
         {
             let devno = part(address, "devno");
             if !taken.insert(devno | part(address, "ssid") << 16) {
-                return Err(refuse::xml(format!("CCW device number {devno:#06x} is used twice; change one")));
+                let message = format!("CCW device number {devno:#06x} is used twice; change one");
+                return Err(place::of_device(device, &refuse::xml(message)));
             }
         }
     }
@@ -234,11 +231,12 @@ fn virtual_io_start(device: &Element) -> Option<u64> {
         }
         "serial" if device.path_attr("target", "type") == Some("spapr-vio-serial") => Some(0x3000_0000),
         "nvram" => Some(0x3000),
+        "tpm" if device.attr("model") == Some("tpm-spapr") => Some(0x4000),
         _ => None,
     }
 }
 
-fn assign_virtual_io(devices: &mut Element) -> Result<(), Error> {
+fn assign_virtual_io(devices: &mut Element, context: &Context) -> Result<(), Error> {
     let mut taken: BTreeSet<u64> = BTreeSet::new();
     for device in devices.elements().filter(|device| device.name != "console") {
         if let Some(address) = device.child("address")
@@ -246,19 +244,17 @@ fn assign_virtual_io(devices: &mut Element) -> Result<(), Error> {
             && address.attr("reg").is_some()
             && !taken.insert(part(address, "reg"))
         {
-            return Err(Error::new(
-                Code::XML_ERROR,
-                Origin::QEMU,
-                format!("sPAPR address {:#x} is used twice; change one", part(address, "reg")),
-            ));
+            let message = format!("sPAPR address {:#x} is used twice; change one", part(address, "reg"));
+            return Err(place::of_device(device, &Error::new(Code::XML_ERROR, Origin::QEMU, message)));
         }
     }
-    for name in ["interface", "controller", "serial", "nvram"] {
+    for name in ["interface", "controller", "serial", "nvram", "tpm"] {
         for device in devices.elements_mut().filter(|device| device.name == name) {
             let Some(start) = virtual_io_start(device) else {
                 continue;
             };
-            if device.path_attr("address", "reg").is_none() {
+            let elsewhere = device.path_attr("address", "type").is_some_and(|kind| kind != "spapr-vio");
+            if !elsewhere && device.path_attr("address", "reg").is_none() {
                 let reg =
                     (0..).map(|step| start + 0x1000 * step).find(|reg| !taken.contains(reg)).unwrap_or(start);
                 taken.insert(reg);
@@ -271,6 +267,7 @@ fn assign_virtual_io(devices: &mut Element) -> Result<(), Error> {
     }
     let address = devices.child("serial").and_then(|serial| serial.child("address")).cloned();
     if let (Some(address), Some(console)) = (address, devices.child_mut("console"))
+        && context.is_pseries()
         && console.path_attr("target", "type") == Some("serial")
     {
         set_address(console, address);

@@ -74,22 +74,22 @@ impl Bus {
     fn slots(&self) -> std::ops::RangeInclusive<usize> {
         match self.model.as_str() {
             "pci-root" | "pcie-root" | "pci-bridge" | "pcie-to-pci-bridge" => 1..=31,
-            "pcie-root-port" | "pcie-switch-downstream-port" | "pci-expander-bus" | "pcie-expander-bus" => {
-                0..=0
-            }
+            "pcie-root-port" | "pcie-switch-downstream-port" | "pcie-expander-bus" => 0..=0,
             _ => 0..=31,
         }
     }
 
-    /// Whether a device of that kind may be put here without being told.
-    fn takes(&self, plug: Plug) -> bool {
+    /// Whether a device of that kind may be put here without being told. In a guest without PCI Express its devices
+    /// are conventional ones.
+    fn takes(&self, plug: Plug, express: bool) -> bool {
         use Plug::*;
+        let plug = if plug == Pcie && !express { Pci } else { plug };
         match self.model.as_str() {
-            "pci-root" => matches!(plug, Pci | Pcie | Integrated | PciBridge | PciExpander),
-            "pci-bridge" => matches!(plug, Pci | Pcie | PciBridge),
-            "pci-expander-bus" => matches!(plug, PciBridge),
+            "pci-root" => matches!(plug, Pci | Integrated | PciBridge | PciExpander),
+            "pci-bridge" | "pci-expander-bus" => matches!(plug, Pci | PciBridge),
             "pcie-root" => matches!(plug, Integrated | RootPort | DmiBridge | PcieExpander),
-            "dmi-to-pci-bridge" => matches!(plug, Pci | PciBridge),
+            // Nothing can be unplugged here, so no device is put here unasked.
+            "dmi-to-pci-bridge" => plug == PciBridge,
             "pcie-to-pci-bridge" => matches!(plug, Pci | PciBridge),
             "pcie-root-port" | "pcie-switch-downstream-port" => matches!(plug, Pcie | Upstream | PcieBridge),
             "pcie-switch-upstream-port" => matches!(plug, Downstream),
@@ -101,7 +101,7 @@ impl Bus {
     /// Whether a device of that kind may be here if the definition says so.
     fn accepts(&self, plug: Plug) -> bool {
         use Plug::*;
-        self.takes(plug)
+        self.takes(plug, true)
             || match plug {
                 Pci | Pcie => matches!(
                     self.model.as_str(),
@@ -133,6 +133,11 @@ const MAXIMUM_BUSES: usize = 256;
 impl Buses {
     fn full(&self) -> Error {
         refuse::xml("No PCI bus of the guest has a free place for a device; add a controller")
+    }
+
+    /// Whether the guest has PCI Express.
+    pub(super) fn is_express(&self) -> bool {
+        self.all.first().is_some_and(|root| root.model == "pcie-root")
     }
 
     /// Whether no slot of any bus is free.
@@ -194,8 +199,9 @@ impl Buses {
     /// Takes the next free place for a device of that kind, adding buses if need be.
     pub(super) fn next(&mut self, plug: Plug) -> Result<Place, Error> {
         loop {
+            let express = self.is_express();
             for (number, bus) in self.all.iter_mut().enumerate() {
-                if !bus.takes(plug) {
+                if !bus.takes(plug, express) {
                     continue;
                 }
                 for slot in bus.slots() {
@@ -233,11 +239,7 @@ impl Buses {
         if !self.may_grow || self.all.len() + 2 > MAXIMUM_BUSES {
             return Err(self.full());
         }
-        let express = match self.all.first().map(|root| root.model.as_str()) {
-            Some("pcie-root") => true,
-            Some("pci-root") => false,
-            _ => return Err(self.full()),
-        };
+        let express = self.is_express();
         let added: &[&str] = match plug {
             Plug::Pci | Plug::PciBridge if express => &["pcie-root-port", "pcie-to-pci-bridge"],
             Plug::Pci | Plug::Pcie | Plug::PciBridge if !express => &["pci-bridge"],
@@ -245,13 +247,6 @@ impl Buses {
             _ => return Err(self.full()),
         };
         self.all.extend(added.iter().map(|model| Bus::new(model)));
-        if let [_, _] = added {
-            // The bridge sits in the port that comes with it.
-            let port = self.all.len() - 2;
-            if let Some(port) = self.all.get_mut(port) {
-                port.functions[0] = 1;
-            }
-        }
         Ok(())
     }
 }

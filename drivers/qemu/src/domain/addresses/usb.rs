@@ -1,6 +1,6 @@
 //! USB addresses: a bus and the ports from its root, through hubs if need be.
 
-use super::super::refuse;
+use super::super::{place, refuse};
 use super::pci::set_address;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::{Element, Node};
@@ -115,7 +115,7 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
     }
     for device in devices.elements().filter(|device| is_usb(device) && device.name != "hub") {
         if let Some((bus, path)) = given(device) {
-            topology.take(bus, path)?;
+            topology.take(bus, path).map_err(|error| place::of_device(device, &error))?;
         }
     }
     for name in ORDER {

@@ -1,0 +1,97 @@
+//! All fault points, each with what is done and what is not done yet when it is reached. Code may only have points that stand
+//! here: a test compares the two.
+
+/// A point of one driver's own code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Point {
+    /// The driver whose code it is in.
+    pub driver: &'static str,
+    /// What is being done (`start`).
+    pub subject: &'static str,
+    /// How far it has come (`before_taps`).
+    pub moment: &'static str,
+    /// What is done by then, and what is not.
+    pub text: &'static str,
+}
+
+const fn qemu(subject: &'static str, moment: &'static str, text: &'static str) -> Point {
+    Point { driver: "qemu", subject, moment, text }
+}
+
+/// Points of single places, in the order in which they are reached.
+pub const POINTS: &[Point] = &[
+    qemu("start", "before_taps", "The wish to start the guest is on disk, and nothing else has been done."),
+    qemu("start", "before_helper", "Taps and log are open; QEMU has not been asked for."),
+    qemu("start", "after_helper", "QEMU's process is there; nothing has been said to it."),
+    qemu(
+        "start",
+        "before_running",
+        "QEMU answers and its CPUs stand still; the record on disk says it is being started.",
+    ),
+    qemu("start", "after_running", "The record on disk says that the guest runs; its CPUs stand still."),
+    qemu("start", "after_resume", "The guest runs; neither the caller nor a subscriber has been told."),
+    qemu(
+        "save",
+        "before_store",
+        "The wish to store the guest's state is on disk; the guest goes on as it was.",
+    ),
+    qemu(
+        "save",
+        "before_rename",
+        "The whole state is in its file, which does not have its name yet; QEMU is still there.",
+    ),
+    qemu("save", "after_store", "The state is stored for good; QEMU is still there."),
+    qemu("stop", "before_cleanup", "QEMU has ended; taps and record are still there."),
+    qemu(
+        "stop",
+        "after_cleanup",
+        "QEMU, taps and record are gone; neither the caller nor a subscriber has been told.",
+    ),
+];
+
+/// Subjects of which the moment is the name of an object: `adopt.web`.
+pub const OBJECT_POINTS: &[Point] = &[
+    qemu("adopt", "NAME", "The driver is about to read the definition of the domain NAME."),
+    qemu("adopt_running", "NAME", "The driver is about to take over the running guest NAME."),
+];
+
+/// A kind of state file. Each has the moments of [`FILE_MOMENTS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileKind {
+    /// The driver whose files they are.
+    pub driver: &'static str,
+    /// The points' subject (`definition`).
+    pub subject: &'static str,
+    /// What is in the files.
+    pub text: &'static str,
+}
+
+const fn file(subject: &'static str, text: &'static str) -> FileKind {
+    FileKind { driver: "qemu", subject, text }
+}
+
+/// All kinds of state files.
+pub const FILE_KINDS: &[FileKind] = &[
+    file("definition", "definition of a domain"),
+    file("autostart", "mark that a domain starts with the stack"),
+    file("live", "record of a running guest"),
+    file("capabilities", "what a QEMU binary can do"),
+    file("variables", "firmware variables of a guest"),
+];
+
+/// The moments at which a state file is written or removed. `FILE` in a text is the kind's.
+pub const FILE_MOMENTS: &[(&str, &str)] = &[
+    ("before_write", "FILE is to be written, and is as it was."),
+    ("before_sync", "FILE is written beside its place, and may not be on the disk yet."),
+    ("before_rename", "FILE is on the disk beside its place."),
+    ("after_rename", "FILE is in its place; a power failure may still undo that."),
+    ("after_write", "FILE is in its place for good."),
+    ("before_remove", "FILE is to be removed, and is as it was."),
+    ("after_remove", "FILE is removed; a power failure may still undo that."),
+];
+
+/// The moments of each call: `domain_create_with_flags.before`. `CALL` in a text is the call's name.
+pub const CALL_MOMENTS: &[(&str, &str)] = &[
+    ("before", "CALL has arrived, and nothing has been done for it."),
+    ("after", "CALL is done, and its answer has not been sent."),
+];

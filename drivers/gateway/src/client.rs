@@ -1,0 +1,370 @@
+//! One client's connection: reads frames, has calls served, and knows when it is over.
+
+use crate::outbox::{self, Outbox};
+use crate::special::{Session, Special};
+use crate::state::{Busy, Left, Record, State};
+use crate::stream::Streams;
+use crate::{Shared, events, lock};
+use bulkhead_actors::driver::Connection;
+use bulkhead_wire::control::Identity;
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::frame::Token;
+use bulkhead_wire::link::LinkError;
+use bulkhead_wire::remote::{
+    self, Header, Incoming, Kind, QEMU_NAMES, REMOTE_NAMES, Reader, Status, Translation, origin_of, program,
+};
+use bulkhead_wire::table::{Class, Permission};
+use bulkhead_wire::types::Busy as BusyWith;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Time from the connection to its authentication.
+const AUTHENTICATE_WITHIN: Duration = Duration::from_secs(30);
+/// Time from a frame's first bytes to its last.
+const FRAME_WITHIN: Duration = Duration::from_secs(30);
+/// Silence of a client with signs of life after which it is asked for one; and how many questions may stay unanswered.
+const PING_AFTER: Duration = Duration::from_secs(5);
+const PINGS: u32 = 5;
+/// Calls of one client that are served at one time: those that change something, and those that only look.
+const CHANGING: usize = 16;
+const LOOKING: usize = 16;
+/// KiB of calls of one client that are read and wait: more are left in the socket.
+const WAITING_KIB: usize = 64 << 10;
+/// What a call takes of that at least, in KiB.
+const CALL_KIB: u32 = 16;
+/// Frames longer than this take a place among all clients' long ones.
+const LONG_BYTES: usize = 64 << 10;
+
+/// A client.
+pub(crate) struct Client {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) token: Token,
+    pub(crate) identity: Identity,
+    pub(crate) outbox: Outbox,
+    pub(crate) callbacks: Mutex<events::Callbacks>,
+    pub(crate) streams: Streams,
+    pub(crate) state: Arc<State>,
+    changing: Semaphore,
+    looking: Semaphore,
+    waiting: Arc<Semaphore>,
+    open: AtomicU32,
+    /// Told when the client is to be cut off.
+    cut: Notify,
+}
+
+/// What a frame takes while it is in memory: of the client's own room, and of that for long ones.
+type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
+/// Why a connection is over.
+#[derive(Debug)]
+enum Over {
+    /// The client said so, or hung up.
+    Orderly,
+    /// Something else.
+    Because(String),
+}
+
+impl From<LinkError> for Over {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Closed => Self::Orderly,
+            error => Self::Because(error.to_string()),
+        }
+    }
+}
+
+/// Serves a connection until it is over.
+pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
+    let Connection { token, identity, socket, state } = connection;
+    let (state, left) = State::open(state);
+    let Record { mut session, mut callbacks } = match left {
+        Left::New => Record::default(),
+        Left::Resting(record) => *record,
+        // What it waits for does not come; the end of its connection tells it so.
+        Left::Busy => {
+            tracing::warn!(
+                pid = identity.pid,
+                "a connection ends: this driver ended while it was busy with it"
+            );
+            drop(std::os::unix::net::UnixStream::from(socket).shutdown(std::net::Shutdown::Both));
+            return shared.stack.client_gone(token).await;
+        }
+    };
+    callbacks.arm_all();
+    let (outbox, queue) = Outbox::new(&state);
+    let (mut reader, writer) = match remote::split(socket) {
+        Ok(halves) => halves,
+        Err(error) => {
+            tracing::error!(%error, "connection");
+            return shared.stack.client_gone(token).await;
+        }
+    };
+    let client = Arc::new(Client {
+        shared: Arc::clone(&shared),
+        token,
+        identity,
+        outbox,
+        callbacks: Mutex::new(callbacks),
+        streams: Streams::default(),
+        state,
+        changing: Semaphore::new(CHANGING),
+        looking: Semaphore::new(LOOKING),
+        waiting: Arc::new(Semaphore::new(WAITING_KIB)),
+        open: AtomicU32::new(0),
+        cut: Notify::new(),
+    });
+    lock(&shared.clients).insert(token, Arc::clone(&client));
+    let mut writing = tokio::spawn(outbox::write(writer, queue));
+    let over = tokio::select! {
+        // Whichever is first ends the connection; nothing is read after it.
+        over = client.converse(&mut session, &mut reader) => over,
+        written = &mut writing => Over::Because(format!("writing: {written:?}")),
+        () = client.cut.notified() => Over::Because("it does not read its events".to_owned()),
+    };
+    lock(&shared.clients).remove(&token);
+    client.streams.clear();
+    client.callbacks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+    match over {
+        Over::Orderly => {
+            // What was asked is answered, or at least done.
+            let _ = client.waiting.acquire_many(u32::try_from(WAITING_KIB).unwrap_or(u32::MAX)).await;
+        }
+        Over::Because(reason) => {
+            tracing::warn!(pid = client.identity.pid, uid = client.identity.uid, reason, "connection ends");
+            writing.abort();
+        }
+    }
+    drop(client);
+    drop(reader);
+    let _ = writing.await;
+    shared.stack.client_gone(token).await;
+}
+
+impl Client {
+    /// Has the connection ended, by somebody who must not wait.
+    pub(crate) fn cut_off(&self) {
+        self.cut.notify_one();
+    }
+
+    /// What it waits for, if it waits.
+    pub(crate) fn busy(&self) -> Option<BusyWith> {
+        let open = self.open.load(Ordering::Relaxed);
+        (open > 0).then(|| BusyWith {
+            object: format!("client {}", self.identity.pid),
+            operation: "calls".to_owned(),
+            since_ms: 0,
+            waiting: open,
+            progress: None,
+        })
+    }
+
+    async fn converse(self: &Arc<Self>, session: &mut Session, reader: &mut Reader) -> Over {
+        let deadline = Instant::now() + AUTHENTICATE_WITHIN;
+        let mut pings = 0;
+        loop {
+            let next = async {
+                if session.authenticated {
+                    reader.ready().await.map(Some)
+                } else {
+                    timeout_at(deadline, reader.ready()).await.map_or(Ok(None), |ready| ready.map(Some))
+                }
+            };
+            let ready = if session.pinged {
+                match timeout(PING_AFTER, next).await {
+                    Ok(ready) => ready,
+                    Err(_silence) if pings < PINGS => {
+                        pings += 1;
+                        drop(self.outbox.message(keepalive(PING), &[]));
+                        continue;
+                    }
+                    Err(_silence) => return Over::Because("it gives no sign of life".to_owned()),
+                }
+            } else {
+                next.await
+            };
+            pings = 0;
+            match ready {
+                Ok(Some(())) => {}
+                Ok(None) => return Over::Because("it did not authenticate in time".to_owned()),
+                Err(error) => return error.into(),
+            }
+            // Nothing has been read yet: from here on something would be lost with this process.
+            let busy = self.state.busy();
+            let (header, length) = match timeout(FRAME_WITHIN, reader.peek()).await {
+                Ok(Ok(peeked)) => peeked,
+                Ok(Err(error)) => return error.into(),
+                Err(_elapsed) => return Over::Because("half a frame came".to_owned()),
+            };
+            let Ok(place) = self.place(length).await else {
+                return Over::Orderly;
+            };
+            let frame = match timeout(FRAME_WITHIN, reader.read()).await {
+                Ok(Ok(frame)) => frame,
+                Ok(Err(error)) => return error.into(),
+                Err(_elapsed) => {
+                    return Over::Because(format!("a frame of {length} bytes did not come whole"));
+                }
+            };
+            match (header.program, header.kind) {
+                (program::KEEPALIVE, Some(Kind::Message)) if header.procedure == PING => {
+                    drop(self.outbox.message(keepalive(PONG), &[]));
+                }
+                (_, Some(Kind::Call | Kind::CallWithFiles)) => {
+                    let said = self.call(session, frame, (place, busy)).await;
+                    if said.is_break() {
+                        return Over::Orderly;
+                    }
+                }
+                (_, Some(Kind::Stream | Kind::StreamHole)) => self.streams.heard(frame).await,
+                // As stock: what a client does not send is nothing.
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes the places that a frame needs while it is in memory.
+    async fn place(&self, length: usize) -> Result<Places, ()> {
+        let kib = u32::try_from(length >> 10).unwrap_or(u32::MAX);
+        let waiting = Arc::clone(&self.waiting).acquire_many_owned(kib.saturating_add(CALL_KIB)).await;
+        let long = if length > LONG_BYTES {
+            let long = Arc::clone(&self.shared.long_frames).acquire_many_owned(kib).await;
+            Some(long.map_err(drop)?)
+        } else {
+            None
+        };
+        Ok((waiting.map_err(drop)?, long))
+    }
+
+    /// Serves a call, or has it served. Breaks when the connection is to end.
+    async fn call(
+        self: &Arc<Self>,
+        session: &mut Session,
+        frame: Incoming,
+        held: (Places, Busy),
+    ) -> std::ops::ControlFlow<()> {
+        let header = frame.header;
+        let served = match self.admit(session, header) {
+            Ok(Served::Here(special)) => return self.special(session, special, frame).await,
+            Ok(Served::By(translation)) => Ok(translation),
+            Err(error) => Err(error),
+        };
+        let translation = match served {
+            Ok(translation) => translation,
+            Err(error) => {
+                self.outbox.answer(header, Err(error)).await;
+                return std::ops::ControlFlow::Continue(());
+            }
+        };
+        let client = Arc::clone(self);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(async move {
+            let looks = translation.info.class == Class::Query;
+            let turn = if looks { &client.looking } else { &client.changing };
+            if let Ok(_turn) = turn.acquire().await {
+                client.serve_translated(translation, frame).await;
+            }
+            client.open.fetch_sub(1, Ordering::Relaxed);
+            drop(held);
+        });
+        std::ops::ControlFlow::Continue(())
+    }
+
+    /// Finds who serves a call, or why nobody does.
+    fn admit(&self, session: &Session, header: Header) -> Result<Served, Error> {
+        let fault = |message: String| Err(Error::new(Code::RPC, Origin::RPC, message));
+        let names = match (header.program, header.version) {
+            (program::REMOTE, 1) => REMOTE_NAMES,
+            (program::QEMU, 1) => QEMU_NAMES,
+            (program, version) => return fault(format!("Cannot find program {program} version {version}")),
+        };
+        if header.status != Status::Ok as i32 {
+            return fault(format!("Unexpected message status {}", header.status));
+        }
+        let number = u32::try_from(header.procedure).unwrap_or(0);
+        let Some((_, name)) = names.iter().find(|(known, _)| *known == number) else {
+            return fault(format!("unknown procedure: {}", header.procedure));
+        };
+        let remote = header.program == program::REMOTE;
+        let special = Special::of(number).filter(|_| remote);
+        if !session.authenticated && !special.is_some_and(Special::authenticates) {
+            return fault("authentication required".to_owned());
+        }
+        if let Some(special) = special {
+            return Ok(Served::Here(special));
+        }
+        if session.uri.is_none() {
+            return Err(Error::new(Code::INTERNAL, Origin::RPC, "hypervisor connection not open"));
+        }
+        let Some(translation) = remote::find(number).filter(|_| remote) else {
+            let message = format!("this function is not supported by the connection driver: {name}");
+            return Err(Error::new(Code::NO_SUPPORT, origin_of(name), message));
+        };
+        // Who wanted only to look is held to it; whom the socket allows no more is refused by the driver.
+        if session.read_only && translation.info.permission != Permission::Read {
+            let message = format!("operation forbidden: read only access prevents {name}");
+            return Err(Error::new(Code::OPERATION_DENIED, translation.info.driver.origin(), message));
+        }
+        Ok(Served::By(translation))
+    }
+
+    async fn serve_translated(self: &Arc<Self>, translation: &'static Translation, frame: Incoming) {
+        let header = frame.header;
+        let Incoming { payload, files, .. } = frame;
+        let console = match self.shared.consoles.claim(translation.info, &payload) {
+            Ok(console) => console,
+            Err(error) => return self.outbox.answer(header, Err(error)).await,
+        };
+        let answer = self.translated(translation, payload, files).await;
+        match answer {
+            Ok((reply, mut files)) if translation.info.stream => match files.pop() {
+                Some(file) => self.streams.open(self, header, reply, file, console).await,
+                None => self.outbox.answer(header, Err(no_file(translation))).await,
+            },
+            answer => self.outbox.answer(header, answer).await,
+        }
+    }
+
+    async fn translated(
+        &self,
+        translation: &'static Translation,
+        payload: Vec<u8>,
+        files: Vec<OwnedFd>,
+    ) -> Result<remote::Encoded, Error> {
+        let (body, files) = (translation.arguments)(&payload, files)?;
+        drop(payload);
+        let caller = self.shared.caller(translation.info.driver).with_token(self.token);
+        let (body, files) = caller.call_encoded(translation.info, body, files).await?;
+        (translation.reply)(&body, files)
+    }
+}
+
+fn no_file(translation: &Translation) -> Error {
+    Error::new(Code::INTERNAL, Origin::RPC, format!("{}: no stream came", translation.info.name))
+}
+
+/// Who serves a call.
+enum Served {
+    /// This process: it is about the connection itself.
+    Here(Special),
+    /// A driver.
+    By(&'static Translation),
+}
+
+/// Procedures of the keepalive program.
+const PING: i32 = 1;
+const PONG: i32 = 2;
+
+fn keepalive(procedure: i32) -> Header {
+    Header {
+        program: program::KEEPALIVE,
+        version: 1,
+        procedure,
+        kind: Some(Kind::Message),
+        serial: 0,
+        status: Status::Ok as i32,
+    }
+}

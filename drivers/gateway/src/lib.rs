@@ -1,0 +1,95 @@
+//! The gateway: libvirt's RPC on one side, typed calls on the other.
+//!
+//! Owns: the conversations with libvirt's clients – frames, the few procedures that are about the connection itself, signs
+//! of life, event registrations, streams. Never does: parse XML, open a file, decide who may do what: a client's token says
+//! who it is, and the driver that serves the call decides. A procedure needs no code here: what the tables in `wire` say is
+//! enough.
+
+mod client;
+mod console;
+mod events;
+mod known;
+mod outbox;
+mod special;
+mod state;
+mod stream;
+
+use bulkhead_actors::driver::{Connection, DriverLogic, Leave, Start};
+use bulkhead_actors::stack::Stack;
+use bulkhead_wire::channel::Caller;
+use bulkhead_wire::dispatch::Answer;
+use bulkhead_wire::error::Error;
+use bulkhead_wire::frame::Token;
+use bulkhead_wire::table::{CallContext, Driver, unsupported};
+use bulkhead_wire::types::Busy;
+use client::Client;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+/// KiB of long frames, of all clients together, that may be in memory at one time.
+const LONG_FRAMES_KIB: usize = 512 << 10;
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) stack: Stack,
+    /// `system`, `session` or `embed`.
+    pub(crate) mode: String,
+    pub(crate) clients: Mutex<HashMap<Token, Arc<Client>>>,
+    /// Is this process subscribed to the qemu driver's events?
+    pub(crate) subscribed: watch::Sender<bool>,
+    pub(crate) long_frames: Arc<Semaphore>,
+    pub(crate) consoles: console::Consoles,
+}
+
+impl Shared {
+    /// The channel to a driver.
+    pub(crate) fn caller(&self, driver: Driver) -> Caller {
+        self.stack.peer(driver)
+    }
+}
+
+/// A lock that a panic elsewhere does not poison: what these protect is valid at all times.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The driver.
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+impl DriverLogic for Gateway {
+    const DRIVER: Driver = Driver::Gateway;
+
+    async fn recover(start: Start) -> Result<Arc<Self>, Error> {
+        let shared = Arc::new(Shared {
+            stack: start.stack,
+            mode: start.welcome.mode,
+            clients: Mutex::default(),
+            subscribed: watch::Sender::new(false),
+            long_frames: Arc::new(Semaphore::new(LONG_FRAMES_KIB)),
+            consoles: console::Consoles::default(),
+        });
+        tokio::spawn(events::follow(Arc::clone(&shared)));
+        tokio::spawn(welcome(Arc::clone(&shared), start.connections));
+        Ok(Arc::new(Self { shared }))
+    }
+
+    fn dispatch(self: Arc<Self>, call: CallContext, _body: Vec<u8>, _files: Vec<OwnedFd>) -> Answer {
+        Box::pin(async move { Err(unsupported(call.info)) })
+    }
+
+    fn busy(&self) -> Vec<Busy> {
+        lock(&self.shared.clients).values().filter_map(|client| client.busy()).collect()
+    }
+
+    async fn leave(&self, _reason: Leave) {}
+}
+
+async fn welcome(shared: Arc<Shared>, mut connections: mpsc::Receiver<Connection>) {
+    while let Some(connection) = connections.recv().await {
+        tokio::spawn(client::serve(Arc::clone(&shared), connection));
+    }
+}

@@ -1,0 +1,241 @@
+//! Streams: a descriptor on one side, frames on the other.
+
+use crate::client::Client;
+use crate::console::Console;
+use crate::lock;
+use crate::outbox::{Gone, Outbox};
+use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::link;
+use bulkhead_wire::remote::{Header, Incoming, Kind, Status};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::{SFlag, fstat};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// Streams of one client.
+const STREAMS: usize = 64;
+/// Frames from the client that wait to be written to one of them.
+const INPUT: usize = 16;
+/// Time that a client's reading waits for a stream that takes nothing; the stream is given up then, not the client.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// Bytes of one frame of a stream, as stock cuts them.
+const CHUNK: usize = 262_120;
+/// Bytes that are read of a terminal at once.
+const SMALL: usize = 16 << 10;
+
+/// What a client says on a stream.
+enum Said {
+    Data(Vec<u8>),
+    Finish,
+    Abort,
+    Hole,
+}
+
+/// The streams of a client, by procedure and serial of the call that opened each.
+#[derive(Default)]
+pub(crate) struct Streams(Mutex<HashMap<(i32, u32), mpsc::Sender<Said>>>);
+
+impl Streams {
+    /// Begins a stream and answers the call that opened it.
+    pub(crate) async fn open(
+        &self,
+        client: &Arc<Client>,
+        call: Header,
+        reply: Vec<u8>,
+        file: OwnedFd,
+        console: Option<Arc<Console>>,
+    ) {
+        let (input, said) = mpsc::channel(INPUT);
+        let begun = Source::new(file).map_err(|error| Error::system(Origin::STREAMS, "Stream", &error));
+        let begun = begun.and_then(|source| {
+            let mut streams = lock(&self.0);
+            if streams.len() >= STREAMS {
+                let message = format!("operation failed: this client has {STREAMS} streams open already");
+                return Err(Error::new(Code::OPERATION_FAILED, Origin::STREAMS, message));
+            }
+            // Before the answer: the client's first data may follow at once.
+            streams.insert(key(call), input);
+            Ok(source)
+        });
+        match begun {
+            Ok(source) => {
+                client.outbox.answer(call, Ok((reply, Vec::new()))).await;
+                tokio::spawn(run(Arc::clone(client), call, Arc::new(source), said, console));
+            }
+            Err(error) => client.outbox.answer(call, Err(error)).await,
+        }
+    }
+
+    /// Hands on what a client said. One that is spoken to but does not exist is nothing.
+    pub(crate) async fn heard(&self, frame: Incoming) {
+        let key = key(frame.header);
+        let Some(stream) = lock(&self.0).get(&key).cloned() else { return };
+        let said = match (frame.header.kind, frame.header.status) {
+            (Some(Kind::StreamHole), _) => Said::Hole,
+            (_, status) if status == Status::Continue as i32 => Said::Data(frame.payload),
+            (_, status) if status == Status::Ok as i32 => Said::Finish,
+            _ => Said::Abort,
+        };
+        if timeout(STUCK_AFTER, stream.send(said)).await.is_err() {
+            lock(&self.0).remove(&key);
+        }
+    }
+
+    fn close(&self, call: Header) {
+        lock(&self.0).remove(&key(call));
+    }
+
+    /// Ends all: their tasks see that nothing more will be said.
+    pub(crate) fn clear(&self) {
+        lock(&self.0).clear();
+    }
+}
+
+fn key(header: Header) -> (i32, u32) {
+    (header.procedure, header.serial)
+}
+
+/// What is behind a stream.
+enum Source {
+    /// A terminal, a pipe, a socket.
+    Waits(AsyncFd<OwnedFd>),
+    /// A file, for which nobody has to wait.
+    File(Arc<OwnedFd>),
+}
+
+impl Source {
+    fn new(file: OwnedFd) -> io::Result<Self> {
+        let kind = SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT;
+        if kind == SFlag::S_IFREG {
+            return Ok(Self::File(Arc::new(file)));
+        }
+        let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+        fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        Ok(Self::Waits(link::watch(file)?))
+    }
+
+    /// Empty at the end: a terminal whose other side has gone says EIO.
+    async fn read(&self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Waits(file) => loop {
+                let mut ready = file.readable().await?;
+                let mut buffer = vec![0; SMALL];
+                match nix::unistd::read(file.get_ref(), &mut buffer) {
+                    Ok(count) => {
+                        buffer.truncate(count);
+                        return Ok(buffer);
+                    }
+                    Err(Errno::EIO) => return Ok(Vec::new()),
+                    Err(Errno::EAGAIN) => ready.clear_ready(),
+                    Err(error) => return Err(error.into()),
+                }
+            },
+            Self::File(file) => {
+                let file = Arc::clone(file);
+                let read = move || {
+                    let mut buffer = vec![0; CHUNK];
+                    let count = nix::unistd::read(&*file, &mut buffer)?;
+                    buffer.truncate(count);
+                    Ok::<_, io::Error>(buffer)
+                };
+                tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+            }
+        }
+    }
+
+    async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let Self::Waits(file) = self else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        while !bytes.is_empty() {
+            let mut ready = file.writable().await?;
+            match nix::unistd::write(file.get_ref(), bytes) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn failed(message: &str) -> Error {
+    Error::new(Code::RPC, Origin::STREAMS, message)
+}
+
+/// A stream's task. Ends when the client has said its last word, or with an error.
+async fn run(
+    client: Arc<Client>,
+    call: Header,
+    source: Arc<Source>,
+    mut said: mpsc::Receiver<Said>,
+    console: Option<Arc<Console>>,
+) {
+    let outbox = client.outbox.clone();
+    // A stream can't be taken over: its descriptor dies with this process.
+    let _busy = client.state.busy();
+    let outward = tokio::spawn(send(outbox.clone(), call, Arc::clone(&source)));
+    let taken = async {
+        match &console {
+            Some(console) => console.taken.notified().await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        // Either ends the stream; what was half written is of no use then.
+        ended = receive(&source, &mut said) => ended,
+        () = taken => Err(failed("stream had I/O failure: somebody else has taken the console")),
+    };
+    outward.abort();
+    let _ = outward.await;
+    // Whoever comes next finds the console free when he hears that this is over.
+    drop(console);
+    drop(source);
+    client.streams.close(call);
+    match ended {
+        Ok(true) => drop(outbox.stream(call, Status::Ok, &[]).await),
+        Ok(false) => {}
+        Err(error) => outbox.stream_failed(call, &error).await,
+    }
+}
+
+/// From the file to the client; an empty frame is the end.
+async fn send(outbox: Outbox, call: Header, source: Arc<Source>) -> Result<(), Gone> {
+    loop {
+        let data = match source.read().await {
+            Ok(data) => data,
+            Err(error) => {
+                tracing::warn!(%error, "stream");
+                Vec::new()
+            }
+        };
+        outbox.stream(call, Status::Continue, &data).await?;
+        if data.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// From the client to the file, until it finishes. False when the client has gone.
+async fn receive(source: &Source, said: &mut mpsc::Receiver<Said>) -> Result<bool, Error> {
+    while let Some(said) = said.recv().await {
+        match said {
+            Said::Data(data) => match source.write(&data).await {
+                Ok(()) => {}
+                // A terminal without another side takes everything.
+                Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => {}
+                Err(_error) => return Err(failed("stream had unexpected termination")),
+            },
+            Said::Finish | Said::Abort => return Ok(true),
+            Said::Hole => return Err(failed("Unexpected stream hole")),
+        }
+    }
+    Ok(false)
+}

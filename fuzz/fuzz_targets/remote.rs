@@ -1,0 +1,7 @@
+//! See `bulkhead_fuzzer::find("remote")`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let target = bulkhead_fuzzer::find("remote").expect("a target of this name");
+    (target.run)(bytes);
+});
