@@ -20,9 +20,9 @@ impl Ceiling {
     /// Does the class list programs of that name?
     #[must_use]
     pub fn lists(&self, name: &str) -> bool {
-        self.programs.iter().any(|prefix| {
-            name == *prefix
-                || (prefix.ends_with('-') && name.starts_with(prefix) && name.len() > prefix.len())
+        self.programs.iter().any(|program| match program.strip_suffix('-') {
+            Some(_) => name.starts_with(program) && name.len() > program.len(),
+            None => name == *program,
         })
     }
 }

@@ -262,7 +262,7 @@ async fn attack(process: Process) {
             Wish::OtherChannel => {
                 let mut peers: Vec<&str> = told(&record, "Channels")[0].split_whitespace().collect();
                 peers.sort_unstable();
-                let named: &[&str] = if captured == "qemu" { &["log", "network"] } else { &[] };
+                let named: &[&str] = if captured == "qemu" { &["log", "network", "secret"] } else { &[] };
                 assert_eq!(peers, named);
             }
             Wish::SwappedLink => {

@@ -18,6 +18,10 @@ const fn qemu(subject: &'static str, moment: &'static str, text: &'static str) -
     Point { driver: "qemu", subject, moment, text }
 }
 
+const fn secret(subject: &'static str, moment: &'static str, text: &'static str) -> Point {
+    Point { driver: "secret", subject, moment, text }
+}
+
 /// Points of single places, in the order in which they are reached.
 pub const POINTS: &[Point] = &[
     qemu("start", "before_taps", "The wish to start the guest is on disk, and nothing else has been done."),
@@ -48,6 +52,10 @@ pub const POINTS: &[Point] = &[
         "after_cleanup",
         "QEMU, taps and record are gone; neither the caller nor a subscriber has been told.",
     ),
+    secret("shelf", "before_deposit", "A secret that is not to be on disk is sealed; nobody keeps it yet."),
+    secret("shelf", "after_deposit", "The broker keeps it; a file of the same secret may still be there."),
+    secret("shelf", "before_withdraw", "The broker still keeps a secret that is no longer to be there."),
+    secret("shelf", "after_withdraw", "The broker has dropped it; the caller has not been told."),
 ];
 
 /// Subjects of which the moment is the name of an object: `adopt.web`.
@@ -71,6 +79,10 @@ const fn file(subject: &'static str, text: &'static str) -> FileKind {
     FileKind { driver: "qemu", subject, text }
 }
 
+const fn secret_file(subject: &'static str, text: &'static str) -> FileKind {
+    FileKind { driver: "secret", subject, text }
+}
+
 /// All kinds of state files.
 pub const FILE_KINDS: &[FileKind] = &[
     file("definition", "definition of a domain"),
@@ -80,6 +92,8 @@ pub const FILE_KINDS: &[FileKind] = &[
     file("variables", "firmware variables of a guest"),
     file("authority", "configuration of the stack's own authority for TPMs"),
     file("host", "the host's uuid"),
+    secret_file("secret", "secret with its sealed value"),
+    secret_file("secret_key", "key that values are sealed with"),
 ];
 
 /// The moments at which a state file is written or removed. `FILE` in a text is the kind's.
