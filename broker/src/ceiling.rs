@@ -8,7 +8,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Never given to any helper.
@@ -128,6 +128,21 @@ fn is_other_name(metadata: &fs::Metadata) -> bool {
         .any(|never| (never.dev(), never.ino()) == (metadata.dev(), metadata.ino()))
 }
 
+/// The class of helper that a pool's folder is given to.
+pub(crate) const POOL: &str = "pool";
+
+/// What lies in a folder and is never given, so that the whole folder isn't either.
+fn holds_forbidden(layout: &Layout, folder: &Path) -> Option<String> {
+    let ours = [&layout.etc, &layout.run, &layout.log, &layout.cache, &layout.lib];
+    let never = NEVER.iter().chain(NEVER_WRITTEN).map(Path::new);
+    let mut places = ours.into_iter().map(PathBuf::as_path).chain(never);
+    if let Some(inside) = places.find(|place| place.starts_with(folder)) {
+        return Some(inside.display().to_string());
+    }
+    let secret = SECRETS_OF_USERS.iter().find(|secret| folder.join(secret).symlink_metadata().is_ok())?;
+    Some(folder.join(secret).display().to_string())
+}
+
 fn real_path(file: &OwnedFd) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
@@ -176,10 +191,33 @@ pub(crate) fn open_checked(
         return refuse("it is a socket; those are opened by the broker");
     }
     let own = is_own(layout, class, key, &real);
+    if class == POOL && access == Access::Folder {
+        return match holds_forbidden(layout, &real) {
+            Some(inside) => {
+                refuse(&format!("a pool can't be there, since {inside} lies in it; use a folder below"))
+            }
+            None => Ok(file),
+        };
+    }
     if kind.is_dir() && access != Access::Folder || access == Access::Folder && !own {
         return refuse("a whole folder is given only of the guest's own");
     }
     Ok(file)
+}
+
+/// Makes a pool's folder, or removes an empty one, where a pool may be.
+pub(crate) fn pool_folder(layout: &Layout, path: &Path, make: bool) -> Result<(), Error> {
+    let system = |error| Error::system(Origin::BROKER, format!("Folder {}", path.display()), &error);
+    let plain = path.is_absolute() && !path.components().any(|part| part == std::path::Component::ParentDir);
+    let above = path.ancestors().find(|above| above.exists()).filter(|_| plain);
+    let above = above.ok_or_else(|| refused(POOL, format!("{} is no plain path", path.display())))?;
+    let real = above.canonicalize().map_err(system)?.join(path.strip_prefix(above).unwrap_or(path));
+    if let Some(why) = forbidden(layout, POOL, POOL, &real, true) {
+        return Err(refused(POOL, format!("{}: {why}", real.display())));
+    }
+    let mut builder = fs::DirBuilder::new();
+    let done = if make { builder.recursive(true).mode(0o711).create(&real) } else { fs::remove_dir(&real) };
+    done.map_err(system)
 }
 
 /// Opens a file that a helper writes to, made if it is not there, in a folder that may be given.
@@ -279,6 +317,32 @@ mod tests {
             let path: PathBuf = path;
             assert!(!write(&path), "{}", path.display());
         }
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_pool_is_a_folder_in_which_nothing_of_others_lies() {
+        let root = std::env::temp_dir().join(format!("bh-ceiling-pool-{}", std::process::id()));
+        let layout = crate::root::embed_layout(&root);
+        let (images, home) = (root.join("images"), root.join("home"));
+        for folder in [&images, &home.join(".ssh"), &home.join("images"), &layout.etc] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        symlink(&layout.etc, root.join("link")).unwrap();
+        let open = |class, path: &Path| open_checked(class, "pool-1", &layout, path, Access::Folder).is_ok();
+        assert!(open("pool", &images) && open("pool", &home.join("images")));
+        for path in [
+            &root,
+            &home,
+            &layout.etc,
+            &root.join("link"),
+            Path::new("/"),
+            Path::new("/etc"),
+            Path::new("/usr"),
+        ] {
+            assert!(!open("pool", path), "{}", path.display());
+        }
+        assert!(!open("qemu", &images) && !open("qemu-img", &images));
         fs::remove_dir_all(&root).unwrap();
     }
 

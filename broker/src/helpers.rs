@@ -32,16 +32,23 @@ pub(crate) struct Ceiling {
     programs: &'static [&'static str],
     /// May an instance have the stack's network?
     network: bool,
+    /// Is the program one of ours, beside the drivers? Then the wish names no other.
+    ours: bool,
+}
+
+const fn ceiling(class: &'static str, programs: &'static [&'static str]) -> Ceiling {
+    Ceiling { class, programs, network: false, ours: false }
 }
 
 const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/usr/local/bin", "/usr/libexec"];
 
 pub(crate) static CEILINGS: &[Ceiling] = &[
-    Ceiling { class: "qemu", programs: &["qemu-system-"], network: true },
-    Ceiling { class: "qemu-probe", programs: &["qemu-system-"], network: false },
-    Ceiling { class: "qemu-img", programs: &["qemu-img"], network: false },
-    Ceiling { class: "swtpm", programs: &["swtpm"], network: false },
-    Ceiling { class: "swtpm-setup", programs: &["swtpm_setup"], network: false },
+    Ceiling { network: true, ..ceiling("qemu", &["qemu-system-"]) },
+    ceiling("qemu-probe", &["qemu-system-"]),
+    ceiling("qemu-img", &["qemu-img"]),
+    ceiling("swtpm", &["swtpm"]),
+    ceiling("swtpm-setup", &["swtpm_setup"]),
+    Ceiling { ours: true, ..ceiling("pool", &["bulkhead-pool"]) },
 ];
 
 /// Ports below are the host's own.
@@ -185,7 +192,10 @@ pub(crate) fn start(
         .iter()
         .find(|ceiling| ceiling.class == request.class)
         .ok_or_else(|| refused(&key, "there is no such class"))?;
-    check_program(&key, ceiling, &request.program)?;
+    let program = match ceiling.programs {
+        [own] if ceiling.ours => libexec.join(own),
+        _ => check_program(&key, ceiling, &request.program).map(|()| request.program)?,
+    };
     if request.network && !ceiling.network {
         return Err(refused(&key, format!("class '{}' has no network", ceiling.class)));
     }
@@ -198,7 +208,7 @@ pub(crate) fn start(
 
     let network =
         request.network.then(|| "the guest has user networking or a display on the network".to_owned());
-    let mut profile = profiles::helper(ceiling.class, &request.program, network)
+    let mut profile = profiles::helper(ceiling.class, &program, network)
         .ok_or_else(|| refused(&key, "its class has no profile"))?;
     for port in &request.ports {
         if *port < PORT_MIN || !request.network {
@@ -273,7 +283,7 @@ pub(crate) fn start(
     for (name, value) in &request.environment {
         arguments.push(text_of(format!("{name}={value}").as_ref())?);
     }
-    arguments.push(text_of(request.program.as_os_str())?);
+    arguments.push(text_of(program.as_os_str())?);
     for argument in &request.arguments {
         arguments.push(text_of(argument.as_ref())?);
     }

@@ -3,6 +3,7 @@
 //! Everything reaches it as a message and nothing waits for anybody in here: links are written by tasks of their own, and
 //! a driver that does not read its link is a driver that hangs.
 
+use crate::ceiling::{POOL, pool_folder};
 use crate::helpers::{self, Running};
 use crate::launcher::process;
 use crate::launcher::{self, Command};
@@ -172,7 +173,7 @@ impl Stack {
         stack.adopt_helpers();
         stack.wait_for_autodestroyed(&mut received).await;
         if stack.config.sockets.is_some() {
-            stack.step(Event::Want(Driver::Gateway));
+            [Driver::Storage, Driver::Gateway].map(|driver| stack.step(Event::Want(driver)));
         }
         let mut stopping = false;
         loop {
@@ -661,6 +662,10 @@ impl Stack {
                 self.shelf.remove(&(driver, name));
                 Ok(Response::Done)
             }
+            Request::PoolFolder { path, make } if manifest.helpers.contains(&POOL) => {
+                pool_folder(&self.root.layout, &path, make).map(|()| Response::Done)
+            }
+            Request::PoolFolder { .. } => Err(denied("has no pools".to_owned())),
             Request::Adopting { object } => {
                 self.step(Event::Adopting(driver, (!object.is_empty()).then_some(object)));
                 Ok(Response::Done)

@@ -18,6 +18,10 @@ const fn qemu(subject: &'static str, moment: &'static str, text: &'static str) -
     Point { driver: "qemu", subject, moment, text }
 }
 
+const fn storage(subject: &'static str, moment: &'static str, text: &'static str) -> Point {
+    Point { driver: "storage", subject, moment, text }
+}
+
 /// Points of single places, in the order in which they are reached.
 pub const POINTS: &[Point] = &[
     qemu("start", "before_taps", "The wish to start the guest is on disk, and nothing else has been done."),
@@ -47,6 +51,23 @@ pub const POINTS: &[Point] = &[
         "after_cleanup",
         "QEMU, taps and record are gone; neither the caller nor a subscriber has been told.",
     ),
+    storage(
+        "pool_start",
+        "before_record",
+        "The pool's worker has looked at its folder; no record says that it is active.",
+    ),
+    storage(
+        "pool_stop",
+        "after_record",
+        "The record that the pool is active is gone; its worker is still there.",
+    ),
+    storage(
+        "volume_make",
+        "before_content",
+        "The wish to make a volume is on disk, and nothing else has been done.",
+    ),
+    storage("volume_make", "before_name", "The volume is whole, under a name that is no volume's."),
+    storage("volume_make", "after_name", "The volume is whole and has its name; the wish is still on disk."),
 ];
 
 /// Subjects of which the moment is the name of an object: `adopt.web`.
@@ -70,6 +91,10 @@ const fn file(subject: &'static str, text: &'static str) -> FileKind {
     FileKind { driver: "qemu", subject, text }
 }
 
+const fn pool_file(subject: &'static str, text: &'static str) -> FileKind {
+    FileKind { driver: "storage", subject, text }
+}
+
 /// All kinds of state files.
 pub const FILE_KINDS: &[FileKind] = &[
     file("definition", "definition of a domain"),
@@ -77,6 +102,11 @@ pub const FILE_KINDS: &[FileKind] = &[
     file("live", "record of a running guest"),
     file("capabilities", "what a QEMU binary can do"),
     file("variables", "firmware variables of a guest"),
+    pool_file("pool", "definition of a pool"),
+    pool_file("pool_autostart", "mark that a pool starts with the stack"),
+    pool_file("pool_live", "record of an active pool"),
+    pool_file("pool_raw", "list of a pool's files that are raw"),
+    pool_file("volume_intent", "wish to make a volume"),
 ];
 
 /// The moments at which a state file is written or removed. `FILE` in a text is the kind's.

@@ -16,6 +16,7 @@ pub mod domain;
 pub mod log;
 pub mod network;
 pub mod stack;
+pub mod storage;
 
 use crate::frame::Token;
 use std::time::Duration;
@@ -175,6 +176,7 @@ pub fn each_call(visitor: &mut impl EachCall) {
     domain::each_call(visitor);
     network::each_call(visitor);
     log::each_call(visitor);
+    storage::each_call(visitor);
     stack::each_call(visitor);
 }
 
@@ -198,8 +200,10 @@ pub const REVISION: u64 = {
     hash = fingerprint(domain::TEXT, hash);
     hash = fingerprint(network::TEXT, hash);
     hash = fingerprint(log::TEXT, hash);
+    hash = fingerprint(storage::TEXT, hash);
     hash = fingerprint(stack::TEXT, hash);
     hash = fingerprint(include_str!("../types.rs"), hash);
+    hash = fingerprint(include_str!("../types/storage.rs"), hash);
     fingerprint(include_str!("../control.rs"), hash)
 };
 
@@ -208,6 +212,7 @@ pub const TABLES: &[(Driver, &[CallInfo])] = &[
     (Driver::Qemu, domain::CALLS),
     (Driver::Network, network::CALLS),
     (Driver::Log, log::CALLS),
+    (Driver::Storage, storage::CALLS),
     (Driver::Broker, stack::CALLS),
 ];
 
