@@ -2,6 +2,7 @@
 //!
 //! Their fields stand in the order of libvirt's protocol, so that the same type encodes to bincode and to XDR.
 
+pub mod secret;
 pub mod storage;
 
 use serde::{Deserialize, Serialize};

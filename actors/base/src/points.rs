@@ -25,6 +25,7 @@ const fn storage(subject: &'static str, moment: &'static str, text: &'static str
 /// Points of single places, in the order in which they are reached.
 pub const POINTS: &[Point] = &[
     qemu("start", "before_taps", "The wish to start the guest is on disk, and nothing else has been done."),
+    qemu("tpm", "before_helper", "The guest's TPM is made; what emulates it has not been asked for."),
     qemu("start", "before_helper", "Taps and log are open; QEMU has not been asked for."),
     qemu("start", "after_helper", "QEMU's process is there; nothing has been said to it."),
     qemu(
@@ -107,6 +108,8 @@ pub const FILE_KINDS: &[FileKind] = &[
     pool_file("pool_live", "record of an active pool"),
     pool_file("pool_raw", "list of a pool's files that are raw"),
     pool_file("volume_intent", "wish to make a volume"),
+    file("authority", "configuration of the stack's own authority for TPMs"),
+    file("host", "the host's uuid"),
 ];
 
 /// The moments at which a state file is written or removed. `FILE` in a text is the kind's.

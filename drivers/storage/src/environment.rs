@@ -29,6 +29,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// What an external program may say when it fails.
 const ERRORS_MAX_BYTES: u64 = 4096;
+/// Programs that run at one time; who comes after waits. The broker allows a few more, which others may take.
+const PROGRAMS_MAX: usize = 8;
 /// Pools of one stack; libvirt's protocol can't list more.
 const POOLS_MAX: usize = 16_384;
 
@@ -62,6 +64,8 @@ pub struct Environment {
     number: AtomicU64,
     random: RandomState,
     qemu_img: Option<PathBuf>,
+    /// Places for programs that run at one time.
+    programs: tokio::sync::Semaphore,
 }
 
 /// An error that says of which pool it is.
@@ -92,6 +96,7 @@ impl Environment {
             number: AtomicU64::new(1),
             random: RandomState::new(),
             qemu_img,
+            programs: tokio::sync::Semaphore::new(PROGRAMS_MAX),
         };
         Ok(environment)
     }
@@ -353,6 +358,7 @@ impl Environment {
                 format!("Pool '{pool}': images take qemu-img, which is not installed"),
             )
         })?;
+        let _place = self.programs.acquire().await;
         let system = |cause: io::Error| on_disk(pool, &cause);
         let (reading, writing) =
             nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| system(errno.into()))?;
