@@ -14,3 +14,4 @@ pub mod snapshot;
 pub mod stack;
 
 pub use bulkhead_base::{fault, state};
+pub use bulkhead_sandbox::inherited;

@@ -169,6 +169,14 @@ impl Stack {
         self.say(&FromDriver::ClientGone { token })
     }
 
+    /// Has a pool's folder made, with those above it, or an empty one removed.
+    ///
+    /// # Errors
+    /// A path that is not for pools, and what the file system says.
+    pub async fn pool_folder(&self, path: &Path, make: bool) -> Result<(), Error> {
+        self.ask(Request::PoolFolder { path: path.to_owned(), make }).await.map(drop)
+    }
+
     /// Tells the broker which object is being adopted: should that end this driver twice, the object is set aside.
     ///
     /// # Errors

@@ -2,14 +2,14 @@
 //! judged by what was really opened.
 
 use crate::helpers::{failed, refused};
-use bulkhead_sandbox::ceiling::{self, DEVICES, NEVER_BY_ANY_NAME};
+use bulkhead_sandbox::ceiling::{self, DEVICES, NEVER_BY_ANY_NAME, POOL};
 use bulkhead_wire::control::{Access, Layout};
 use bulkhead_wire::error::Error;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Is it in a folder of the helper's own? A TPM's helpers, whose keys begin with the guest's, also have the folder of its
@@ -22,10 +22,9 @@ fn is_own(layout: &Layout, class: &str, key: &str, real: &Path) -> bool {
         || class == "swtpm-setup" && real.starts_with(tpms.join("authority"))
 }
 
-/// Does it lie in a folder of the stack?
-fn is_ours(layout: &Layout, real: &Path) -> bool {
-    let ours = [&layout.etc, &layout.run, &layout.log, &layout.cache, &layout.lib];
-    ours.iter().any(|folder| real.starts_with(folder))
+/// The folders of the stack.
+fn ours(layout: &Layout) -> [&PathBuf; 5] {
+    [&layout.etc, &layout.run, &layout.log, &layout.cache, &layout.lib]
 }
 
 /// Why this file is never given, if it is not.
@@ -34,7 +33,7 @@ fn forbidden(layout: &Layout, class: &str, key: &str, real: &Path, writes: bool)
         return None;
     }
     // Firmware variables of guests, which the qemu driver makes, are the one thing of the stack that is given.
-    if is_ours(layout, real) {
+    if ours(layout).iter().any(|folder| real.starts_with(folder)) {
         let state = layout.lib.join("qemu");
         let variables = real.starts_with(&state) && !real.starts_with(state.join("swtpm")) && real.is_file();
         return (!variables).then_some("it belongs to the stack or to another guest");
@@ -72,7 +71,7 @@ pub(crate) fn open_checked(
     let refuse = |why: &str| Err(refused(key, format!("{}: {why}", real.display())));
     let kind = metadata.file_type();
     // Here nobody has a reason for a second name, which would hide where a file belongs.
-    if kind.is_file() && metadata.nlink() > 1 && is_ours(layout, &real) {
+    if kind.is_file() && metadata.nlink() > 1 && ours(layout).iter().any(|folder| real.starts_with(folder)) {
         return refuse("it has another name");
     }
     // A device is judged as one, below.
@@ -103,10 +102,34 @@ pub(crate) fn open_checked(
         return refuse("it is a socket; those are opened by the broker");
     }
     let own = is_own(layout, class, key, &real);
+    if class == POOL && access == Access::Folder {
+        let own = ours(layout).into_iter().find(|own| own.starts_with(&real));
+        return match own.cloned().or_else(|| ceiling::never_given_within(&real)) {
+            Some(inside) => {
+                refuse(&format!("{} lies in it; a pool takes a folder of its own", inside.display()))
+            }
+            None => Ok(file),
+        };
+    }
     if kind.is_dir() && access != Access::Folder || access == Access::Folder && !own {
         return refuse("a whole folder is given only of the guest's own");
     }
     Ok(file)
+}
+
+/// Makes a pool's folder, or removes an empty one, where a pool may be.
+pub(crate) fn pool_folder(layout: &Layout, path: &Path, make: bool) -> Result<(), Error> {
+    let what = format!("Folder {}", path.display());
+    let plain = path.is_absolute() && !path.components().any(|part| part == std::path::Component::ParentDir);
+    let above = path.ancestors().find(|above| above.exists()).filter(|_| plain);
+    let above = above.ok_or_else(|| refused(POOL, format!("{} is no plain path", path.display())))?;
+    let real = above.canonicalize().map_err(failed(&what))?.join(path.strip_prefix(above).unwrap_or(path));
+    if let Some(why) = forbidden(layout, POOL, POOL, &real, true) {
+        return Err(refused(POOL, format!("{}: {why}", real.display())));
+    }
+    let mut builder = fs::DirBuilder::new();
+    let done = if make { builder.recursive(true).mode(0o711).create(&real) } else { fs::remove_dir(&real) };
+    done.map_err(failed(what))
 }
 
 /// Opens a file that a helper writes to, made if it is not there, in a folder that may be given.
@@ -204,6 +227,32 @@ mod tests {
             let path: PathBuf = path;
             assert!(!write(&path), "{}", path.display());
         }
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_pool_is_a_folder_in_which_nothing_of_others_lies() {
+        let root = std::env::temp_dir().join(format!("bh-ceiling-pool-{}", std::process::id()));
+        let layout = crate::root::embed_layout(&root);
+        let (images, home) = (root.join("images"), root.join("home"));
+        for folder in [&images, &home.join(".ssh"), &home.join("images"), &layout.etc] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        symlink(&layout.etc, root.join("link")).unwrap();
+        let open = |class, path: &Path| open_checked(class, "pool-1", &layout, path, Access::Folder).is_ok();
+        assert!(open("pool", &images) && open("pool", &home.join("images")));
+        for path in [
+            &root,
+            &home,
+            &layout.etc,
+            &root.join("link"),
+            Path::new("/"),
+            Path::new("/etc"),
+            Path::new("/usr"),
+        ] {
+            assert!(!open("pool", path), "{}", path.display());
+        }
+        assert!(!open("qemu", &images) && !open("qemu-img", &images));
         fs::remove_dir_all(&root).unwrap();
     }
 

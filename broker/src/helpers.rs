@@ -165,7 +165,10 @@ fn begin(
         .iter()
         .find(|ceiling| ceiling.class == request.class)
         .ok_or_else(|| refused(&key, "there is no such class"))?;
-    check_program(&key, ceiling, &request.program)?;
+    let program = match ceiling.own {
+        Some(own) => libexec.join(own),
+        None => check_program(&key, ceiling, &request.program).map(|()| request.program)?,
+    };
     if request.network && !ceiling.network {
         return Err(refused(&key, format!("class '{}' has no network", ceiling.class)));
     }
@@ -182,7 +185,7 @@ fn begin(
 
     let network =
         request.network.then(|| "the guest has user networking or a display on the network".to_owned());
-    let mut profile = profiles::helper(ceiling.class, &request.program, network)
+    let mut profile = profiles::helper(ceiling.class, &program, network)
         .ok_or_else(|| refused(&key, "its class has no profile"))?;
     for port in &request.ports {
         if *port < PORT_MIN || !request.network {
@@ -258,7 +261,7 @@ fn begin(
     for (name, value) in &request.environment {
         arguments.push(text_of(format!("{name}={value}").as_ref())?);
     }
-    arguments.push(text_of(request.program.as_os_str())?);
+    arguments.push(text_of(program.as_os_str())?);
     for argument in &request.arguments {
         arguments.push(text_of(argument.as_ref())?);
     }

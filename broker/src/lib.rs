@@ -133,7 +133,7 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
     let started =
         |manifest: &&manifest::Manifest| config.sockets.is_some() || manifest.driver != Driver::Gateway;
     let programs = manifest::MANIFESTS.iter().filter(started).map(|manifest| manifest.program);
-    for program in programs.chain(["bulkhead-launch"]) {
+    for program in programs.chain(["bulkhead-launch", "bulkhead-pool"]) {
         let program = config.libexec.join(program);
         if !program.is_file() {
             return Err(OpenError::Libexec(program));

@@ -68,7 +68,11 @@ pub static MANIFESTS: &[Manifest] = &[
         deposits_max: 4096,
         ..manifest(Driver::Qemu, "bulkhead-qemu")
     },
-    Manifest { calls: &[Driver::Qemu, Driver::Secret], ..manifest(Driver::Gateway, "bulkhead-gateway") },
+    Manifest { helpers: &["pool", "qemu-img"], ..manifest(Driver::Storage, "bulkhead-storage") },
+    Manifest {
+        calls: &[Driver::Qemu, Driver::Secret, Driver::Storage],
+        ..manifest(Driver::Gateway, "bulkhead-gateway")
+    },
 ];
 
 /// The manifest of a driver, if this stack has it.

@@ -4,6 +4,7 @@
 //! a driver that does not read its link is a driver that hangs.
 
 use crate::birth;
+use crate::ceiling::pool_folder;
 use crate::helpers::{self, Running};
 use crate::launcher::process;
 use crate::launcher::{self, Command};
@@ -189,6 +190,7 @@ impl Stack {
         stack.adopt_helpers();
         stack.wait_for_autodestroyed(&mut received).await;
         if stack.config.sockets.is_some() {
+            stack.step(Event::Want(Driver::Storage));
             stack.step(Event::Want(Driver::Gateway));
         }
         let mut stopping = false;
@@ -704,6 +706,12 @@ impl Stack {
                 self.shelf.remove(&(driver, name));
                 Ok(Response::Done)
             }
+            Request::PoolFolder { path, make }
+                if manifest.helpers.contains(&bulkhead_sandbox::ceiling::POOL) =>
+            {
+                pool_folder(&self.root.layout, &path, make).map(|()| Response::Done)
+            }
+            Request::PoolFolder { .. } => Err(denied("has no pools".to_owned())),
             Request::Adopting { object } => {
                 if object.len() > NAME_MAX_BYTES {
                     return Err(denied("names an object that no one could".to_owned()));

@@ -1,7 +1,7 @@
 //! What helpers may be given at most, whichever driver asks for it: the classes, and files that are never given. The broker
 //! judges each wish by it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a class of helper may be given at most.
 #[derive(Debug)]
@@ -14,6 +14,12 @@ pub struct Ceiling {
     pub network: bool,
     /// How many may run at one time.
     pub instances_max: usize,
+    /// The program, if it is one of ours, beside the drivers: then the wish chooses none.
+    pub own: Option<&'static str>,
+}
+
+const fn class(class: &'static str, programs: &'static [&'static str], instances_max: usize) -> Ceiling {
+    Ceiling { class, programs, network: false, instances_max, own: None }
 }
 
 impl Ceiling {
@@ -32,12 +38,16 @@ pub const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/usr/local/bin", "/usr/libex
 
 /// All classes.
 pub static CEILINGS: &[Ceiling] = &[
-    Ceiling { class: "qemu", programs: &["qemu-system-"], network: true, instances_max: 4096 },
-    Ceiling { class: "qemu-probe", programs: &["qemu-system-"], network: false, instances_max: 8 },
-    Ceiling { class: "qemu-img", programs: &["qemu-img"], network: false, instances_max: 16 },
-    Ceiling { class: "swtpm", programs: &["swtpm"], network: false, instances_max: 4096 },
-    Ceiling { class: "swtpm-setup", programs: &["swtpm_setup"], network: false, instances_max: 16 },
+    Ceiling { network: true, ..class("qemu", &["qemu-system-"], 4096) },
+    class("qemu-probe", &["qemu-system-"], 8),
+    class("qemu-img", &["qemu-img"], 16),
+    class("swtpm", &["swtpm"], 4096),
+    class("swtpm-setup", &["swtpm_setup"], 16),
+    Ceiling { own: Some("bulkhead-pool"), ..class(POOL, &[], 4096) },
 ];
+
+/// The class that a pool's folder is given to.
+pub const POOL: &str = "pool";
 
 /// Ports below are the host's own.
 pub const PORT_MIN: u16 = 1024;
@@ -143,6 +153,14 @@ pub fn never_given(real: &Path, writes: bool) -> Option<&'static str> {
     // What shells and programs read at their start.
     let hidden = real.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     hidden.then_some("no guest writes to a hidden file; give it another name")
+}
+
+/// What lies in a folder and is never given, so that the whole folder isn't either.
+#[must_use]
+pub fn never_given_within(folder: &Path) -> Option<PathBuf> {
+    let known = NEVER.iter().chain(NEVER_WRITTEN).map(PathBuf::from).find(|never| never.starts_with(folder));
+    let mut secrets = SECRETS_OF_USERS.iter().map(|secret| folder.join(secret));
+    known.or_else(|| secrets.find(|secret| secret.symlink_metadata().is_ok()))
 }
 
 #[cfg(test)]

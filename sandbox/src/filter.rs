@@ -166,8 +166,13 @@ pub(crate) fn programs(calls: &SystemCalls) -> Result<Vec<BpfProgram>, seccompil
             )?,
             program(driver_rules(extras), errno(libc::EPERM), SeccompAction::Allow)?,
         ]),
-        SystemCalls::Helper { sockets, programs, modes } => {
+        SystemCalls::Helper { sockets, programs, modes, owners } => {
             let mut refused = helper_rules(sockets.is_some(), programs.is_some());
+            if owners.is_some() {
+                // By descriptors alone: what can't be opened can't be changed.
+                refused.remove(&libc::SYS_fchown);
+                refused.remove(&libc::SYS_fchmod);
+            }
             let mut filters = Vec::new();
             if modes.is_some() {
                 let done: Rules = MODES.iter().filter_map(|call| refused.remove_entry(call)).collect();

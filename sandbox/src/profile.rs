@@ -53,6 +53,8 @@ pub enum SystemCalls {
         programs: Option<String>,
         /// Does it fail when it can't change a file's mode, with the reason? Then it is told that it did, and nothing changes.
         modes: Option<String>,
+        /// May it change owner and mode of files that it has open, with the reason?
+        owners: Option<String>,
     },
 }
 

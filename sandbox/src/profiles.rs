@@ -86,6 +86,18 @@ pub fn log(folders: &Folders) -> Profile {
     driver("log", vec![rule(&folders.log, Access::Manage, "guests' logs")])
 }
 
+/// The storage driver: definitions and which pools are active. Pools themselves are reached through their workers.
+#[must_use]
+pub fn storage(folders: &Folders) -> Profile {
+    driver(
+        "storage",
+        vec![
+            rule(&folders.etc, Access::Manage, "definitions of pools"),
+            rule(&folders.run, Access::Manage, "which pools are active, and what is being made in them"),
+        ],
+    )
+}
+
 /// The secret driver: definitions with their sealed values, and the key, in two folders.
 #[must_use]
 pub fn secret(folders: &Folders) -> Profile {
@@ -114,6 +126,7 @@ pub fn of_driver(name: &str, folders: &Folders) -> Option<Profile> {
         "qemu" => Some(qemu(folders)),
         "network" => Some(network(folders)),
         "log" => Some(log(folders)),
+        "storage" => Some(storage(folders)),
         "secret" => Some(secret(folders)),
         "gateway" => Some(gateway()),
         _ => None,
@@ -153,7 +166,7 @@ fn data(class: &str) -> Option<&'static [(&'static str, &'static str)]> {
         "qemu-probe" => {
             Some(&[("/usr/share/qemu", "firmware and key maps"), ("/usr/share/seabios", "firmware")])
         }
-        "qemu-img" | "swtpm" => Some(&[]),
+        "qemu-img" | "swtpm" | "pool" => Some(&[]),
         "swtpm-setup" => Some(&[
             ("/etc/swtpm-localca.options", "what the host's owner wants to stand in certificates"),
             ("/etc/passwd", "its user's name"),
@@ -180,6 +193,24 @@ fn programs(class: &str) -> (&'static [&'static str], Option<&'static str>) {
 fn modes(class: &str) -> Option<String> {
     let fails = matches!(class, "swtpm" | "swtpm-setup");
     fails.then(|| "the emulator does not start where it can't set its state's mode".to_owned())
+}
+
+/// Why a helper of this class may change owner and mode of files that it has open, if it may.
+fn owners(class: &str) -> Option<String> {
+    (class == "pool").then(|| "a volume belongs to whom its definition names".to_owned())
+}
+
+/// Capabilities of a helper of this class, where its user has them.
+fn capabilities(class: &str) -> Vec<(String, String)> {
+    let names: &[(&str, &str)] = match class {
+        "pool" => &[
+            ("CAP_CHOWN", "a volume belongs to whom its definition names"),
+            ("CAP_FOWNER", "a volume's mode is set whoever it belongs to"),
+            ("CAP_DAC_OVERRIDE", "volumes of guests' own users are looked at and changed"),
+        ],
+        _ => &[],
+    };
+    names.iter().map(|(name, reason)| ((*name).to_owned(), (*reason).to_owned())).collect()
 }
 
 /// Why a helper of this class has terminals, if it has.
@@ -219,16 +250,17 @@ pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Pr
         files,
         bind_ports: Vec::new(),
         network: network.clone(),
-        capabilities: Vec::new(),
+        capabilities: capabilities(class),
         system_calls: SystemCalls::Helper {
             sockets: network,
             programs: starts.map(str::to_owned),
             modes: modes(class),
+            owners: owners(class),
         },
         limits: Limits { open_files: None, core_bytes: Some(0), address_space_bytes: None },
         locked: None,
         // The others' files are named by descriptors, whose paths need not be the same later.
-        hide: class == "swtpm-setup",
+        hide: matches!(class, "swtpm-setup" | "pool"),
         scratch: (class == "swtpm-setup").then(|| "it has a file in /tmp, wherever it is told to".to_owned()),
         terminals,
     })

@@ -162,6 +162,13 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Make a pool's folder with those above it, or remove it if it is empty.
+    PoolFolder {
+        /// Which.
+        path: PathBuf,
+        /// Make it? Else remove it.
+        make: bool,
+    },
     /// The driver is about to adopt this object: should it die now, the object is to blame.
     Adopting {
         /// The object's name within the driver; empty: no longer adopting.

@@ -47,6 +47,10 @@ numbers!(Code {
     RPC = 39,
     /// No such domain.
     NO_DOMAIN = 42,
+    /// No such pool.
+    NO_STORAGE_POOL = 49,
+    /// No such volume.
+    NO_STORAGE_VOL = 50,
     /// The object is in the wrong state for the call.
     OPERATION_INVALID = 55,
     /// A secret that is not given to whoever asked.
@@ -71,6 +75,8 @@ numbers!(Code {
     AGENT_UNRESPONSIVE = 86,
     /// Somebody else holds it.
     RESOURCE_BUSY = 87,
+    /// A volume of that name is there already.
+    STORAGE_VOL_EXIST = 90,
     /// Guest and host CPU do not fit.
     CPU_INCOMPATIBLE = 91,
     /// XML that the schema does not allow.

@@ -5,6 +5,7 @@
 mod guest;
 mod parameters;
 pub mod secret;
+pub mod storage;
 
 pub use guest::*;
 pub use parameters::*;

@@ -22,6 +22,10 @@ const fn secret(subject: &'static str, moment: &'static str, text: &'static str)
     Point { driver: "secret", subject, moment, text }
 }
 
+const fn storage(subject: &'static str, moment: &'static str, text: &'static str) -> Point {
+    Point { driver: "storage", subject, moment, text }
+}
+
 /// Points of single places, in the order in which they are reached.
 pub const POINTS: &[Point] = &[
     qemu("start", "before_taps", "The wish to start the guest is on disk, and nothing else has been done."),
@@ -56,6 +60,23 @@ pub const POINTS: &[Point] = &[
     secret("shelf", "after_deposit", "The broker keeps it; a file of the same secret may still be there."),
     secret("shelf", "before_withdraw", "The broker still keeps a secret that is no longer to be there."),
     secret("shelf", "after_withdraw", "The broker has dropped it; the caller has not been told."),
+    storage(
+        "pool_start",
+        "before_record",
+        "The pool's worker has looked at its folder; no record says that it is active.",
+    ),
+    storage(
+        "pool_stop",
+        "after_record",
+        "The record that the pool is active is gone; its worker is still there.",
+    ),
+    storage(
+        "volume_make",
+        "before_content",
+        "The wish to make a volume is on disk, and nothing else has been done.",
+    ),
+    storage("volume_make", "before_name", "The volume is whole, under a name that is no volume's."),
+    storage("volume_make", "after_name", "The volume is whole and has its name; the wish is still on disk."),
 ];
 
 /// Subjects of which the moment is the name of an object: `adopt.web`.
@@ -83,6 +104,10 @@ const fn secret_file(subject: &'static str, text: &'static str) -> FileKind {
     FileKind { driver: "secret", subject, text }
 }
 
+const fn pool_file(subject: &'static str, text: &'static str) -> FileKind {
+    FileKind { driver: "storage", subject, text }
+}
+
 /// All kinds of state files.
 pub const FILE_KINDS: &[FileKind] = &[
     file("definition", "definition of a domain"),
@@ -90,6 +115,11 @@ pub const FILE_KINDS: &[FileKind] = &[
     file("live", "record of a running guest"),
     file("capabilities", "what a QEMU binary can do"),
     file("variables", "firmware variables of a guest"),
+    pool_file("pool", "definition of a pool"),
+    pool_file("pool_autostart", "mark that a pool starts with the stack"),
+    pool_file("pool_live", "record of an active pool"),
+    pool_file("pool_raw", "list of a pool's files that are raw"),
+    pool_file("volume_intent", "wish to make a volume"),
     file("authority", "configuration of the stack's own authority for TPMs"),
     file("host", "the host's uuid"),
     secret_file("secret", "secret with its sealed value"),

@@ -7,10 +7,14 @@ use crate::outbox::{Gone, Outbox};
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::link;
 use bulkhead_wire::remote::{Header, Incoming, Kind, Status};
+use bulkhead_wire::xdr;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
+use nix::sys::uio::pwrite;
+use nix::unistd::{Whence, ftruncate, lseek};
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
@@ -35,7 +39,8 @@ enum Said {
     Data(Vec<u8>),
     Finish,
     Abort,
-    Hole,
+    /// So many bytes are zeros; `None` if that could not be read.
+    Hole(Option<i64>),
 }
 
 /// The streams of a client, by procedure and serial of the call that opened each.
@@ -78,7 +83,10 @@ impl Streams {
         let key = key(frame.header);
         let Some(stream) = lock(&self.0).get(&key).cloned() else { return };
         let said = match (frame.header.kind, frame.header.status) {
-            (Some(Kind::StreamHole), _) => Said::Hole,
+            (Some(Kind::StreamHole), _) => {
+                let hole = xdr::decode::<(i64, u32)>(&frame.payload, Vec::new());
+                Said::Hole(hole.ok().map(|((length, _flags), _)| length))
+            }
             (_, status) if status == Status::Continue as i32 => Said::Data(frame.payload),
             (_, status) if status == Status::Ok as i32 => Said::Finish,
             _ => Said::Abort,
@@ -106,17 +114,26 @@ fn key(header: Header) -> (i32, u32) {
 enum Source {
     /// A terminal, a pipe, a socket.
     Waits(AsyncFd<OwnedFd>),
-    /// A file, for which nobody has to wait.
-    File(Arc<OwnedFd>),
+    /// A file, for which nobody has to wait. What may not be read is written to, and the other way round.
+    File(Arc<File>, Direction),
+}
+
+/// Which way a file's content goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Out,
+    In,
 }
 
 impl Source {
     fn new(file: OwnedFd) -> io::Result<Self> {
         let kind = SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT;
-        if kind == SFlag::S_IFREG {
-            return Ok(Self::File(Arc::new(file)));
-        }
         let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+        if kind == SFlag::S_IFREG {
+            let written = flags & OFlag::O_ACCMODE == OFlag::O_WRONLY;
+            let direction = if written { Direction::In } else { Direction::Out };
+            return Ok(Self::File(Arc::new(file.into()), direction));
+        }
         fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         Ok(Self::Waits(link::watch(file)?))
     }
@@ -137,7 +154,9 @@ impl Source {
                     Err(error) => return Err(error.into()),
                 }
             },
-            Self::File(file) => {
+            // The client alone speaks on such a stream.
+            Self::File(_, Direction::In) => std::future::pending().await,
+            Self::File(file, Direction::Out) => {
                 let file = Arc::clone(file);
                 let read = move || {
                     let mut buffer = vec![0; CHUNK];
@@ -150,9 +169,16 @@ impl Source {
         }
     }
 
-    async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
-        let Self::Waits(file) = self else {
-            return Err(io::ErrorKind::Unsupported.into());
+    async fn write(&self, given: Vec<u8>) -> io::Result<()> {
+        let mut bytes = &given[..];
+        let file = match self {
+            Self::Waits(file) => file,
+            Self::File(file, Direction::In) => {
+                let file = Arc::clone(file);
+                let write = move || io::Write::write_all(&mut &*file, &given);
+                return tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?;
+            }
+            Self::File(_, Direction::Out) => return Err(io::ErrorKind::Unsupported.into()),
         };
         while !bytes.is_empty() {
             let mut ready = file.writable().await?;
@@ -164,6 +190,41 @@ impl Source {
         }
         Ok(())
     }
+
+    /// Goes on so many bytes further; what was there is zeros afterwards.
+    async fn skip(&self, length: i64) -> io::Result<()> {
+        let Self::File(file, Direction::In) = self else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let file = Arc::clone(file);
+        tokio::task::spawn_blocking(move || skip(&file, length)).await.map_err(io::Error::other)?
+    }
+}
+
+fn skip(file: &File, length: i64) -> io::Result<()> {
+    let begin = lseek(file, 0, Whence::SeekCur)?;
+    let end = begin.checked_add(length).filter(|end| *end >= begin).ok_or(io::ErrorKind::InvalidInput)?;
+    let size = fstat(file)?.st_size;
+    let (mut at, old) = (begin, end.min(size));
+    let zeros = [0; SMALL];
+    while at < old {
+        match lseek(file, at, Whence::SeekData) {
+            Ok(data) => at = data,
+            // Holes alone from here on.
+            Err(Errno::ENXIO) => break,
+            Err(error) => return Err(error.into()),
+        }
+        let hole = lseek(file, at, Whence::SeekHole).unwrap_or(old).min(old);
+        while at < hole {
+            let count = usize::try_from(hole - at).unwrap_or(SMALL).min(SMALL);
+            at += i64::try_from(pwrite(file, zeros.get(..count).unwrap_or(&zeros), at)?).unwrap_or(i64::MAX);
+        }
+    }
+    if end > size {
+        ftruncate(file, end)?;
+    }
+    lseek(file, end, Whence::SeekSet)?;
+    Ok(())
 }
 
 fn failed(message: &str) -> Error {
@@ -227,14 +288,18 @@ async fn send(outbox: Outbox, call: Header, source: Arc<Source>) -> Result<(), G
 async fn receive(source: &Source, said: &mut mpsc::Receiver<Said>) -> Result<bool, Error> {
     while let Some(said) = said.recv().await {
         match said {
-            Said::Data(data) => match source.write(&data).await {
+            Said::Data(data) => match source.write(data).await {
                 Ok(()) => {}
                 // A terminal without another side takes everything.
                 Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => {}
-                Err(_error) => return Err(failed("stream had unexpected termination")),
+                Err(error) => return Err(failed(&format!("stream had unexpected termination: {error}"))),
             },
             Said::Finish | Said::Abort => return Ok(true),
-            Said::Hole => return Err(failed("Unexpected stream hole")),
+            Said::Hole(length) => {
+                let length = length.filter(|length| *length >= 0);
+                let skipped = source.skip(length.ok_or_else(|| failed("Unexpected stream hole"))?).await;
+                skipped.map_err(|error| failed(&format!("Unexpected stream hole: {error}")))?;
+            }
         }
     }
     Ok(false)

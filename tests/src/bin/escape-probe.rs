@@ -402,11 +402,13 @@ fn profile(process: Process, folder: &Path, program: &Path) -> (Profile, PathBuf
         Process::LogDriver => driver("log"),
         Process::SecretDriver => driver("secret"),
         Process::GatewayDriver => driver("gateway"),
+        Process::StorageDriver => driver("storage"),
         Process::Qemu => helper("qemu", false),
         Process::QemuNetworked => helper("qemu", true),
         Process::QemuProbe => helper("qemu-probe", false),
         Process::Swtpm => helper("swtpm", false),
         Process::SwtpmSetup => helper("swtpm-setup", false),
+        Process::Pool => helper("pool", false),
     }
 }
 
@@ -436,7 +438,7 @@ fn stand_in(program: &Path, profile: &str) -> Ended {
 fn suite(folder: &Path) {
     let program = folder.join("bin/escape-probe");
     let launch = folder.join("bin/bulkhead-launch");
-    for name in ["qemu", "network", "log", "secret", "other"] {
+    for name in ["qemu", "network", "log", "secret", "storage", "other"] {
         for kind in ["etc", "lib", "run", "cache"] {
             fs::create_dir_all(folder.join(kind).join(name)).unwrap();
         }
@@ -508,7 +510,8 @@ fn suite(folder: &Path) {
                 | Process::NetworkDriver
                 | Process::LogDriver
                 | Process::SecretDriver
-                | Process::GatewayDriver => {
+                | Process::GatewayDriver
+                | Process::StorageDriver => {
                     let mut command = Command::new(&program);
                     command.args(["try", file.to_str().unwrap(), &name, &context.text()]);
                     report(&format!("{process:?}"), *thing, command);

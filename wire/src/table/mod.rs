@@ -17,6 +17,7 @@ pub mod log;
 pub mod network;
 pub mod secret;
 pub mod stack;
+pub mod storage;
 
 use crate::frame::Token;
 use std::time::Duration;
@@ -184,6 +185,7 @@ pub fn each_call(visitor: &mut impl EachCall) {
     domain::each_call(visitor);
     network::each_call(visitor);
     log::each_call(visitor);
+    storage::each_call(visitor);
     secret::each_call(visitor);
     stack::each_call(visitor);
 }
@@ -208,9 +210,11 @@ pub const REVISION: u64 = {
     hash = fingerprint(domain::TEXT, hash);
     hash = fingerprint(network::TEXT, hash);
     hash = fingerprint(log::TEXT, hash);
+    hash = fingerprint(storage::TEXT, hash);
     hash = fingerprint(secret::TEXT, hash);
     hash = fingerprint(stack::TEXT, hash);
     hash = fingerprint(include_str!("../types.rs"), hash);
+    hash = fingerprint(include_str!("../types/storage.rs"), hash);
     hash = fingerprint(include_str!("../types/secret.rs"), hash);
     hash = fingerprint(include_str!("../types/guest.rs"), hash);
     hash = fingerprint(include_str!("../types/parameters.rs"), hash);
@@ -222,6 +226,7 @@ pub const TABLES: &[(Driver, &[CallInfo])] = &[
     (Driver::Qemu, domain::CALLS),
     (Driver::Network, network::CALLS),
     (Driver::Log, log::CALLS),
+    (Driver::Storage, storage::CALLS),
     (Driver::Secret, secret::CALLS),
     (Driver::Broker, stack::CALLS),
 ];

@@ -1,0 +1,7 @@
+//! The storage driver's program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bulkhead_actors::driver::driver_main::<bulkhead_storage::Storage>()
+}
