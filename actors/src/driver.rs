@@ -243,10 +243,18 @@ async fn run<D: DriverLogic>(socket: OwnedFd, report: Report) -> Result<(), Stri
     });
     let stack = Stack::new(outbox);
     stack.say(&FromDriver::Confined { in_force: report.in_force, missing: report.missing }).await;
-    let mut welcome = match next(&mut reader).await.map_err(|error| error.to_string())? {
-        ToDriver::Welcome(welcome) => *welcome,
-        other => return Err(format!("expected a welcome, got {other:?}")),
+    let (mut deposits, mut helpers) = (Vec::new(), Vec::new());
+    let mut welcome = loop {
+        match next(&mut reader).await.map_err(|error| error.to_string())? {
+            ToDriver::Inheritance { deposits: more, helpers: running } => {
+                deposits.extend(more);
+                helpers.extend(running);
+            }
+            ToDriver::Welcome(welcome) => break *welcome,
+            other => return Err(format!("expected a welcome, got {other:?}")),
+        }
     };
+    (welcome.deposits, welcome.helpers) = (deposits, helpers);
     let rules = welcome.faults.drain(..).map(|rule| fault::Rule {
         point: rule.point,
         nth: rule.nth,
@@ -313,7 +321,7 @@ async fn heard<D: DriverLogic>(
     arrivals: &mpsc::Sender<Connection>,
 ) -> Option<Leave> {
     match message {
-        ToDriver::Welcome(_) => tracing::warn!("welcomed twice"),
+        ToDriver::Welcome(_) | ToDriver::Inheritance { .. } => tracing::warn!("welcomed twice"),
         ToDriver::ChannelUp { peer, side, client, socket } => {
             let socket = socket.into_owned()?;
             match side {

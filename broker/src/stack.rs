@@ -25,11 +25,13 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fs::{self, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// How a stack is opened.
@@ -130,6 +132,7 @@ pub(crate) struct Stack {
     config: Config,
     root: Root,
     began: Instant,
+    opening: u64,
     supervisor: Supervisor,
     alive: BTreeMap<Driver, Alive>,
     clients: HashMap<Token, Identity>,
@@ -158,6 +161,9 @@ impl Stack {
             config,
             root,
             began: Instant::now(),
+            opening: SystemTime::UNIX_EPOCH
+                .elapsed()
+                .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(0)),
             supervisor,
             alive: BTreeMap::new(),
             clients: HashMap::new(),
@@ -246,6 +252,12 @@ impl Stack {
             // Its application has gone, and its driver could not make it quit: it hangs.
             if helper.record.autodestroy {
                 process::signal(&helper.pidfd, libc::SIGKILL);
+            }
+            if let Some(owner) = &helper.record.heard_by {
+                match helpers::heard(&helper.record) {
+                    Ok(pipe) => drop(self.shelf.insert(owner.clone(), pipe)),
+                    Err(error) => tracing::warn!(helper.record.key, %error, "is not heard any more"),
+                }
             }
             self.watch_helper(&helper);
             self.helpers.insert(helper.record.key.clone(), helper);
@@ -347,11 +359,13 @@ impl Stack {
         folder
     }
 
-    fn set_aside(&self, driver: Driver) -> Vec<String> {
+    /// The marks of objects that were set aside, and the objects.
+    fn set_aside(&self, driver: Driver) -> Vec<(PathBuf, String)> {
         let Ok(entries) = fs::read_dir(self.root.layout.run.join("broker/aside").join(driver.name())) else {
             return Vec::new();
         };
-        entries.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect()
+        let paths = entries.flatten().map(|entry| entry.path());
+        paths.filter_map(|path| fs::read_to_string(&path).ok().map(|object| (path, object))).collect()
     }
 
     fn launch(&mut self, driver: Driver) -> io::Result<()> {
@@ -414,10 +428,13 @@ impl Stack {
         let Some(alive) = self.alive.get(&driver) else {
             return;
         };
-        let sent = codec::encode(message).is_ok_and(|encoded| alive.outbox.try_send(encoded).is_ok());
-        if !sent && !alive.outbox.is_closed() {
-            self.step(Event::Violation(driver, "does not read its control link".to_owned()));
-        }
+        let told = codec::encode(message).map(|encoded| alive.outbox.try_send(encoded));
+        let what = match told {
+            Ok(Err(TrySendError::Full(_))) => "does not read its control link".to_owned(),
+            Ok(_) => return,
+            Err(error) => format!("can't be told what it has to know: {error}"),
+        };
+        self.step(Event::Violation(driver, what));
     }
 
     fn happened(&mut self, happening: Happening) {
@@ -571,15 +588,19 @@ impl Stack {
             .filter(|helper| helper.record.owner == driver.name())
             .map(describe)
             .collect::<io::Result<_>>()?;
+        for part in ToDriver::inheritance(deposits, helpers) {
+            self.tell(driver, &part);
+        }
         let first = self.supervisor.life(driver).is_none_or(|life| life.incarnation == 1);
         let welcome = Welcome {
             incarnation: self.supervisor.life(driver).map_or(1, |life| life.incarnation),
+            opening: self.opening,
             layout: self.root.layout.clone(),
             mode: self.config.mode.name().to_owned(),
             owner: Some(Descriptor::new(process::open(std::process::id())?)),
-            deposits,
-            helpers,
-            set_aside: self.set_aside(driver),
+            deposits: Vec::new(),
+            helpers: Vec::new(),
+            set_aside: self.set_aside(driver).into_iter().map(|(_, object)| object).collect(),
             clients: self.clients_of_gateway(driver),
             programs: helpers::programs(manifest::of(driver).map_or(&[], |manifest| manifest.helpers)),
             // Only the first incarnation fails, but for rules that say always: what is tested is how the next one finds
@@ -610,7 +631,7 @@ impl Stack {
             Error::new(Code::OPERATION_DENIED, Origin::BROKER, format!("The {driver} driver {what}"))
         };
         match request {
-            Request::HelperStart(request) => {
+            Request::HelperStart(mut request) => {
                 if !manifest.helpers.contains(&request.class.as_str()) {
                     return Err(denied(format!("may not ask for helpers of class '{}'", request.class)));
                 }
@@ -619,8 +640,11 @@ impl Stack {
                 if self.helpers.get(&request.key).is_some_and(runs) {
                     return Err(denied(format!("has a helper '{}' already", request.key)));
                 }
-                let running =
-                    helpers::start(&self.root.layout, &self.config.libexec, driver.name(), *request)?;
+                let errors = request.errors.as_mut();
+                let heard_by =
+                    errors.and_then(|errors| errors.inspect(|file| self.deposit_of(file)).flatten());
+                let (layout, libexec) = (&self.root.layout, &self.config.libexec);
+                let running = helpers::start(layout, libexec, driver.name(), *request, heard_by)?;
                 let system =
                     |error: io::Error| Error::system(Origin::BROKER, "Can't watch the helper", &error);
                 let described = describe(&running).map_err(system)?;
@@ -661,11 +685,29 @@ impl Stack {
                 self.shelf.remove(&(driver, name));
                 Ok(Response::Done)
             }
+            Request::Reinstate { object } => {
+                for (place, aside) in self.set_aside(driver) {
+                    if aside == object {
+                        fs::remove_file(place)
+                            .map_err(|error| Error::system(Origin::BROKER, "Can't be reinstated", &error))?;
+                    }
+                }
+                Ok(Response::Done)
+            }
             Request::Adopting { object } => {
                 self.step(Event::Adopting(driver, (!object.is_empty()).then_some(object)));
                 Ok(Response::Done)
             }
         }
+    }
+
+    /// Whose deposit is an end of this pipe?
+    fn deposit_of(&self, file: BorrowedFd<'_>) -> Option<(Driver, String)> {
+        let number =
+            |file: BorrowedFd<'_>| nix::sys::stat::fstat(file).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+        let wanted = number(file)?;
+        let found = self.shelf.iter().find(|(_, deposit)| number(deposit.as_fd()) == Some(wanted));
+        found.map(|(owner, _)| owner.clone())
     }
 
     fn own_helper(&self, driver: Driver, key: &str) -> Result<&Running, Error> {
@@ -782,7 +824,7 @@ impl Stack {
                     _ => life.last_end.clone(),
                 },
                 busy: alive.map(Alive::busy).unwrap_or_default(),
-                set_aside: self.set_aside(driver),
+                set_aside: self.set_aside(driver).into_iter().map(|(_, object)| object).collect(),
             }
         };
         let helper = |helper: &Running| HelperStatus {
@@ -849,12 +891,11 @@ fn describe(helper: &Running) -> io::Result<Helper> {
     })
 }
 
+/// A file name for an object: another one for each, whatever letters it has.
 fn file_name(object: &str) -> String {
-    object
-        .chars()
-        .map(|letter| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' })
-        .take(200)
-        .collect()
+    let mut hash = DefaultHasher::new();
+    object.hash(&mut hash);
+    format!("{:016x}", hash.finish())
 }
 
 /// One driver's control link, both ways, until it ends.
