@@ -103,7 +103,13 @@ pub fn driver_main<D: DriverLogic>() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        // What can't be logged is lost. Saying so to the same place would fail too, which is a panic.
+        .log_internal_errors(false)
+        .init();
     let runtime =
         match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build() {
             Ok(runtime) => runtime,
@@ -238,19 +244,18 @@ async fn run<D: DriverLogic>(socket: OwnedFd, report: Report) -> Result<(), Stri
     });
     let stack = Stack::new(outbox);
     stack.say(&FromDriver::Confined { in_force: report.in_force, missing: report.missing }).await;
-    let mut returned = (Vec::new(), Vec::new());
+    let (mut deposits, mut helpers) = (Vec::new(), Vec::new());
     let mut welcome = loop {
         match next(&mut reader).await.map_err(|error| error.to_string())? {
-            ToDriver::Returned { mut deposits, mut helpers } => {
-                returned.0.append(&mut deposits);
-                returned.1.append(&mut helpers);
+            ToDriver::Inheritance { deposits: more, helpers: running } => {
+                deposits.extend(more);
+                helpers.extend(running);
             }
             ToDriver::Welcome(welcome) => break *welcome,
             other => return Err(format!("expected a welcome, got {other:?}")),
         }
     };
-    welcome.deposits.append(&mut returned.0);
-    welcome.helpers.append(&mut returned.1);
+    (welcome.deposits, welcome.helpers) = (deposits, helpers);
     let rules = welcome.faults.drain(..).map(|rule| fault::Rule {
         point: rule.point,
         nth: rule.nth,
@@ -317,7 +322,7 @@ async fn heard<D: DriverLogic>(
     arrivals: &mpsc::Sender<Connection>,
 ) -> Option<Leave> {
     match message {
-        ToDriver::Welcome(_) | ToDriver::Returned { .. } => tracing::warn!("welcomed twice"),
+        ToDriver::Welcome(_) | ToDriver::Inheritance { .. } => tracing::warn!("welcomed twice"),
         ToDriver::ChannelUp { peer, side, client, socket } => {
             let socket = socket.into_owned()?;
             match side {

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 /// A future that borrows the object it works on.
@@ -58,6 +59,19 @@ impl Drop for Turn {
     }
 }
 
+/// Kept while an operation changes an object. One that a panic ends has left it half-changed and without a task, which nobody
+/// could mend: the process ends too, and the next one finds the object as it is on disk.
+struct Whole<'a>(&'a str, &'static str);
+
+impl Drop for Whole<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(object = self.0, operation = self.1, "ended by a panic; so is this process");
+            std::process::abort();
+        }
+    }
+}
+
 /// The way to an object: sends it operations. Cheap to clone; the object's task ends with the last one.
 pub struct Object<S> {
     name: Arc<str>,
@@ -84,12 +98,15 @@ impl<S: Send + 'static> Object<S> {
         let doing = Arc::new(Doing::default());
         let object = Self { name: name.into(), mailbox, doing: Arc::clone(&doing) };
         let mut state = make(object.downgrade());
+        let object_name = Arc::clone(&object.name);
         tokio::spawn(async move {
             while let Some((operation, work)) = received.recv().await {
                 doing.waiting.fetch_sub(1, Ordering::Relaxed);
                 *doing.current.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some((operation, Instant::now()));
+                let whole = Whole(object_name.as_ref(), operation);
                 work(&mut state).await;
+                drop(whole);
                 *doing.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
         });
@@ -188,8 +205,12 @@ impl<S: Send + 'static> Object<S> {
         F: for<'a> FnOnce(&'a mut S) -> Work<'a, ()> + Send + 'static,
     {
         self.doing.waiting.fetch_add(1, Ordering::Relaxed);
-        self.mailbox.try_send((operation, Box::new(work))).map_err(|_full| {
+        self.mailbox.try_send((operation, Box::new(work))).map_err(|refused| {
             self.doing.waiting.fetch_sub(1, Ordering::Relaxed);
+            if matches!(refused, TrySendError::Closed(_)) {
+                let message = format!("{} has gone; {operation} was not begun", self.name);
+                return Error::new(Code::OPERATION_INVALID, Origin::NONE, message);
+            }
             let busy = self.busy().map_or_else(String::new, |busy| {
                 format!(" with {} for {} ms", busy.operation, busy.since_ms)
             });

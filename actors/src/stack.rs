@@ -184,6 +184,14 @@ impl Stack {
     pub async fn adopting(&self, object: Option<&str>) -> Result<(), Error> {
         self.ask(Request::Adopting { object: object.unwrap_or_default().to_owned() }).await.map(drop)
     }
+
+    /// Has the broker forget that an object was set aside.
+    ///
+    /// # Errors
+    /// What the broker's disk says.
+    pub async fn reinstate(&self, object: &str) -> Result<(), Error> {
+        self.ask(Request::Reinstate { object: object.to_owned() }).await.map(drop)
+    }
 }
 
 fn unexpected() -> Error {

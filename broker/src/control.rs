@@ -15,7 +15,8 @@ use bulkhead_wire::table::{CallContext, CallInfo, Driver, find, stack};
 use bulkhead_wire::types::StackStatus;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
@@ -28,6 +29,10 @@ const CONNECTIONS_MAX: usize = 128;
 /// Time in which a connection must say its first frame.
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
 
+/// Channels that one connection may open in its life. Whoever it opens them for needs a new one after each death of a driver,
+/// and the driver may not know of those that are open no longer.
+const CHANNELS_MAX: u32 = 256;
+
 /// Largest arguments of a call: those of the table are a few numbers.
 const BODY_MAX_BYTES: usize = 4 << 10;
 
@@ -35,8 +40,9 @@ const BODY_MAX_BYTES: usize = 4 << 10;
 struct Session {
     stack: Handle,
     identity: Identity,
-    /// Clients that end with this connection.
-    clients: Mutex<Vec<Client>>,
+    /// Its clients, which end with this connection: the one that may only look, and the other.
+    clients: tokio::sync::Mutex<[Option<Client>; 2]>,
+    channels: AtomicU32,
 }
 
 /// Makes the socket.
@@ -67,14 +73,19 @@ pub(crate) async fn accept(listener: UnixListener, stack: WeakHandle) {
             continue;
         };
         let Some(stack) = stack.upgrade() else { return };
-        let session = Arc::new(Session { stack, identity, clients: Mutex::default() });
+        let session = Arc::new(Session {
+            stack,
+            identity,
+            clients: tokio::sync::Mutex::default(),
+            channels: AtomicU32::new(0),
+        });
         tokio::spawn(async move {
             let (Ok(stream), server) = (stream.into_std(), Arc::clone(&session)) else { return };
             match channel::serve_stranger(stream.into(), server, HELLO_WITHIN, BODY_MAX_BYTES).await {
                 LinkError::Closed => {}
                 error => tracing::warn!(pid = session.identity.pid, %error, "control connection ended"),
             }
-            session.clients.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            *session.clients.lock().await = Default::default();
             drop(place);
         });
     }
@@ -105,14 +116,28 @@ impl stack::Server for Session {
         _: CallContext,
         wish: channel_open::Arguments,
     ) -> Result<(Descriptor, Token), Error> {
-        let identity = Identity { read_only: wish.read_only, ..self.identity.clone() };
-        let client = self.stack.client_up(identity).await?;
-        let token = client.token();
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner).push(client);
+        if self.channels.load(Ordering::Relaxed) >= CHANNELS_MAX {
+            let message = format!(
+                "This control connection has opened {CHANNELS_MAX} channels; open another one for more"
+            );
+            return Err(Error::new(Code::OPERATION_DENIED, Origin::RPC, message));
+        }
+        let token = {
+            let [writer, reader] = &mut *self.clients.lock().await;
+            let client = if wish.read_only { reader } else { writer };
+            match client {
+                Some(client) => client.token(),
+                None => {
+                    let identity = Identity { read_only: wish.read_only, ..self.identity.clone() };
+                    client.insert(self.stack.client_up(identity).await?).token()
+                }
+            }
+        };
         let socket = self.stack.channel(token, wish.driver).await?.map_err(|reason| {
             let message = format!("The {} driver is out of service: {reason}", wish.driver);
             Error::new(Code::OPERATION_FAILED, Origin::RPC, message)
         })?;
+        self.channels.fetch_add(1, Ordering::Relaxed);
         Ok((Descriptor::new(socket), token))
     }
 

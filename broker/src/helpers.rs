@@ -13,6 +13,7 @@ use bulkhead_sandbox::profile::{FileRule, Place};
 use bulkhead_sandbox::{Access as Rights, profiles};
 use bulkhead_wire::control::{Access, HelperRequest, Layout};
 use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::table::Driver;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,9 @@ pub(crate) struct Record {
     pub(crate) start_ticks: u64,
     pub(crate) autodestroy: bool,
     pub(crate) confinement: Vec<String>,
+    /// Whose deposit of which name is the other end of its standard error.
+    #[serde(default)]
+    pub(crate) heard_by: Option<(Driver, String)>,
 }
 
 /// A helper that runs.
@@ -127,6 +131,9 @@ pub(crate) fn listener(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd
 
 /// The number under which the trampoline finds its profile.
 const PROFILE_NUMBER: RawFd = 255;
+/// The number under which a helper itself keeps the other end of its standard error: what it says while there is no broker is
+/// heard by the next one.
+const HEARD_NUMBER: RawFd = 254;
 /// Numbers for files that rules name; a driver may choose those below.
 const RULE_NUMBERS: RawFd = 256;
 /// So many files fit between them and where the launcher parks.
@@ -142,11 +149,12 @@ pub(crate) fn start(
     owner: &str,
     running: usize,
     request: HelperRequest,
+    heard_by: Option<(Driver, String)>,
 ) -> Result<Running, Error> {
     check_key(&request.key)?;
     let guest = layout.guest(&request.key);
     let fresh = !guest.exists();
-    begin(layout, libexec, owner, running, request).inspect_err(|_| {
+    begin(layout, libexec, owner, running, request, heard_by).inspect_err(|_| {
         if fresh {
             let _ = fs::remove_dir_all(guest);
         }
@@ -159,6 +167,7 @@ fn begin(
     owner: &str,
     running: usize,
     request: HelperRequest,
+    heard_by: Option<(Driver, String)>,
 ) -> Result<Running, Error> {
     let key = request.key;
     let ceiling = CEILINGS
@@ -208,7 +217,7 @@ fn begin(
         });
         descriptors.push((number, file));
     }
-    let mut taken = vec![0, 2, PROFILE_NUMBER];
+    let mut taken = vec![0, 2, HEARD_NUMBER, PROFILE_NUMBER];
     let mut claim = |number: RawFd| {
         let free = number > 0 && number < PROFILE_NUMBER && !taken.contains(&number);
         taken.push(number);
@@ -245,6 +254,11 @@ fn begin(
         Some(file) => file,
         None => null().map_err(failed("Can't open /dev/null"))?,
     };
+    let behind = format!("/proc/self/fd/{}", errors.as_raw_fd());
+    if heard_by.is_some() {
+        let other = reading_end(behind.as_ref()).map_err(failed("Can't open a pipe's other end"))?;
+        descriptors.push((HEARD_NUMBER, other));
+    }
     descriptors.push((2, errors));
 
     // The trampoline gets none of it: what steers a loader would take effect before the confinement does.
@@ -276,6 +290,7 @@ fn begin(
         owner: owner.to_owned(),
         autodestroy: request.autodestroy,
         confinement: profile.summary(),
+        heard_by,
         key,
     };
     let running = Running { record, pidfd: process.pidfd };
@@ -285,6 +300,20 @@ fn begin(
         return Err(Error::system(Origin::BROKER, "Can't record the helper", &error));
     }
     Ok(running)
+}
+
+/// Opens the reading end of a pipe, in whoever's hands it is.
+fn reading_end(pipe: &Path) -> io::Result<OwnedFd> {
+    if !fs::metadata(pipe)?.file_type().is_fifo() {
+        return Err(io::Error::other("it is no pipe"));
+    }
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    Ok(OpenOptions::new().read(true).custom_flags(flags).open(pipe)?.into())
+}
+
+/// The other end of a helper's standard error, for the shelf of a broker that found the helper running.
+pub(crate) fn heard(helper: &Record) -> io::Result<OwnedFd> {
+    reading_end(format!("/proc/{}/fd/{HEARD_NUMBER}", helper.pid).as_ref())
 }
 
 /// A file in memory with this content, read from its beginning.

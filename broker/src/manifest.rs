@@ -53,7 +53,8 @@ const fn manifest(driver: Driver, program: &'static str) -> Manifest {
 
 /// All drivers, in the order in which they are started.
 pub static MANIFESTS: &[Manifest] = &[
-    manifest(Driver::Log, "bulkhead-log"),
+    // A pipe for each guest, and one for its TPM.
+    Manifest { deposits_max: 8192, ..manifest(Driver::Log, "bulkhead-log") },
     manifest(Driver::Network, "bulkhead-network"),
     Manifest {
         credential: Some("bulkhead-secret-key"),

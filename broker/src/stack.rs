@@ -18,7 +18,7 @@ use bulkhead_wire::codec;
 use bulkhead_wire::control::{
     FaultRule, FromDriver, Helper, Identity, Request, Response, Side, ToDriver, Welcome,
 };
-use bulkhead_wire::descriptor::{DESCRIPTORS_MAX, Descriptor};
+use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::frame::Token;
 use bulkhead_wire::link::LinkError;
@@ -29,10 +29,12 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fs::{self, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// How a stack is opened.
@@ -148,6 +150,7 @@ pub(crate) struct Stack {
     config: Config,
     root: Root,
     began: Instant,
+    opening: u64,
     supervisor: Supervisor,
     alive: BTreeMap<Driver, Alive>,
     clients: HashMap<Token, Identity>,
@@ -176,6 +179,9 @@ impl Stack {
             config,
             root,
             began: Instant::now(),
+            opening: SystemTime::UNIX_EPOCH
+                .elapsed()
+                .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(0)),
             supervisor,
             alive: BTreeMap::new(),
             clients: HashMap::new(),
@@ -265,6 +271,12 @@ impl Stack {
             // Its application has gone, and its driver could not make it quit: it hangs.
             if helper.record.autodestroy {
                 process::signal(&helper.pidfd, libc::SIGKILL);
+            }
+            if let Some(owner) = &helper.record.heard_by {
+                match helpers::heard(&helper.record) {
+                    Ok(pipe) => drop(self.shelf.insert(owner.clone(), pipe)),
+                    Err(error) => tracing::warn!(helper.record.key, %error, "is not heard any more"),
+                }
             }
             self.watch_helper(&helper);
             self.helpers.insert(helper.record.key.clone(), helper);
@@ -366,11 +378,13 @@ impl Stack {
         folder
     }
 
-    fn set_aside(&self, driver: Driver) -> Vec<String> {
+    /// The marks of objects that were set aside, and the objects.
+    fn set_aside(&self, driver: Driver) -> Vec<(PathBuf, String)> {
         let Ok(entries) = fs::read_dir(self.root.layout.run.join("broker/aside").join(driver.name())) else {
             return Vec::new();
         };
-        entries.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect()
+        let paths = entries.flatten().map(|entry| entry.path());
+        paths.filter_map(|path| fs::read_to_string(&path).ok().map(|object| (path, object))).collect()
     }
 
     fn launch(&mut self, driver: Driver) -> io::Result<()> {
@@ -434,11 +448,14 @@ impl Stack {
         let Some(alive) = self.alive.get(&driver) else {
             return;
         };
-        let sent = codec::encode(message).is_ok_and(|encoded| alive.outbox.try_send(encoded).is_ok());
-        if !sent && !alive.outbox.is_closed() {
-            tracing::error!(%driver, "driver does not read its control link");
-            self.step(Event::Violation(driver, "does not read its control link".to_owned()));
-        }
+        let told = codec::encode(message).map(|encoded| alive.outbox.try_send(encoded));
+        let what = match told {
+            Ok(Err(TrySendError::Full(_))) => "does not read its control link".to_owned(),
+            Ok(_) => return,
+            Err(error) => format!("can't be told what it has to know: {error}"),
+        };
+        tracing::error!(%driver, what, "driver is ended");
+        self.step(Event::Violation(driver, what));
     }
 
     fn happened(&mut self, happening: Happening) {
@@ -593,28 +610,25 @@ impl Stack {
             .collect::<io::Result<Vec<_>>>()?;
         let manifest = manifest::of(driver).ok_or_else(|| io::Error::other("it has no manifest"))?;
         deposits.extend(birth::credential(manifest, self.config.mode)?);
-        let mut helpers = self
+        let helpers = self
             .helpers
             .values()
             .filter(|helper| helper.record.owner == driver.name())
             .map(describe)
             .collect::<io::Result<Vec<_>>>()?;
-        // One message carries so many, and the owner.
-        let part = DESCRIPTORS_MAX - 1;
-        while deposits.len() + helpers.len() > part {
-            let deposits = deposits.split_off(deposits.len().saturating_sub(part));
-            let helpers = helpers.split_off(helpers.len().saturating_sub(part - deposits.len()));
-            self.tell(driver, &ToDriver::Returned { deposits, helpers });
+        for part in ToDriver::inheritance(deposits, helpers) {
+            self.tell(driver, &part);
         }
         let first = self.supervisor.life(driver).is_none_or(|life| life.incarnation == 1);
         let welcome = Welcome {
             incarnation: self.supervisor.life(driver).map_or(1, |life| life.incarnation),
+            opening: self.opening,
             layout: self.root.layout.clone(),
             mode: self.config.mode.name().to_owned(),
             owner: Some(Descriptor::new(process::open(std::process::id())?)),
-            deposits,
-            helpers,
-            set_aside: self.set_aside(driver),
+            deposits: Vec::new(),
+            helpers: Vec::new(),
+            set_aside: self.set_aside(driver).into_iter().map(|(_, object)| object).collect(),
             clients: self.clients_of_gateway(driver),
             programs: helpers::programs(manifest.helpers),
             grants: birth::grants(driver),
@@ -646,7 +660,7 @@ impl Stack {
             Error::new(Code::OPERATION_DENIED, Origin::BROKER, format!("The {driver} driver {what}"))
         };
         match request {
-            Request::HelperStart(request) => {
+            Request::HelperStart(mut request) => {
                 if !manifest.helpers.contains(&request.class.as_str()) {
                     return Err(denied(format!("may not ask for helpers of class '{}'", request.class)));
                 }
@@ -657,7 +671,11 @@ impl Stack {
                 }
                 let same = self.helpers.values().filter(|helper| helper.record.class == request.class);
                 let (count, libexec) = (same.count(), &self.config.libexec);
-                let running = helpers::start(&self.root.layout, libexec, driver.name(), count, *request)?;
+                let errors = request.errors.as_mut();
+                let heard_by =
+                    errors.and_then(|errors| errors.inspect(|file| self.deposit_of(file)).flatten());
+                let layout = &self.root.layout;
+                let running = helpers::start(layout, libexec, driver.name(), count, *request, heard_by)?;
                 let described = describe(&running).map_err(helpers::failed("Can't watch the helper"))?;
                 self.watch_helper(&running);
                 self.helpers.insert(running.record.key.clone(), running);
@@ -712,6 +730,15 @@ impl Stack {
                 pool_folder(&self.root.layout, &path, make).map(|()| Response::Done)
             }
             Request::PoolFolder { .. } => Err(denied("has no pools".to_owned())),
+            Request::Reinstate { object } => {
+                for (place, aside) in self.set_aside(driver) {
+                    if aside == object {
+                        fs::remove_file(place)
+                            .map_err(|error| Error::system(Origin::BROKER, "Can't be reinstated", &error))?;
+                    }
+                }
+                Ok(Response::Done)
+            }
             Request::Adopting { object } => {
                 if object.len() > NAME_MAX_BYTES {
                     return Err(denied("names an object that no one could".to_owned()));
@@ -720,6 +747,15 @@ impl Stack {
                 Ok(Response::Done)
             }
         }
+    }
+
+    /// Whose deposit is an end of this pipe?
+    fn deposit_of(&self, file: BorrowedFd<'_>) -> Option<(Driver, String)> {
+        let number =
+            |file: BorrowedFd<'_>| nix::sys::stat::fstat(file).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+        let wanted = number(file)?;
+        let found = self.shelf.iter().find(|(_, deposit)| number(deposit.as_fd()) == Some(wanted));
+        found.map(|(owner, _)| owner.clone())
     }
 
     fn own_helper(&self, driver: Driver, key: &str) -> Result<&Running, Error> {
@@ -836,7 +872,7 @@ impl Stack {
                     _ => life.last_end.clone(),
                 },
                 busy: alive.map(Alive::busy).unwrap_or_default(),
-                set_aside: self.set_aside(driver),
+                set_aside: self.set_aside(driver).into_iter().map(|(_, object)| object).collect(),
             }
         };
         let helper = |helper: &Running| HelperStatus {
@@ -882,10 +918,9 @@ fn describe(helper: &Running) -> io::Result<Helper> {
     })
 }
 
+/// A file name for an object: another one for each, whatever letters it has.
 fn file_name(object: &str) -> String {
-    object
-        .chars()
-        .map(|letter| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' })
-        .take(200)
-        .collect()
+    let mut hash = DefaultHasher::new();
+    object.hash(&mut hash);
+    format!("{:016x}", hash.finish())
 }

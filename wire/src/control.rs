@@ -1,6 +1,6 @@
 //! What broker and driver say to one another over a driver's control link. The only link a driver has at birth.
 
-use crate::descriptor::Descriptor;
+use crate::descriptor::{DESCRIPTORS_MAX, Descriptor};
 use crate::error::Error;
 use crate::frame::Token;
 use crate::table::Driver;
@@ -174,6 +174,11 @@ pub enum Request {
         /// The object's name within the driver; empty: no longer adopting.
         object: String,
     },
+    /// An object that was set aside has been made anew: adopt it again.
+    Reinstate {
+        /// Its name within the driver.
+        object: String,
+    },
 }
 
 /// What the broker answers.
@@ -190,14 +195,15 @@ pub enum Response {
 /// From the broker to a driver.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToDriver {
-    /// Before the welcome: those of its deposits and helpers that one message can't carry as well.
-    Returned {
-        /// As in the welcome.
+    /// After the driver has confined itself, ahead of the welcome: what belongs into it and takes more descriptors than one
+    /// message carries.
+    Inheritance {
+        /// As [`Welcome::deposits`].
         deposits: Vec<(String, Descriptor)>,
-        /// As in the welcome.
+        /// As [`Welcome::helpers`].
         helpers: Vec<Helper>,
     },
-    /// The first message, after the driver has confined itself.
+    /// The first message but for what is inherited.
     Welcome(Box<Welcome>),
     /// One end of a channel.
     ChannelUp {
@@ -265,20 +271,40 @@ pub enum ToDriver {
     Stop,
 }
 
+/// Deposits, and helpers, that one message carries: each half of the descriptors that a frame can.
+const INHERITED_AT_ONCE: usize = DESCRIPTORS_MAX / 2;
+
+impl ToDriver {
+    /// What is on the shelf and what runs, in as many messages as its descriptors need.
+    #[must_use]
+    pub fn inheritance(mut deposits: Vec<(String, Descriptor)>, mut helpers: Vec<Helper>) -> Vec<Self> {
+        let mut parts = Vec::new();
+        while !deposits.is_empty() || !helpers.is_empty() {
+            let some = |left: usize| ..left.min(INHERITED_AT_ONCE);
+            let deposits = deposits.drain(some(deposits.len())).collect();
+            let helpers = helpers.drain(some(helpers.len())).collect();
+            parts.push(Self::Inheritance { deposits, helpers });
+        }
+        parts
+    }
+}
+
 /// What a driver needs to know to begin.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Welcome {
     /// Which start of this driver it is, from 1.
     pub incarnation: u64,
+    /// Tells this opening of the stack from all others.
+    pub opening: u64,
     /// The stack's folders.
     pub layout: Layout,
     /// `system`, `session` or `embed`.
     pub mode: String,
     /// The process whose end is the driver's end too (the application, the broker).
     pub owner: Option<Descriptor>,
-    /// What earlier incarnations deposited.
+    /// What earlier incarnations deposited. On the link it comes as [`ToDriver::Inheritance`].
     pub deposits: Vec<(String, Descriptor)>,
-    /// Helpers of this driver that run.
+    /// Helpers of this driver that run. On the link they come as [`ToDriver::Inheritance`].
     pub helpers: Vec<Helper>,
     /// Objects not to be adopted.
     pub set_aside: Vec<String>,
@@ -336,4 +362,29 @@ pub enum FromDriver {
         /// What is asked.
         request: Request,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    #[test]
+    fn any_number_of_deposits_and_helpers_is_inherited_in_messages_that_can_be_sent() {
+        let file = || Descriptor::new(std::fs::File::open("/dev/null").unwrap().into());
+        let deposits: Vec<_> = (0..150).map(|number| (number.to_string(), file())).collect();
+        let helper = |pid: u32| Helper { key: pid.to_string(), pid, start_ticks: 0, process: file() };
+        let (mut deposited, mut running) = (0, 0);
+        for part in ToDriver::inheritance(deposits, (0..70).map(helper).collect()) {
+            let (body, files) = codec::encode(&part).unwrap();
+            match codec::decode(&body, files).unwrap() {
+                ToDriver::Inheritance { deposits, helpers } => {
+                    deposited += deposits.len();
+                    running += helpers.len();
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((deposited, running), (150, 70));
+    }
 }

@@ -26,7 +26,13 @@ fn main() -> ExitCode {
 fn serve() -> Result<(), String> {
     let (config, layout) = arguments()?;
     // What drivers and the supervisor have to say goes where the daemon's own standard error goes.
-    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        // What can't be logged is lost. Saying so to the same place would fail too, which is a panic.
+        .log_internal_errors(false)
+        .init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
     // Without sockets there is nobody for the gateway to serve.

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 /// Is this a name of a file in the log folder, and nothing else?
 pub(crate) fn is_plain(name: &str) -> bool {
+    // Room for the numbers of older files; and what drivers log is the broker's.
     !name.is_empty()
-        && name.len() <= 200
-        && !name.starts_with('.')
+        && name.len() <= 250
+        && !matches!(name, "." | "..")
+        && !name.ends_with(".driver.log")
         && !name.chars().any(|letter| letter == '/' || letter.is_control())
 }
 
@@ -23,6 +25,11 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
+    /// Where the next that is appended will stand.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
     pub(crate) fn open(folder: &Path, name: &str, max_bytes: u64, keep: u32) -> io::Result<Self> {
         let path = folder.join(name);
         let file = append_to(&path)?;
@@ -60,11 +67,12 @@ impl LogFile {
     }
 }
 
-/// The end of a file, from the beginning of a line if one begins there.
-pub(crate) fn tail(path: &Path, max_bytes: u64) -> io::Result<String> {
+/// The end of a file. A file that is shorter than `from` has been begun anew since, and is all new.
+pub(crate) fn tail(path: &Path, from: u64, max_bytes: u64) -> io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(max_bytes)))?;
+    let from = if from > length { 0 } else { from };
+    file.seek(SeekFrom::Start(length.saturating_sub(max_bytes).max(from)))?;
     let mut text = Vec::new();
     file.take(max_bytes).read_to_end(&mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
@@ -96,10 +104,27 @@ mod tests {
     }
 
     #[test]
+    fn the_tail_is_of_what_was_written_since() {
+        let folder = std::env::temp_dir().join(format!("bulkhead-tail-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("web.log");
+        fs::write(&path, "old\nnew line\n").unwrap();
+        let tail_of = |from, max_bytes| tail(&path, from, max_bytes).unwrap();
+        assert_eq!(
+            (tail_of(4, 100), tail_of(0, 5), tail_of(13, 100)),
+            ("new line\n".into(), "line\n".into(), String::new())
+        );
+        assert_eq!(tail_of(1000, 100), "old\nnew line\n", "a file that was begun anew");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
     fn names_that_lead_elsewhere_are_no_log_names() {
-        for bad in ["", "..", ".hidden", "a/b", "a\nb"] {
+        for bad in ["", ".", "..", "a/b", "a\nb", "qemu.driver.log", &"x".repeat(251)] {
             assert!(!is_plain(bad), "{bad:?}");
         }
-        assert!(is_plain("web server.log"));
+        for good in ["web server.log", ".hidden.log", &"x".repeat(244)] {
+            assert!(is_plain(good), "{good:?}");
+        }
     }
 }

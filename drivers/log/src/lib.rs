@@ -1,7 +1,7 @@
 //! The log driver: what guests' QEMU processes write to their standard error, in bounded, rotated files.
 //!
-//! Owns: the log folder. A guest writes into a pipe; the reading end is on the broker's shelf, so neither this driver's death nor
-//! a slow disk is felt by the guest for as long as the pipe has room, and nothing that was written is lost.
+//! Owns: the log folder. A guest writes into a pipe; the reading end is on the broker's shelf and in the guest's process, so neither this driver's death nor
+//! the application's loses what was written, for as long as the pipe has room. What finds no room is lost: a guest never waits for its log.
 
 mod file;
 
@@ -17,9 +17,11 @@ use nix::fcntl::OFlag;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::sync::watch;
 
 /// Smallest and largest size of one log file.
 const FILE_BYTES: std::ops::RangeInclusive<u64> = 4096..=1 << 30;
@@ -31,18 +33,21 @@ pub struct Logs {
     folder: PathBuf,
     stack: Stack,
     /// Pipes per log: several writers of one log share its file.
-    open: Arc<Mutex<HashMap<String, usize>>>,
+    open: Arc<watch::Sender<HashMap<String, usize>>>,
 }
 
 impl DriverLogic for Logs {
     const DRIVER: Driver = Driver::Log;
 
     async fn recover(start: Start) -> Result<Arc<Self>, Error> {
-        let logs =
-            Arc::new(Self { folder: start.welcome.layout.log, stack: start.stack, open: Arc::default() });
+        let logs = Arc::new(Self {
+            folder: start.welcome.layout.log,
+            stack: start.stack,
+            open: Arc::new(watch::Sender::default()),
+        });
         for (deposit, file) in start.welcome.deposits {
             match (Pipe::parse(&deposit), file.into_owned()) {
-                (Some(pipe), Some(file)) => logs.follow(pipe, deposit, file)?,
+                (Some(pipe), Some(file)) => drop(logs.follow(pipe, deposit, file)?),
                 _ => tracing::warn!(deposit, "unknown deposit"),
             }
         }
@@ -77,14 +82,15 @@ impl Pipe {
 }
 
 impl Logs {
-    /// Copies a pipe into its log until all writers have gone.
-    fn follow(&self, pipe: Pipe, deposit: String, reading: OwnedFd) -> Result<(), Error> {
+    /// Copies a pipe into its log until all writers have gone. Returns where in the file that will stand.
+    fn follow(&self, pipe: Pipe, deposit: String, reading: OwnedFd) -> Result<u64, Error> {
         let system =
             |error: std::io::Error| Error::system(Origin::NONE, format!("Log {}", pipe.name), &error);
         let mut reading = pipe::Receiver::from_owned_fd(reading).map_err(system)?;
         let mut file = LogFile::open(&self.folder, &pipe.name, pipe.max_bytes, pipe.keep).map_err(system)?;
         let (stack, open, name) = (self.stack.clone(), Arc::clone(&self.open), pipe.name);
-        *open.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default() += 1;
+        open.send_modify(|open| *open.entry(name.clone()).or_default() += 1);
+        let begins = file.size_bytes();
         tokio::spawn(async move {
             let mut buffer = vec![0; 16 << 10];
             loop {
@@ -102,18 +108,17 @@ impl Logs {
                     }
                 }
             }
-            {
-                let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.send_modify(|open| {
                 if let Some(count) = open.get_mut(&name) {
                     *count -= 1;
                     if *count == 0 {
                         open.remove(&name);
                     }
                 }
-            }
+            });
             let _ = stack.withdraw(&deposit).await;
         });
-        Ok(())
+        Ok(begins)
     }
 }
 
@@ -123,12 +128,15 @@ impl log::Server for Logs {
         _call: CallContext,
         arguments: log::log_tail::Arguments,
     ) -> Result<String, Error> {
-        let log::log_tail::Arguments { name, max_bytes } = arguments;
+        let log::log_tail::Arguments { name, from, max_bytes } = arguments;
         if !file::is_plain(&name) {
             let message = format!("'{name}' is no name of a log");
             return Err(Error::new(Code::INVALID_ARG, Origin::NONE, message));
         }
-        file::tail(&self.folder.join(&name), u64::from(max_bytes.min(TAIL_MAX_BYTES)))
+        let mut open = self.open.subscribe();
+        let ended = open.wait_for(|open| !open.contains_key(&name));
+        drop(tokio::time::timeout(WRITERS_END_WITHIN, ended).await);
+        file::tail(&self.folder.join(&name), from, u64::from(max_bytes.min(TAIL_MAX_BYTES)))
             .map_err(|error| Error::system(Origin::NONE, format!("Log {name}"), &error))
     }
 
@@ -136,7 +144,7 @@ impl log::Server for Logs {
         &self,
         _call: CallContext,
         arguments: log::log_open::Arguments,
-    ) -> Result<Descriptor, Error> {
+    ) -> Result<(Descriptor, u64), Error> {
         let log::log_open::Arguments { name, max_bytes, keep } = arguments;
         if !file::is_plain(&name) || !FILE_BYTES.contains(&max_bytes) || keep > KEEP_MAX {
             let message = format!(
@@ -146,20 +154,16 @@ impl log::Server for Logs {
         }
         let system = |error: std::io::Error| Error::system(Origin::NONE, format!("Log {name}"), &error);
         let (reading, writing) =
-            nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| system(errno.into()))?;
+            nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|errno| system(errno.into()))?;
         let number = nix::sys::stat::fstat(&reading).map_err(|errno| system(errno.into()))?.st_ino;
         let deposit = format!("{number} {max_bytes} {keep} {name}");
         self.stack.deposit(&deposit, reading.try_clone().map_err(system)?).await?;
-        nonblocking(&reading).map_err(system)?;
-        self.follow(Pipe { max_bytes, keep, name: name.clone() }, deposit, reading)?;
-        Ok(Descriptor::new(writing))
+        let begins = self.follow(Pipe { max_bytes, keep, name: name.clone() }, deposit, reading)?;
+        Ok((Descriptor::new(writing), begins))
     }
 }
 
 /// Bytes of a log that are told at most.
 const TAIL_MAX_BYTES: u32 = 64 << 10;
-
-fn nonblocking(file: &OwnedFd) -> std::io::Result<()> {
-    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok(())
-}
+/// Time in which who has ended is seen to have ended, and what it wrote is in the file.
+const WRITERS_END_WITHIN: Duration = Duration::from_millis(500);

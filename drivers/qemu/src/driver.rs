@@ -74,11 +74,12 @@ impl Environment {
         }
     }
 
-    /// The last lines of a guest's log, for an error text.
-    pub(crate) async fn tail(&self, name: &str) -> String {
+    /// The last lines of a guest's log that were written since it was opened, for an error text.
+    pub(crate) async fn tail(&self, name: &str, since: u64) -> String {
         let log = log::Client(self.stack.peer(Driver::Log));
-        let asked = log.log_tail(format!("{name}.log"), 2048);
+        let asked = log.log_tail(format!("{name}.log"), since, 2048);
         match tokio::time::timeout(Duration::from_secs(1), asked).await {
+            Ok(Ok(text)) if text.trim().is_empty() => "it said nothing".to_owned(),
             Ok(Ok(text)) => {
                 let lines: Vec<&str> = text.lines().rev().take(3).collect();
                 lines.into_iter().rev().collect::<Vec<_>>().join(" ")

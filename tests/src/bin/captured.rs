@@ -158,7 +158,7 @@ impl Captured {
         let mut returned = 0;
         let welcome = loop {
             match self.hear().await {
-                Some(ToDriver::Returned { deposits, .. }) => returned += deposits.len(),
+                Some(ToDriver::Inheritance { deposits, .. }) => returned += deposits.len(),
                 Some(ToDriver::Welcome(welcome)) => break welcome,
                 _ => return,
             }

@@ -21,16 +21,19 @@ pub(super) fn name(root: &Element) -> Result<String, Error> {
     if name.contains('/') || name == "." || name == ".." {
         return Err(refuse::xml(format!("<name> '{name}' can't be the name of a file")));
     }
-    // Longer names can't be files beside their definitions.
-    if name.len() > 250 {
+    // Of longer names the files made of them (`NAME.xml.unreadable`) could not be named.
+    if name.len() > NAME_MAX_BYTES {
         return Err(Error::new(
             Code::SYSTEM_ERROR,
             Origin::NONE,
-            format!("<name> has {} bytes, at most 250 are possible", name.len()),
+            format!("<name> has {} bytes, at most {NAME_MAX_BYTES} are possible", name.len()),
         ));
     }
     Ok(name)
 }
+
+/// Longest name of a domain.
+const NAME_MAX_BYTES: usize = 236;
 
 /// A text without line breaks that may be absent.
 pub(super) fn title(root: &Element) -> Result<Option<Element>, Error> {

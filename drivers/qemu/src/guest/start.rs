@@ -215,7 +215,7 @@ impl Guest {
 
         fault::point("start", "before_taps");
         let mut given = self.unless_destroyed(self.open_taps(&mut live, taken)).await?;
-        let errors = self.open_log(&self.name).await;
+        let (errors, said_from) = self.open_log(&self.name).await;
         let tpm = self.unless_destroyed(self.start_tpm(&live, autodestroy, &mut taken.tpm_setup)).await?;
         let tpm = tpm.map(|tpm| {
             given.push((tpm.alias, vec![tpm.socket]));
@@ -235,14 +235,14 @@ impl Guest {
         // QEMU may end instead of answering; its monitor then ends a moment before or after its process.
         let attached = tokio::select! {
             biased;
-            _ = process.readable() => return Err(self.died_at_start().await),
+            _ = process.readable() => return Err(self.died_at_start(said_from).await),
             attached = self.attach(events, MONITOR_WITHIN) => attached,
         };
         let attached = match attached {
             Ok(attached) => attached,
             Err(error) => {
                 let ended = tokio::time::timeout(Duration::from_secs(1), process.readable()).await;
-                return Err(if ended.is_ok() { self.died_at_start().await } else { error });
+                return Err(if ended.is_ok() { self.died_at_start(said_from).await } else { error });
             }
         };
         self.name_terminals(&attached, pid, &mut live).await?;
@@ -309,31 +309,28 @@ impl Guest {
     }
 
     /// What QEMU said before it ended is in its log, and the best reason there is.
-    async fn died_at_start(&self) -> Error {
-        let said = self.environment.tail(&self.name).await;
+    async fn died_at_start(&self, said_from: u64) -> Error {
+        let said = self.environment.tail(&self.name, said_from).await;
         let message = format!("Domain '{}': QEMU ended before it was ready: {said}", self.name);
         Error::new(Code::INTERNAL, Origin::QEMU, message)
     }
 
-    /// The pipe that QEMU's standard error goes into. A guest starts without one when the log driver can't be had: logs are
+    /// The pipe that QEMU's standard error goes into, and where in the log that will stand. A guest starts without one when the log driver can't be had: logs are
     /// never a brake.
-    pub(super) async fn open_log(&self, name: &str) -> Option<Descriptor> {
+    pub(super) async fn open_log(&self, name: &str) -> (Option<Descriptor>, u64) {
         let log = log::Client(self.environment.stack.peer(Driver::Log));
         let opened = tokio::time::timeout(
             Duration::from_secs(2),
             log.log_open(format!("{name}.log"), LOG_BYTES, LOG_KEEP),
         );
         match opened.await {
-            Ok(Ok(pipe)) => Some(pipe),
-            Ok(Err(error)) => {
-                tracing::warn!(domain = self.name, %error, "no log");
-                None
-            }
+            Ok(Ok((pipe, begins))) => return (Some(pipe), begins),
+            Ok(Err(error)) => tracing::warn!(domain = self.name, %error, "no log"),
             Err(_elapsed) => {
                 tracing::warn!(domain = self.name, "no log: the log driver does not answer");
-                None
             }
         }
+        (None, 0)
     }
 
     /// Has the network driver open the taps of the guest's interfaces; their names go into the live XML.

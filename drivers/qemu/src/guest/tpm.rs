@@ -100,7 +100,7 @@ impl Guest {
         arguments.push(format!("type=unixio,clientfd={CONTROL}"));
         arguments.extend(["--tpmstate".to_owned(), format!("dir={},mode=0600", state.display())]);
         let mut descriptors = vec![(CONTROL, Descriptor::new(its))];
-        let errors = self.open_log(&self.tpm_log()).await.and_then(Descriptor::into_owned);
+        let errors = self.open_log(&self.tpm_log()).await.0.and_then(Descriptor::into_owned);
         // The emulator closes its standard error when it is told where to log.
         let log = errors.as_ref().and_then(|pipe| pipe.try_clone().ok());
         if let (Some(level), Some(log)) = (backend.attr("debug"), log) {
@@ -237,6 +237,7 @@ impl Guest {
         let mut arguments = vec!["--tpm-state".to_owned(), state.display().to_string()];
         arguments.extend(["--config".to_owned(), authority.join("setup.conf").display().to_string()]);
         arguments.extend(words);
+        let (errors, said_from) = self.open_log(&self.tpm_log()).await;
         let request = HelperRequest {
             key: key.clone(),
             class: "swtpm-setup".to_owned(),
@@ -252,7 +253,7 @@ impl Guest {
             descriptors: Vec::new(),
             ports: Vec::new(),
             network: false,
-            errors: self.open_log(&self.tpm_log()).await,
+            errors,
             autodestroy: true,
         };
         *setup = Some(key.clone());
@@ -263,7 +264,7 @@ impl Guest {
         let said = match status {
             Ok(Some(0)) => return Ok(()),
             Ok(status) => {
-                let said = environment.tail(&self.tpm_log()).await;
+                let said = environment.tail(&self.tpm_log(), said_from).await;
                 format!(
                     "swtpm_setup ended with {}: {said}",
                     status.map_or("?".to_owned(), |code| code.to_string())
