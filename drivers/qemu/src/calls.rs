@@ -4,7 +4,6 @@ mod plain;
 
 use crate::args::{self, Paths, Rendering};
 use crate::documents;
-use crate::domain::Purpose;
 use crate::driver::Qemu;
 use crate::guest::tpm::StateOf;
 use crate::guest::view::View;
@@ -157,7 +156,7 @@ impl Server for Qemu {
         _call: CallContext,
         _arguments: domain::connect_get_version::Arguments,
     ) -> Result<u64, Error> {
-        let host = &self.environment.host;
+        let host = self.environment.installed.usual();
         let emulator = host.emulator(&host.arch).map(|emulator| emulator.path.clone()).unwrap_or_default();
         let facts = crate::probe::host_facts(false);
         let version = &self.environment.probe(&emulator, facts).await?.version;
@@ -207,7 +206,7 @@ impl Server for Qemu {
     ) -> Result<DomainRef, Error> {
         // 1 asks for a check against the schema; what is read here is checked in any case.
         unsupported_flags(&call, arguments.flags, 1)?;
-        let definition = self.read(&arguments.xml, Purpose::Define)?;
+        let (definition, _) = self.environment.read(arguments.xml.as_bytes()).await?;
         let guest = self.guest_for(&definition)?;
         let defined = guest
             .object
@@ -271,7 +270,7 @@ impl Server for Qemu {
         arguments: domain::domain_create_xml::Arguments,
     ) -> Result<DomainRef, Error> {
         unsupported_flags(&call, arguments.flags, crate::guest::START_FLAGS | 8)?;
-        let definition = self.read(&arguments.xml, Purpose::Create)?;
+        let (definition, _) = self.environment.read(arguments.xml.as_bytes()).await?;
         let guest = self.guest_for(&definition)?;
         let started = self.start(&guest, definition, arguments.flags & crate::guest::START_FLAGS).await;
         if started.is_err() {
@@ -584,8 +583,8 @@ impl Server for Qemu {
             let message = format!("unsupported config type {}; only qemu-argv is written", arguments.format);
             return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
         }
-        let definition = self.read(&arguments.xml, Purpose::Native)?;
-        let root = definition.native(&self.environment.host)?;
+        let (definition, host) = self.environment.read(arguments.xml.as_bytes()).await?;
+        let root = definition.native(&host)?;
         let capabilities = self.environment.capabilities(&root).await?;
         let name = definition.root.child_text("name").unwrap_or_default();
         let guest =
