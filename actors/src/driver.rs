@@ -162,12 +162,13 @@ impl<D: DriverLogic> Serve for Served<D> {
         if self.is_early(token) { Ok(()) } else { self.permit(info, token) }
     }
 
-    fn serve(self: &Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
+    fn serve(self: &Arc<Self>, mut call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
         let Some(driver) = self.serving.driver.get().cloned() else {
             return Box::pin(async {
                 Err(Error::new(Code::INTERNAL, Origin::RPC, "The driver is not ready"))
             });
         };
+        call.caller = (!self.client && call.token == Token::default()).then_some(self.peer);
         let early = self.is_early(call.token).then(|| Arc::clone(self));
         Box::pin(async move {
             if let Some(served) = early {
@@ -237,10 +238,19 @@ async fn run<D: DriverLogic>(socket: OwnedFd, report: Report) -> Result<(), Stri
     });
     let stack = Stack::new(outbox);
     stack.say(&FromDriver::Confined { in_force: report.in_force, missing: report.missing }).await;
-    let mut welcome = match next(&mut reader).await.map_err(|error| error.to_string())? {
-        ToDriver::Welcome(welcome) => *welcome,
-        other => return Err(format!("expected a welcome, got {other:?}")),
+    let mut returned = (Vec::new(), Vec::new());
+    let mut welcome = loop {
+        match next(&mut reader).await.map_err(|error| error.to_string())? {
+            ToDriver::Returned { mut deposits, mut helpers } => {
+                returned.0.append(&mut deposits);
+                returned.1.append(&mut helpers);
+            }
+            ToDriver::Welcome(welcome) => break *welcome,
+            other => return Err(format!("expected a welcome, got {other:?}")),
+        }
     };
+    welcome.deposits.append(&mut returned.0);
+    welcome.helpers.append(&mut returned.1);
     let rules = welcome.faults.drain(..).map(|rule| fault::Rule {
         point: rule.point,
         nth: rule.nth,
@@ -307,7 +317,7 @@ async fn heard<D: DriverLogic>(
     arrivals: &mpsc::Sender<Connection>,
 ) -> Option<Leave> {
     match message {
-        ToDriver::Welcome(_) => tracing::warn!("welcomed twice"),
+        ToDriver::Welcome(_) | ToDriver::Returned { .. } => tracing::warn!("welcomed twice"),
         ToDriver::ChannelUp { peer, side, client, socket } => {
             let socket = socket.into_owned()?;
             match side {

@@ -96,7 +96,7 @@ impl Served {
             Ok::<(), String>(())
         })
         .await;
-        while !timeout(Duration::from_millis(500), events.until("'probe': Undefined")).await.is_ok() {
+        while timeout(Duration::from_millis(500), events.until("'probe': Undefined")).await.is_err() {
             self.virsh(&["define", probe.to_str().unwrap()]).await;
             self.virsh(&["undefine", "probe"]).await;
         }

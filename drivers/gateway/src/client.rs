@@ -91,7 +91,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
                 "a connection ends: this driver ended while it was busy with it"
             );
             let socket = std::os::unix::net::UnixStream::from(socket);
-            drop(std::os::unix::net::UnixStream::from(socket).shutdown(std::net::Shutdown::Both));
+            drop(socket.shutdown(std::net::Shutdown::Both));
             return shared.stack.client_gone(token).await;
         }
     };

@@ -24,7 +24,7 @@ calls! {
     4 connect_get_domain_capabilities(
         emulator: Option<String>, arch: Option<String>, machine: Option<String>, accelerator: Option<String>, flags: u32,
     ) -> String
-        { remote: Some(342), permission: Permission::Read, class: Class::Query, repeatable: true,
+        { remote: Some(342), class: Class::Query, repeatable: true,
           deadline: Duration::from_secs(30) }
     /// The host's name.
     3 connect_get_hostname() -> String
