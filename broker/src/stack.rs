@@ -614,7 +614,7 @@ impl Stack {
             helpers,
             set_aside: self.set_aside(driver),
             clients: self.clients_of_gateway(driver),
-            programs: helpers::programs(manifest.helpers),
+            programs: crate::programs::of(&self.root.layout, manifest.helpers),
             grants: birth::grants(driver),
             // Only the first incarnation fails, but for rules that say always: what is tested is how the next one finds
             // things.

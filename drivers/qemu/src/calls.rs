@@ -6,6 +6,7 @@ use crate::args::{self, Paths, Rendering};
 use crate::documents;
 use crate::driver::Qemu;
 use crate::guest::tpm::StateOf;
+use crate::guest::variables::Variables;
 use crate::guest::view::View;
 use crate::guest::{Guest, GuestHandle, SAVE_FLAGS};
 use crate::{node, statistics};
@@ -31,6 +32,10 @@ const XML_FLAGS: u32 = 0xf;
 
 /// Remove a stored state with the definition (`VIR_DOMAIN_UNDEFINE_MANAGED_SAVE`).
 const UNDEFINE_MANAGED_SAVE: u32 = 1;
+/// Remove its firmware variables (`VIR_DOMAIN_UNDEFINE_NVRAM`).
+const UNDEFINE_NVRAM: u32 = 4;
+/// Keep its firmware variables (`VIR_DOMAIN_UNDEFINE_KEEP_NVRAM`).
+const UNDEFINE_KEEP_NVRAM: u32 = 8;
 /// Remove the state of its TPM (`VIR_DOMAIN_UNDEFINE_TPM`).
 const UNDEFINE_TPM: u32 = 32;
 /// Keep the state of its TPM (`VIR_DOMAIN_UNDEFINE_KEEP_TPM`).
@@ -225,7 +230,7 @@ impl Server for Qemu {
         call: CallContext,
         arguments: domain::domain_undefine_flags::Arguments,
     ) -> Result<(), Error> {
-        // Flags that say what else to remove (NVRAM, snapshots): there is none of it yet.
+        // Those for snapshots and checkpoints: there are none yet.
         unsupported_flags(&call, arguments.flags, 0x7f)?;
         let tpm = match (arguments.flags & UNDEFINE_TPM != 0, arguments.flags & UNDEFINE_KEEP_TPM != 0) {
             (false, false) => StateOf::Xml,
@@ -236,11 +241,24 @@ impl Server for Qemu {
                 return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
             }
         };
+        let variables =
+            match (arguments.flags & UNDEFINE_NVRAM != 0, arguments.flags & UNDEFINE_KEEP_NVRAM != 0) {
+                (false, false) => Variables::Unsaid,
+                (true, false) => Variables::Removed,
+                (false, true) => Variables::Kept,
+                (true, true) => {
+                    let message =
+                        "undefining can remove firmware variables or keep them; choose one of the two flags";
+                    return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
+                }
+            };
         let with_state = arguments.flags & UNDEFINE_MANAGED_SAVE != 0;
         let guest = self.guest(&arguments.domain)?;
         guest
             .object
-            .run("domain_undefine", move |guest: &mut Guest| Box::pin(guest.undefine(with_state, tpm)))
+            .run("domain_undefine", move |guest: &mut Guest| {
+                Box::pin(guest.undefine(with_state, tpm, variables))
+            })
             .await??;
         self.environment.forget(arguments.domain.uuid);
         Ok(())

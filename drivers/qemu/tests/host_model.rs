@@ -1,5 +1,4 @@
 //! The host's CPU model under TCG, asked of the installed QEMU, against what was recorded of stock libvirt.
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[expect(dead_code, reason = "other tests use the rest")]
 mod probe;
