@@ -7,8 +7,8 @@
 use crate::ceiling::{open_checked, open_output};
 use crate::launcher::process;
 use crate::launcher::{self, Command};
-use crate::root;
-use bulkhead_sandbox::ceiling::{CEILINGS, Ceiling, PORT_MIN, PROGRAM_FOLDERS, is_fit_variable};
+use crate::{programs, root};
+use bulkhead_sandbox::ceiling::{CEILINGS, PORT_MIN, is_fit_variable};
 use bulkhead_sandbox::profile::{FileRule, Place};
 use bulkhead_sandbox::{Access as Rights, profiles};
 use bulkhead_wire::control::{Access, HelperRequest, Layout};
@@ -22,7 +22,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -63,22 +63,6 @@ fn check_key(key: &str) -> Result<(), Error> {
         && key.len() <= 64
         && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     if fits { Ok(()) } else { Err(refused("?", "its key is no plain name")) }
-}
-
-fn check_program(key: &str, ceiling: &Ceiling, program: &Path) -> Result<(), Error> {
-    let named = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let listed = ceiling.lists(named);
-    let folder = program.parent().and_then(Path::to_str).unwrap_or_default();
-    if !listed || !PROGRAM_FOLDERS.contains(&folder) {
-        let why = format!("{} is not among the programs of class '{}'", program.display(), ceiling.class);
-        return Err(refused(key, why));
-    }
-    let metadata =
-        fs::metadata(program).map_err(failed::<io::Error>(format!("Program {}", program.display())))?;
-    if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
-        return Err(refused(key, format!("{} can be changed by others than root", program.display())));
-    }
-    Ok(())
 }
 
 /// Connects to a socket that a helper listens on, in its guest's folder. The folder is the helper's: what lies there under
@@ -176,7 +160,7 @@ fn begin(
         .ok_or_else(|| refused(&key, "there is no such class"))?;
     let program = match ceiling.own {
         Some(own) => libexec.join(own),
-        None => check_program(&key, ceiling, &request.program).map(|()| request.program)?,
+        None => programs::check(layout, &key, ceiling, &request.program).map(|()| request.program)?,
     };
     if request.network && !ceiling.network {
         return Err(refused(&key, format!("class '{}' has no network", ceiling.class)));
@@ -464,31 +448,4 @@ pub(crate) fn terminal(helper: &Record, path: &Path) -> Result<OwnedFd, Error> {
         .open(format!("/proc/{}/root/dev/pts/{number}", helper.pid))
         .map(Into::into)
         .map_err(failed(format!("Can't open {}", path.display())))
-}
-
-/// The programs on this machine of those classes.
-pub(crate) fn programs(classes: &[&str]) -> Vec<(String, PathBuf)> {
-    let mut found = Vec::new();
-    let ceilings = || CEILINGS.iter().filter(|ceiling| classes.contains(&ceiling.class));
-    // Most drivers have no helpers; the folders hold thousands of names.
-    if ceilings().next().is_none() {
-        return found;
-    }
-    for folder in PROGRAM_FOLDERS {
-        let Ok(entries) = fs::read_dir(folder) else {
-            continue;
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let name = name.to_str().unwrap_or_default();
-            for ceiling in ceilings().filter(|ceiling| ceiling.lists(name)) {
-                let path = entry.path();
-                if check_program("-", ceiling, &path).is_ok() {
-                    found.push((ceiling.class.to_owned(), path));
-                }
-            }
-        }
-    }
-    found.sort();
-    found
 }

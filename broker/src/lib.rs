@@ -10,6 +10,7 @@ pub mod control;
 mod helpers;
 mod launcher;
 pub mod manifest;
+mod programs;
 mod public;
 pub mod root;
 mod stack;

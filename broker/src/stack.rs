@@ -630,7 +630,7 @@ impl Stack {
             helpers: Vec::new(),
             set_aside: self.set_aside(driver).into_iter().map(|(_, object)| object).collect(),
             clients: self.clients_of_gateway(driver),
-            programs: helpers::programs(manifest.helpers),
+            programs: crate::programs::of(&self.root.layout, manifest.helpers),
             grants: birth::grants(driver),
             // Only the first incarnation fails, but for rules that say always: what is tested is how the next one finds
             // things.

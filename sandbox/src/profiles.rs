@@ -232,6 +232,18 @@ pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Pr
         files.push(rule(*loader, Access::Execute, "the loader of shared libraries"));
     }
     files.push(rule("/etc/ld.so.cache", Access::Read, "where shared libraries are"));
+    let folder = program.parent().unwrap_or(Path::new("/"));
+    if !crate::ceiling::PROGRAM_FOLDERS.iter().any(|usual| folder == Path::new(usual))
+        && let Some(prefix) = folder.parent()
+    {
+        for name in ["lib", "share"] {
+            files.push(rule(
+                prefix.join(name),
+                Access::Read,
+                "libraries and data that came with the program",
+            ));
+        }
+    }
     for device in ["/dev/null", "/dev/zero", "/dev/full"] {
         files.push(rule(device, Access::ReadWrite, "harmless"));
     }

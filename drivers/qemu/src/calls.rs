@@ -15,9 +15,9 @@ mod tunables;
 
 use crate::args::{self, Paths, Rendering};
 use crate::documents;
-use crate::domain::Purpose;
 use crate::driver::Qemu;
 use crate::guest::tpm::StateOf;
+use crate::guest::variables::Variables;
 use crate::guest::view::View;
 use crate::guest::{Guest, GuestHandle, SAVE_FLAGS, not_running};
 use crate::node;
@@ -42,6 +42,10 @@ const XML_FLAGS: u32 = 0xf;
 
 /// Remove a stored state with the definition (`VIR_DOMAIN_UNDEFINE_MANAGED_SAVE`).
 const UNDEFINE_MANAGED_SAVE: u32 = 1;
+/// Remove its firmware variables (`VIR_DOMAIN_UNDEFINE_NVRAM`).
+const UNDEFINE_NVRAM: u32 = 4;
+/// Keep its firmware variables (`VIR_DOMAIN_UNDEFINE_KEEP_NVRAM`).
+const UNDEFINE_KEEP_NVRAM: u32 = 8;
 /// Remove the state of its TPM (`VIR_DOMAIN_UNDEFINE_TPM`).
 const UNDEFINE_TPM: u32 = 32;
 /// Keep the state of its TPM (`VIR_DOMAIN_UNDEFINE_KEEP_TPM`).
@@ -175,7 +179,7 @@ impl Server for Qemu {
         _call: CallContext,
         _arguments: domain::connect_get_version::Arguments,
     ) -> Result<u64, Error> {
-        let host = &self.environment.host;
+        let host = self.environment.installed.usual();
         let emulator = host.emulator(&host.arch).map(|emulator| emulator.path.clone()).unwrap_or_default();
         let facts = crate::probe::host_facts(false);
         let version = &self.environment.probe(&emulator, facts).await?.version;
@@ -225,7 +229,7 @@ impl Server for Qemu {
     ) -> Result<DomainRef, Error> {
         // 1 asks for a check against the schema; what is read here is checked in any case.
         unsupported_flags(&call, arguments.flags, 1)?;
-        let definition = self.read(&arguments.xml, Purpose::Define)?;
+        let (definition, _) = self.environment.read(arguments.xml.as_bytes()).await?;
         let guest = self.guest_for(&definition)?;
         let defined = guest
             .object
@@ -244,7 +248,7 @@ impl Server for Qemu {
         call: CallContext,
         arguments: domain::domain_undefine_flags::Arguments,
     ) -> Result<(), Error> {
-        // Flags that say what else to remove (NVRAM, snapshots): there is none of it yet.
+        // Those for snapshots and checkpoints: there are none yet.
         unsupported_flags(&call, arguments.flags, 0x7f)?;
         let tpm = match (arguments.flags & UNDEFINE_TPM != 0, arguments.flags & UNDEFINE_KEEP_TPM != 0) {
             (false, false) => StateOf::Xml,
@@ -255,11 +259,24 @@ impl Server for Qemu {
                 return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
             }
         };
+        let variables =
+            match (arguments.flags & UNDEFINE_NVRAM != 0, arguments.flags & UNDEFINE_KEEP_NVRAM != 0) {
+                (false, false) => Variables::Unsaid,
+                (true, false) => Variables::Removed,
+                (false, true) => Variables::Kept,
+                (true, true) => {
+                    let message =
+                        "undefining can remove firmware variables or keep them; choose one of the two flags";
+                    return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
+                }
+            };
         let with_state = arguments.flags & UNDEFINE_MANAGED_SAVE != 0;
         let guest = self.guest(&arguments.domain)?;
         guest
             .object
-            .run("domain_undefine", move |guest: &mut Guest| Box::pin(guest.undefine(with_state, tpm)))
+            .run("domain_undefine", move |guest: &mut Guest| {
+                Box::pin(guest.undefine(with_state, tpm, variables))
+            })
             .await??;
         self.environment.forget(arguments.domain.uuid);
         Ok(())
@@ -289,7 +306,7 @@ impl Server for Qemu {
         arguments: domain::domain_create_xml::Arguments,
     ) -> Result<DomainRef, Error> {
         unsupported_flags(&call, arguments.flags, crate::guest::START_FLAGS | 8)?;
-        let definition = self.read(&arguments.xml, Purpose::Create)?;
+        let (definition, _) = self.environment.read(arguments.xml.as_bytes()).await?;
         let guest = self.guest_for(&definition)?;
         let started = self.start(&guest, definition, arguments.flags & crate::guest::START_FLAGS).await;
         if started.is_err() {
@@ -602,8 +619,8 @@ impl Server for Qemu {
             let message = format!("unsupported config type {}; only qemu-argv is written", arguments.format);
             return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
         }
-        let definition = self.read(&arguments.xml, Purpose::Native)?;
-        let root = definition.native(&self.environment.host)?;
+        let (definition, host) = self.environment.read(arguments.xml.as_bytes()).await?;
+        let root = definition.native(&host)?;
         let capabilities = self.environment.capabilities(&root).await?;
         let name = definition.root.child_text("name").unwrap_or_default();
         let guest =

@@ -2,10 +2,11 @@
 
 use crate::capabilities::{Capabilities, HostFacts};
 use crate::domain::host::RandomIdentifiers;
-use crate::domain::{Definition, Host, Purpose};
+use crate::domain::{Definition, Host};
 use crate::guest::amend;
 use crate::guest::live::{self, Phase, Record};
 use crate::guest::{Guest, GuestHandle, tpm};
+use crate::installed::Installed;
 use crate::probe::{self, Probes};
 use bulkhead_actors::driver::{DriverLogic, HelperEnd, Leave, Start};
 use bulkhead_actors::events::Fanout;
@@ -35,7 +36,10 @@ const KILLED_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Environment {
     pub(crate) stack: Stack,
     pub(crate) layout: Layout,
+    /// What does not change of the host, without emulators.
     pub(crate) host: Host,
+    /// The host with its emulators, as they are.
+    pub(crate) installed: Installed,
     /// The programs that the host's owner allows as helpers.
     pub(crate) programs: Vec<PathBuf>,
     /// `NAME.xml`: definitions.
@@ -151,6 +155,13 @@ impl Environment {
         self.probes.of(&emulator, probe::host_facts(kvm)).await
     }
 
+    /// Reads a definition that a client sent; answers the host too that it was read against.
+    pub(crate) async fn read(&self, xml: &[u8]) -> Result<(Definition, Arc<Host>), Error> {
+        let document = crate::domain::document(xml)?;
+        let host = self.installed.for_definition(&document).await;
+        Ok((Definition::complete(document, &host)?, host))
+    }
+
     /// What a binary can do.
     pub(crate) async fn probe(&self, binary: &str, host: HostFacts) -> Result<Arc<Capabilities>, Error> {
         self.probes.of(binary, host).await
@@ -242,11 +253,6 @@ impl Qemu {
         guests.by_name.insert(name, uuid);
         Ok(guest)
     }
-
-    /// Reads a definition that a client sent.
-    pub(crate) fn read(&self, xml: &str, purpose: Purpose) -> Result<Definition, Error> {
-        Definition::read(xml.as_bytes(), &self.environment.host, purpose)
-    }
 }
 
 /// Name and uuid of a definition.
@@ -267,20 +273,20 @@ impl DriverLogic for Qemu {
         let layout = welcome.layout;
         let system = |error: io::Error| Error::system(Origin::QEMU, "The driver's folders", &error);
         let etc = layout.etc.join("qemu");
+        let state_folder = layout.lib.join("qemu").display().to_string();
+        let host = Host::bare(state_folder, Arc::new(RandomIdentifiers::default()));
+        let cache = Folder::open(&layout.cache.join("qemu"), "capabilities", ".json").map_err(system)?;
+        let probes = Arc::new(Probes::new(stack.clone(), cache));
+        let programs: Vec<PathBuf> = welcome.programs.into_iter().map(|(_, program)| program).collect();
         let environment = Environment {
             definitions: Folder::open(&etc, "definition", ".xml").map_err(system)?,
             autostart: Folder::open(&etc.join("autostart"), "autostart", ".xml").map_err(system)?,
             live: Folder::open(&layout.run.join("qemu"), "live", ".json").map_err(system)?,
-            probes: Arc::new(Probes::new(
-                stack.clone(),
-                Folder::open(&layout.cache.join("qemu"), "capabilities", ".json").map_err(system)?,
-            )),
+            installed: Installed::new(host.clone(), programs.clone(), Arc::clone(&probes)),
+            probes,
             stack,
-            host: Host {
-                state_folder: layout.lib.join("qemu").display().to_string(),
-                ..Host::qemu_10_0(Arc::new(RandomIdentifiers::default()))
-            },
-            programs: welcome.programs.into_iter().map(|(_, program)| program).collect(),
+            host,
+            programs,
             layout,
             events: Fanout::default(),
             last_id: AtomicI32::new(0),
@@ -360,7 +366,7 @@ impl Qemu {
             }
             environment.stack.adopting(Some(&name)).await?;
             fault::point("adopt", &name);
-            let read = Definition::read(&text, &environment.host, Purpose::Define).and_then(|definition| {
+            let read = Definition::recall(&text, &environment.host).and_then(|definition| {
                 let guest = self.guest_for(&definition)?;
                 Ok((definition, guest))
             });

@@ -94,6 +94,18 @@ fn mhz(cpuinfo: &str) -> i32 {
     value.split('.').next().and_then(|whole| whole.parse().ok()).unwrap_or(0)
 }
 
+/// Does the host let its processor be used?
+pub(crate) fn has_kvm() -> bool {
+    content("/proc/misc").lines().any(|line| line.split_whitespace().nth(1) == Some("kvm"))
+}
+
+/// How many bits the processors' physical addresses have.
+pub(crate) fn physical_bits() -> Option<u32> {
+    let cpuinfo = content("/proc/cpuinfo");
+    let sizes = cpuinfo.lines().find(|line| line.starts_with("address sizes"))?;
+    sizes.split_once(':')?.1.split_whitespace().next()?.parse().ok()
+}
+
 /// Free memory, in bytes.
 pub(crate) fn free_memory() -> u64 {
     meminfo(&content("/proc/meminfo"), "MemFree").unwrap_or(0) << 10

@@ -1,7 +1,7 @@
 //! What a QEMU binary can do: asked once, of a QEMU without a machine in a helper, and kept on disk under everything that the
 //! answer depends on.
 
-use crate::capabilities::{CacheKey, Capabilities, HostFacts, queries};
+use crate::capabilities::{CacheKey, Capabilities, HostFacts, Query, Reply, host_model_queries, queries};
 use crate::monitor::{Entry, Monitor, MonitorError, Options};
 use bulkhead_actors::deadline;
 use bulkhead_actors::stack::Stack;
@@ -133,25 +133,33 @@ impl Probes {
             let message = format!("{binary} can't be asked what it can do: {why}");
             Error::new(Code::INTERNAL, Origin::QEMU, message)
         };
-        let replies = asked.map_err(|error| failed(error.to_string()))?;
-        Capabilities::from_replies(&replies).map_err(|error| failed(error.to_string()))
+        asked.map_err(failed)
     }
 }
 
-async fn questions(stream: UnixStream) -> Result<Vec<crate::capabilities::Reply>, MonitorError> {
+/// Asks everything, and reads the answers.
+async fn questions(stream: UnixStream) -> Result<Capabilities, String> {
     let (events, _unread) = mpsc::channel(8);
     let mut options = Options::new(Entry::Fresh);
     options.handshake = ANSWER_WITHIN;
-    let monitor = Monitor::attach(stream, events, options).await?;
+    let monitor = Monitor::attach(stream, events, options).await.map_err(|error| error.to_string())?;
+    let replies = answers(&monitor, queries()).await?;
+    let mut capabilities = Capabilities::from_replies(&replies).map_err(|error| error.to_string())?;
+    let replies = answers(&monitor, host_model_queries(&capabilities)).await?;
+    capabilities.read_host_model(&replies).map_err(|error| error.to_string())?;
+    let _ = monitor.within(ANSWER_WITHIN).quit().await;
+    Ok(capabilities)
+}
+
+async fn answers(monitor: &Monitor, queries: Vec<Query>) -> Result<Vec<Reply>, String> {
     let mut replies = Vec::new();
-    for query in queries() {
+    for query in queries {
         match monitor.execute(query.command, query.arguments, ANSWER_WITHIN).await {
             Ok(reply) => replies.push(Ok(reply)),
             Err(MonitorError::Refused { description, .. }) => replies.push(Err(description)),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.to_string()),
         }
     }
-    let _ = monitor.within(ANSWER_WITHIN).quit().await;
     Ok(replies)
 }
 

@@ -46,9 +46,10 @@ pub(crate) async fn act(stack: &Connection, action: Action, output: &Output) -> 
             let domain = domains.domain_define_xml_flags(read_xml(&file)?, 0).await?;
             report(output, &domain, "defined")
         }
-        Action::Undefine { domain, managed_save } => {
+        Action::Undefine { domain, managed_save, nvram, keep_nvram } => {
             let domain = find(&domains, &domain.domain).await?;
-            domains.domain_undefine_flags(domain.clone(), u32::from(managed_save)).await?;
+            let variables = if nvram { 4 } else { 0 } | if keep_nvram { 8 } else { 0 };
+            domains.domain_undefine_flags(domain.clone(), u32::from(managed_save) | variables).await?;
             report(output, &domain, "undefined")
         }
         Action::List { all } => list(&domains, all, output).await,

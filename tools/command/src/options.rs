@@ -46,6 +46,12 @@ pub(crate) enum Action {
         /// Remove a stored state with it
         #[arg(long)]
         managed_save: bool,
+        /// Remove its firmware variables with it
+        #[arg(long, conflicts_with = "keep_nvram")]
+        nvram: bool,
+        /// Keep its firmware variables
+        #[arg(long)]
+        keep_nvram: bool,
     },
     /// List domains
     List {

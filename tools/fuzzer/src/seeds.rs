@@ -226,7 +226,7 @@ pub fn capabilities() -> Vec<Vec<u8>> {
         "alias":null,"default":true,"cpu_max":255,"hotpluggable_cpus":true,"numa":true,"deprecated":false,
         "default_cpu":null,"default_ram_id":"pc.ram","acpi":true}],"types":["qxl"],"properties":{"qxl":["ram"]},
         "options":{"chardev":["id"]},"cpus":[{"name":"max","type_name":"max-x86_64-cpu","unavailable":[],
-        "deprecated":false}],"cpu_features":["sse"],"host_models":{"kvm":{"name":"EPYC","features":[["svm",true]]}}}"#;
+        "deprecated":false}],"cpu_features":["sse"],"vendor":"AMD","host_model":{"name":"EPYC","vendor":"AMD","features":[["svm",true]]}}"#;
     vec![text.as_bytes().to_vec()]
 }
 

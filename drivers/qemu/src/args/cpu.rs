@@ -116,7 +116,7 @@ impl Builder<'_> {
     /// The host's model where it is known, else all that the host has.
     fn host_model(&self, vendor: Option<&str>) -> KeyValues {
         let kind = self.root.attr("type").unwrap_or_default();
-        let Some(host) = self.capabilities.host_models.get(kind) else {
+        let Some(host) = &self.capabilities.host_model else {
             return if kind == "kvm" {
                 let mut list = KeyValues::new("host");
                 if self.is_x86() {
@@ -129,8 +129,8 @@ impl Builder<'_> {
         };
         let mut list = KeyValues::new(&host.name);
         list.set_some("vendor", vendor);
-        for (name, on) in &host.features {
-            list.switch(name, *on);
+        for (name, on) in host.given() {
+            list.switch(name, on);
         }
         list
     }

@@ -48,7 +48,8 @@ fn capabilities() -> Capabilities {
         options: BTreeMap::new(),
         cpus: Vec::new(),
         cpu_features: BTreeSet::new(),
-        host_models: BTreeMap::new(),
+        vendor: String::new(),
+        host_model: None,
     }
 }
 

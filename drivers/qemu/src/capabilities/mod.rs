@@ -1,13 +1,17 @@
 //! What a QEMU binary can do: machines, devices, objects, CPU models, learned once over QMP.
 //!
-//! Owns: which questions are asked ([`queries`]), how the answers are read ([`Capabilities::from_replies`]) and when
+//! Owns: which questions are asked ([`queries`], then [`host_model_queries`]), how the answers are read
+//! ([`Capabilities::from_replies`], [`Capabilities::read_host_model`]) and when
 //! a stored answer is still good ([`CacheKey`]). Never does: I/O. The replies come from a program that may have been
 //! taken over, so every list and text in them is bounded.
 
 mod cache;
+mod host_model;
 mod query;
 
 pub use cache::{CacheKey, HostFacts};
+pub(crate) use host_model::usual_name;
+pub use host_model::{HostModel, host_model_queries};
 pub use query::{Query, Reply, ReplyError, queries};
 
 use serde::{Deserialize, Serialize};
@@ -34,8 +38,10 @@ pub struct Capabilities {
     pub cpus: Vec<Cpu>,
     /// CPU features that the best CPU of this accelerator has here; empty if QEMU could not tell.
     pub cpu_features: BTreeSet<String>,
-    /// What a guest gets that asks for the host's CPU model, by domain type (`kvm`, `qemu`), where that is known.
-    pub host_models: BTreeMap<String, HostModel>,
+    /// Who makes the processors that the best CPU looks like (`AMD`); empty if it is none of those known.
+    pub vendor: String,
+    /// What a guest gets that asks for the host's CPU model, where that is known.
+    pub host_model: Option<HostModel>,
 }
 
 /// A version of QEMU; compares by age.
@@ -93,15 +99,8 @@ pub struct Cpu {
     pub unavailable: Option<Vec<String>>,
     /// Whether it will go away.
     pub deprecated: bool,
-}
-
-/// The host's CPU as a named model and what to switch on it, in QEMU's spelling.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostModel {
-    /// The model.
-    pub name: String,
-    /// Features to switch on or off.
-    pub features: Vec<(String, bool)>,
+    /// The model that it is another name of.
+    pub alias_of: Option<String>,
 }
 
 impl Capabilities {

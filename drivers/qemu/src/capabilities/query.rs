@@ -1,5 +1,6 @@
 //! The questions and how the answers are read.
 
+use super::host_model::vendor_of;
 use super::{Capabilities, Cpu, Machine, Version};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -138,7 +139,8 @@ impl Capabilities {
                 Ok(value) => features(value)?,
                 Err(_) => BTreeSet::new(),
             },
-            host_models: BTreeMap::new(),
+            vendor: best.as_ref().map(vendor_of).unwrap_or_default(),
+            host_model: None,
         })
     }
 }
@@ -216,10 +218,11 @@ fn cpu(value: &Value) -> Result<Cpu, ReplyError> {
         type_name: optional_name(value, "typename").unwrap_or_default(),
         unavailable,
         deprecated: value["deprecated"].as_bool().unwrap_or(false),
+        alias_of: optional_name(value, "alias-of"),
     })
 }
 
-fn features(value: &Value) -> Result<BTreeSet<String>, ReplyError> {
+pub(super) fn features(value: &Value) -> Result<BTreeSet<String>, ReplyError> {
     const COMMAND: &str = "query-cpu-model-expansion";
     let properties =
         value["model"]["props"].as_object().ok_or(ReplyError::Shape { command: COMMAND, member: "props" })?;

@@ -2,7 +2,7 @@
 //! the thing that QEMU must have for it.
 
 use super::{parent, text, yes};
-use crate::capabilities::{Capabilities, Machine};
+use crate::capabilities::{Capabilities, Machine, usual_name};
 use crate::domain::host::Firmware;
 use bulkhead_xml::Element;
 
@@ -14,21 +14,12 @@ pub(crate) struct Subject<'a> {
     pub(crate) kvm: bool,
     pub(crate) capabilities: &'a Capabilities,
     pub(crate) firmware: &'a [Firmware],
+    /// How wide the host's physical addresses are.
+    pub(crate) physical_bits: Option<u32>,
     /// Has the host swtpm?
     pub(crate) tpm_emulator: bool,
 }
 
-/// Processor features that libvirt names otherwise than QEMU does: QEMU's name and libvirt's.
-const RENAMED: &[(&str, &str)] = &[
-    ("cmp-legacy", "cmp_legacy"),
-    ("fxsr-opt", "fxsr_opt"),
-    ("lahf-lm", "lahf_lm"),
-    ("nodeid-msr", "nodeid_msr"),
-    ("pclmulqdq", "pclmuldq"),
-    ("perfctr-core", "perfctr_core"),
-    ("perfctr-nb", "perfctr_nb"),
-    ("tsc-adjust", "tsc_adjust"),
-];
 /// Beginnings of the models' names of each vendor's processors.
 const VENDORS: &[(&str, &[&str])] = &[
     ("AMD", &["EPYC", "Opteron", "athlon", "phenom"]),
@@ -61,10 +52,6 @@ const VENDORS: &[(&str, &[&str])] = &[
         ],
     ),
 ];
-
-fn feature_name(name: &str) -> &str {
-    RENAMED.iter().find(|(qemu, _)| *qemu == name).map_or(name, |(_, name)| *name)
-}
 
 fn vendor(model: &str) -> &'static str {
     let mut vendors = VENDORS.iter();
@@ -157,16 +144,24 @@ impl Subject<'_> {
         cpu.push(switchable("host-passthrough", "hostPassthroughMigratable", self.kvm));
         let maximum = self.capabilities.cpus.iter().any(|cpu| cpu.name == "max");
         cpu.push(switchable("maximum", "maximumMigratable", maximum));
-        let accelerator = if self.kvm { "kvm" } else { "tcg" };
-        match self.capabilities.host_models.get(accelerator) {
+        match &self.capabilities.host_model {
             Some(host) => {
                 let mut entry = mode("host-model", true)
                     .with_child(text("model", host.name.as_str()).with("fallback", "forbid"));
+                if !host.vendor.is_empty() {
+                    entry.push(text("vendor", host.vendor.as_str()));
+                }
+                // An emulated processor has no width of the host's.
+                if let Some(bits) = self.physical_bits.filter(|_| self.kvm) {
+                    entry.push(
+                        Element::new("maxphysaddr")
+                            .with("mode", "passthrough")
+                            .with("limit", bits.to_string()),
+                    );
+                }
                 for (name, on) in &host.features {
                     let policy = if *on { "require" } else { "disable" };
-                    entry.push(
-                        Element::new("feature").with("policy", policy).with("name", feature_name(name)),
-                    );
+                    entry.push(Element::new("feature").with("policy", policy).with("name", usual_name(name)));
                 }
                 cpu.push(entry);
             }
@@ -187,9 +182,13 @@ impl Subject<'_> {
             if model.deprecated {
                 entry.set("deprecated", "yes");
             }
-            custom.push(entry.with("vendor", vendor(&model.name)));
+            entry.set("vendor", vendor(&model.name));
+            if let Some(canonical) = &model.alias_of {
+                entry.set("canonical", canonical.as_str());
+            }
+            custom.push(entry);
             if let Some(missing) = model.unavailable.as_ref().filter(|missing| !missing.is_empty()) {
-                let mut missing: Vec<&str> = missing.iter().map(|name| feature_name(name)).collect();
+                let mut missing: Vec<&str> = missing.iter().map(|name| usual_name(name)).collect();
                 missing.sort_unstable();
                 missing.dedup();
                 let features = missing.into_iter().map(|name| Element::new("feature").with("name", name));

@@ -27,13 +27,10 @@ pub(crate) struct Wanted {
 
 /// The `<capabilities>` of host and emulators.
 pub(crate) async fn capabilities(environment: &Environment) -> Result<String, Error> {
-    let host = &environment.host;
+    let host = environment.installed.usual();
     let mut guests = Vec::new();
     for (arch, emulator) in &host.emulators {
-        if !environment.is_installed(&emulator.path) {
-            continue;
-        }
-        let kvm = emulator.kvm && has_kvm();
+        let kvm = emulator.kvm;
         let answered = environment.probe(&emulator.path, probe::host_facts(kvm)).await;
         match answered {
             Ok(capabilities) => guests.push(guests::describe(arch, &emulator.path, &capabilities, kvm)),
@@ -48,15 +45,11 @@ pub(crate) async fn capabilities(environment: &Environment) -> Result<String, Er
 
 /// The `<domainCapabilities>` of what a client wants to know about.
 pub(crate) async fn domain_capabilities(environment: &Environment, wanted: Wanted) -> Result<String, Error> {
-    let host = &environment.host;
+    let host = environment.installed.usual();
     let invalid = |message: String| Error::new(Code::INVALID_ARG, Origin::QEMU, message);
-    let by_path = |path: &String| {
-        let mut all = host.emulators.iter();
-        all.find(|(_, emulator)| emulator.path == *path).map(|(arch, _)| arch.clone())
-    };
     let arch = match (&wanted.arch, &wanted.emulator) {
         (Some(arch), _) => arch.clone(),
-        (None, Some(path)) => by_path(path).ok_or_else(|| {
+        (None, Some(path)) => environment.installed.architecture_of(path).ok_or_else(|| {
             invalid(format!(
                 "'{path}' is not among the emulators of this host; 'virsh capabilities' lists them"
             ))
@@ -72,7 +65,7 @@ pub(crate) async fn domain_capabilities(environment: &Environment, wanted: Wante
             "the emulator '{path}' of {arch} is not installed; install it, or choose another"
         )));
     }
-    let can = emulator.kvm && has_kvm();
+    let can = emulator.kvm;
     let kvm = match wanted.accelerator.as_deref() {
         None => can,
         Some("qemu") => false,
@@ -81,7 +74,9 @@ pub(crate) async fn domain_capabilities(environment: &Environment, wanted: Wante
         Some(other) => return Err(invalid(format!("unknown virttype: {other}; it is kvm or qemu"))),
     };
     let capabilities: Arc<Capabilities> = environment.probe(&path, probe::host_facts(kvm)).await?;
-    let name = wanted.machine.as_deref().unwrap_or(&emulator.default_machine);
+    let asked = environment.installed.with(&arch, &path, kvm).await;
+    let usual = asked.emulator(&arch).map(|emulator| emulator.default_machine.as_str());
+    let name = wanted.machine.as_deref().or(usual).unwrap_or_default();
     let machine = capabilities
         .machine(name)
         .ok_or_else(|| invalid(format!("the machine '{name}' is not supported by emulator '{path}'")))?;
@@ -92,14 +87,10 @@ pub(crate) async fn domain_capabilities(environment: &Environment, wanted: Wante
         kvm,
         capabilities: &capabilities,
         firmware: &host.firmware,
+        physical_bits: node::physical_bits(),
         tpm_emulator: environment.programs.iter().any(|program| program.ends_with("swtpm")),
     };
     Ok(subject.describe().to_xml())
-}
-
-/// Does the host let its processor be used?
-fn has_kvm() -> bool {
-    node::content("/proc/misc").lines().any(|line| line.split_whitespace().nth(1) == Some("kvm"))
 }
 
 /// A number that tells this host from others, made up when it is asked for the first time.

@@ -128,9 +128,32 @@ pub struct Host {
 }
 
 impl Host {
+    /// An x86_64 host without emulators, of which nothing else is known.
+    #[must_use]
+    pub fn bare(state_folder: String, identifiers: Arc<dyn Identifiers>) -> Self {
+        Self {
+            arch: "x86_64".to_owned(),
+            emulators: BTreeMap::new(),
+            firmware: Vec::new(),
+            state_folder,
+            facilities: Facilities { networks: vec!["default".to_owned()], ..Facilities::default() },
+            identifiers,
+        }
+    }
+
     /// An x86_64 host with KVM and all emulators of Debian's QEMU 10.0.
     #[must_use]
     pub fn qemu_10_0(identifiers: Arc<dyn Identifiers>) -> Self {
+        Self {
+            emulators: Self::emulators_of_qemu_10_0(),
+            firmware: debian_firmware(),
+            ..Self::bare("/var/lib/libvirt/qemu".to_owned(), identifiers)
+        }
+    }
+
+    /// All emulators of Debian's QEMU 10.0.
+    #[must_use]
+    pub fn emulators_of_qemu_10_0() -> BTreeMap<String, Emulator> {
         let mut emulators: BTreeMap<String, Emulator> = BTreeMap::new();
         let mut current = String::new();
         for line in QEMU_10_0.lines().filter(|line| !line.starts_with('#')) {
@@ -158,13 +181,42 @@ impl Host {
                 _ => {}
             }
         }
+        emulators
+    }
+
+    /// The host that a complete definition tells of: its emulator is there and has the machine, its firmware is installed.
+    #[must_use]
+    pub fn as_told(&self, root: &bulkhead_xml::Element) -> Self {
+        let attribute = |path: &str, name: &str| root.path_attr(path, name).unwrap_or_default().to_owned();
+        let arch = attribute("os/type", "arch");
+        let machine = attribute("os/type", "machine");
+        let emulator = Emulator {
+            path: root.at("devices/emulator").map(bulkhead_xml::Element::text).unwrap_or_default(),
+            default_machine: machine.clone(),
+            machines: BTreeMap::from([(machine.clone(), Machine { canonical: None, maximum_vcpus: 0 })]),
+            kvm: true,
+        };
+        let features = root.at("os/firmware").into_iter().flat_map(|firmware| firmware.all("feature"));
+        let features = features.filter(|feature| feature.attr("enabled") == Some("yes"));
+        let mut features: Vec<String> =
+            features.filter_map(|feature| feature.attr("name").map(str::to_owned)).collect();
+        if root.at("features/smm").is_some_and(|smm| smm.attr("state") != Some("off")) {
+            features.push("requires-smm".to_owned());
+        }
+        let firmware = Firmware {
+            kind: attribute("os", "firmware"),
+            arch: arch.clone(),
+            machines: vec![machine],
+            loader: root.at("os/loader").map(bulkhead_xml::Element::text).unwrap_or_default(),
+            format: attribute("os/loader", "format"),
+            loader_type: attribute("os/loader", "type"),
+            template: root.path_attr("os/nvram", "template").map(str::to_owned),
+            features,
+        };
         Self {
-            arch: "x86_64".to_owned(),
-            emulators,
-            firmware: debian_firmware(),
-            state_folder: "/var/lib/libvirt/qemu".to_owned(),
-            facilities: Facilities { networks: vec!["default".to_owned()], ..Facilities::default() },
-            identifiers,
+            emulators: BTreeMap::from([(arch, emulator)]),
+            firmware: if firmware.kind.is_empty() { Vec::new() } else { vec![firmware] },
+            ..self.clone()
         }
     }
 

@@ -100,7 +100,7 @@ pub(super) fn settle<'a>(root: &'a Element, host: &'a Host) -> Result<Settled<'a
     let arch = match kind.and_then(|kind| kind.attr("arch")) {
         Some(arch) if ARCHITECTURES.contains(&arch) => arch.to_owned(),
         Some(arch) => return Err(refuse::unsupported(format!("Architecture '{arch}' is unknown"))),
-        None => default_architecture(host, given_emulator.as_deref(), kind),
+        None => architecture(root, host),
     };
     let emulator = match given_emulator {
         Some(path) => path,
@@ -155,15 +155,16 @@ pub(super) fn check_vcpus(vcpus: u32, context: &Context<'_>) -> Result<(), Error
 }
 
 /// The architecture of the given emulator, or the host's if that emulator can run it.
-fn default_architecture(host: &Host, emulator: Option<&str>, kind: Option<&Element>) -> String {
-    if let Some(path) = emulator {
-        let native = host.emulator(&host.arch).is_some_and(|own| own.path == path);
-        if !native && let Some((arch, _)) = host.emulators.iter().find(|(_, other)| other.path == path) {
+pub(super) fn architecture(root: &Element, host: &Host) -> String {
+    let emulator = root.at("devices/emulator").map(Element::text).filter(|path| !path.is_empty());
+    if let Some(path) = &emulator {
+        let native = host.emulator(&host.arch).is_some_and(|own| own.path == *path);
+        if !native && let Some((arch, _)) = host.emulators.iter().find(|(_, other)| other.path == *path) {
             return arch.clone();
         }
     }
     // A machine type that only one architecture has says which one it is.
-    if let Some(machine) = kind.and_then(|kind| kind.attr("machine"))
+    if let Some(machine) = root.path_attr("os/type", "machine")
         && host.canonical_machine(&host.arch, machine).is_none()
         && emulator.is_none()
     {

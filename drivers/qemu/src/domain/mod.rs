@@ -16,6 +16,7 @@ pub mod facilities;
 mod features;
 mod firmware;
 mod fit;
+mod host_cpu;
 mod implicit;
 mod machine;
 mod namespace;
@@ -27,6 +28,7 @@ pub(crate) mod sets;
 mod tuning;
 
 pub use host::Host;
+pub(crate) use host_cpu::settle_host_model;
 
 use bulkhead_wire::error::Error;
 use bulkhead_xml::{Element, Node};
@@ -42,6 +44,19 @@ pub enum Purpose {
     Native,
 }
 
+/// Reads a document, which need not be one of a domain.
+///
+/// # Errors
+/// What is no XML, or more of it than is taken.
+pub fn document(xml: &[u8]) -> Result<Element, Error> {
+    read::document(xml)
+}
+
+/// The architecture of a document that names none.
+pub(crate) fn architecture(document: &Element, host: &Host) -> String {
+    machine::architecture(document, host)
+}
+
 /// A complete definition of a domain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Definition {
@@ -54,8 +69,27 @@ impl Definition {
     ///
     /// # Errors
     /// What is no domain, contradicts itself, or can't be had on this host.
-    pub fn read(xml: &[u8], host: &Host, purpose: Purpose) -> Result<Self, Error> {
-        read::read(xml, host, purpose).map(|root| Self { root })
+    pub fn read(xml: &[u8], host: &Host, _purpose: Purpose) -> Result<Self, Error> {
+        Self::complete(document(xml)?, host)
+    }
+
+    /// Completes a document that was read.
+    ///
+    /// # Errors
+    /// What is no domain, contradicts itself, or can't be had on this host.
+    pub fn complete(document: Element, host: &Host) -> Result<Self, Error> {
+        read::read(document, host).map(|root| Self { root })
+    }
+
+    /// Takes up a definition that was complete when it was written. It is read again, which shows whether somebody changed
+    /// it into nonsense, and not compared with the host: a start will tell what has gone from there.
+    ///
+    /// # Errors
+    /// What is no domain, or contradicts itself.
+    pub fn recall(xml: &[u8], host: &Host) -> Result<Self, Error> {
+        let document = document(xml)?;
+        let host = host.as_told(&document);
+        Self::complete(document, &host)
     }
 
     /// The domain's name.

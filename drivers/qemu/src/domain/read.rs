@@ -3,8 +3,8 @@
 use super::host::Host;
 use super::machine::Settled;
 use super::{
-    Purpose, addresses, basics, clock, cpu, devices, facilities, features, fit, machine, namespace, os,
-    place, refuse, tuning,
+    addresses, basics, clock, cpu, devices, facilities, features, fit, machine, namespace, os, place, refuse,
+    tuning,
 };
 use crate::device::schema::Shape;
 use crate::device::siblings;
@@ -21,10 +21,14 @@ impl Simple<'_> {
     }
 }
 
-/// Reads and completes a document.
-pub(super) fn read(xml: &[u8], host: &Host, _purpose: Purpose) -> Result<Element, Error> {
-    let mut document = parse(xml, Limits::default(), "domain/metadata")
-        .map_err(|error| Error::new(Code::XML_DETAIL, Origin::DOMAIN, error.to_string()))?;
+/// Reads a document.
+pub(super) fn document(xml: &[u8]) -> Result<Element, Error> {
+    parse(xml, Limits::default(), "domain/metadata")
+        .map_err(|error| Error::new(Code::XML_DETAIL, Origin::DOMAIN, error.to_string()))
+}
+
+/// Completes a document.
+pub(super) fn read(mut document: Element, host: &Host) -> Result<Element, Error> {
     checked(&mut document, host).map_err(|error| place::located(error, &document))
 }
 

@@ -31,6 +31,7 @@ mod start;
 mod stop;
 mod streams;
 pub(crate) mod tpm;
+pub(crate) mod variables;
 pub(crate) mod view;
 
 use crate::domain::Definition;
@@ -49,6 +50,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
+use variables::Variables;
 use view::{LiveView, View, reason};
 
 /// Time that QEMU gets for one command; well below every deadline in the table, so that the error can name the guest.
@@ -292,13 +294,20 @@ impl Guest {
     }
 
     /// Removes the definition. A guest that runs goes on, and is gone when it ends.
-    pub(crate) async fn undefine(&mut self, with_state: bool, tpm: tpm::StateOf) -> Result<(), Error> {
+    pub(crate) async fn undefine(
+        &mut self,
+        with_state: bool,
+        tpm: tpm::StateOf,
+        variables: Variables,
+    ) -> Result<(), Error> {
         let Some(definition) = self.persistent.clone() else {
             return Err(self.invalid("cannot undefine transient domain"));
         };
         if self.saved && !with_state {
             return Err(self.invalid("a state of it is stored; remove that first, or with the definition"));
         }
+        // Before anything goes. A crash after it leaves a domain whose next start makes new ones.
+        self.settle_variables(&definition.root, variables).await?;
         if self.saved {
             self.remove_saved().await?;
         }

@@ -7,7 +7,7 @@ use super::image::{Image, Place};
 use super::live::Phase;
 use super::view::reason;
 use super::{COMMAND_WITHIN, Guest, lifecycle};
-use crate::domain::{Definition, Purpose};
+use crate::domain::Definition;
 use crate::monitor::{Monitor, MonitorError};
 use bulkhead_actors::fault;
 use bulkhead_actors::job::Job;
@@ -96,8 +96,8 @@ impl Guest {
                 Ok((image, file, offset))
             })
             .await?;
-        let mut definition = Definition::read(image.xml.as_bytes(), &self.environment.host, Purpose::Create)
-            .map_err(|error| self.named(&error))?;
+        let read = self.environment.read(image.xml.as_bytes()).await;
+        let (mut definition, _) = read.map_err(|error| self.named(&error))?;
         // It may have been renamed since.
         definition.root.child_or_insert("name").set_text(self.name.clone());
         if definition.uuid() != self.key() {

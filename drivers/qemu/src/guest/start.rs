@@ -185,6 +185,9 @@ impl Guest {
         self.prepare_variables(&live).await?;
         self.prepare_layers(&mut live).await?;
         let capabilities = self.unless_destroyed(environment.capabilities(&definition.root)).await?;
+        if let Some(model) = &capabilities.host_model {
+            crate::domain::settle_host_model(&mut live, model);
+        }
         let folder = environment.layout.guest(&key);
         let paths = Paths {
             guest: folder.display().to_string(),

@@ -1,7 +1,7 @@
 //! What the corpus test and the `argv` example share: capabilities of the installed QEMUs, asked over QMP.
 
 use bulkhead_qemu::args::{Paths, Rendering};
-use bulkhead_qemu::capabilities::{Capabilities, HostModel, Reply, queries};
+use bulkhead_qemu::capabilities::{Capabilities, HostModel, Query, Reply, queries};
 use bulkhead_xml::Element;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -13,7 +13,8 @@ type Failure = Box<dyn std::error::Error>;
 /// Capabilities by emulator, each asked once.
 pub(crate) struct Probes {
     known: BTreeMap<(String, bool), Capabilities>,
-    host_models: BTreeMap<String, HostModel>,
+    /// What was recorded, by domain type.
+    pub(crate) host_models: BTreeMap<String, HostModel>,
 }
 
 impl Probes {
@@ -52,11 +53,12 @@ impl Probes {
         let key = (emulator, kvm);
         if !self.known.contains_key(&key) {
             // Hosts that announce KVM may still fail at it, above all for two at a time.
-            let mut capabilities = match ask(&key.0, kvm) {
-                Err(_) if kvm => ask(&key.0, false)?,
-                other => other?,
+            let mut capabilities = match ask(&key.0, kvm, |_| Vec::new()) {
+                Err(_) if kvm => ask(&key.0, false, |_| Vec::new())?.0,
+                other => other?.0,
             };
-            capabilities.host_models = self.host_models.clone();
+            let kind = if kvm { "kvm" } else { "qemu" };
+            capabilities.host_model = self.host_models.get(kind).cloned();
             self.known.insert(key.clone(), capabilities);
         }
         Ok(&self.known[&key])
@@ -67,6 +69,7 @@ fn host_model(text: &str) -> HostModel {
     let mut words = text.trim_matches('\'').split(',');
     HostModel {
         name: words.next().unwrap_or_default().to_owned(),
+        vendor: String::new(),
         features: words
             .filter_map(|word| word.split_once('='))
             .map(|(name, value)| (name.to_owned(), value == "on"))
@@ -74,7 +77,12 @@ fn host_model(text: &str) -> HostModel {
     }
 }
 
-fn ask(emulator: &str, kvm: bool) -> Result<Capabilities, Failure> {
+/// Asks an emulator what it can do, and then what `more` wants to know.
+pub(crate) fn ask(
+    emulator: &str,
+    kvm: bool,
+    more: fn(&Capabilities) -> Vec<Query>,
+) -> Result<(Capabilities, Vec<Reply>), Failure> {
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut process = Command::new(emulator)
@@ -117,9 +125,14 @@ fn ask(emulator: &str, kvm: bool) -> Result<Capabilities, Failure> {
     for query in queries() {
         replies.push(run(query.command, &query.arguments)?);
     }
+    let capabilities = Capabilities::from_replies(&replies)?;
+    let mut further = Vec::new();
+    for query in more(&capabilities) {
+        further.push(run(query.command, &query.arguments)?);
+    }
     run("quit", &Value::Null)??;
     process.wait()?;
-    Ok(Capabilities::from_replies(&replies)?)
+    Ok((capabilities, further))
 }
 
 /// A domain's dump as a tree.

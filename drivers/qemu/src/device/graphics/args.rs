@@ -13,7 +13,13 @@ const LOCALHOST: &str = "127.0.0.1";
 
 /// One display.
 pub(crate) fn build(builder: &mut Builder<'_>, graphics: &Element) -> Result<(), Error> {
-    match attr(graphics, "type")? {
+    let kind = attr(graphics, "type")?;
+    if builder.devices("graphics").filter(|other| other.attr("type") == Some(kind)).nth(1).is_some() {
+        return Err(unsupported(format!(
+            "QEMU shows a guest once in each way; of the <graphics> of type '{kind}' keep one"
+        )));
+    }
+    match kind {
         "vnc" => vnc(builder, graphics),
         "spice" => spice(builder, graphics),
         "sdl" => {
