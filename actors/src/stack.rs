@@ -123,6 +123,14 @@ impl Stack {
         self.ask_file(Request::Connect { key: key.to_owned(), socket: socket.to_owned() }).await
     }
 
+    /// Makes a listening unix socket in a helper's guest folder.
+    ///
+    /// # Errors
+    /// A name that is no plain file name; what the disk says.
+    pub async fn listen_for_helper(&self, key: &str, socket: &str) -> Result<OwnedFd, Error> {
+        self.ask_file(Request::Listen { key: key.to_owned(), socket: socket.to_owned() }).await
+    }
+
     /// Opens a terminal that a helper made.
     ///
     /// # Errors

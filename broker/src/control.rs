@@ -1,13 +1,16 @@
 //! The control socket: what only the stack's owner may ask. Serves the `stack` table to whoever may open the socket, which
 //! lies in a folder of the owner's.
 
+use crate::public::identity;
 use crate::{Client, Handle, OpenError, WeakHandle};
 use bulkhead_wire::channel::{self, Serve};
 use bulkhead_wire::control::Identity;
 use bulkhead_wire::descriptor::Descriptor;
+use bulkhead_wire::dispatch::Answer;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::frame::Token;
 use bulkhead_wire::link::LinkError;
+use bulkhead_wire::table::stack::{channel_open, driver_hold, driver_release, stack_status, stack_stop};
 use bulkhead_wire::table::{CallContext, CallInfo, Driver, find, stack};
 use bulkhead_wire::types::StackStatus;
 use std::os::fd::OwnedFd;
@@ -42,34 +45,23 @@ pub(crate) fn bind(run: &Path) -> Result<UnixListener, OpenError> {
     let (path, _handle) = crate::root::short_socket_path(run, SOCKET).map_err(failed)?;
     // Ours to remove: the root's lock is held.
     let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(&path).map_err(failed)?;
-    Ok(listener)
+    UnixListener::bind(&path).map_err(failed)
 }
 
 /// Accepts until the stack ends.
 pub(crate) async fn accept(listener: UnixListener, stack: WeakHandle) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::error!(%error, "control socket");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
+        let accepted = listener.accept().await;
+        let Ok((stream, _)) = accepted.inspect_err(|error| tracing::error!(%error, "control socket")) else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
         };
-        let Ok(peer) = stream.peer_cred() else { continue };
-        let own = nix::unistd::getuid().as_raw();
-        if peer.uid() != own && peer.uid() != 0 {
-            tracing::warn!(uid = peer.uid(), "refused on the control socket");
+        let Ok(identity) = identity(&stream, false) else { continue };
+        if ![0, nix::unistd::getuid().as_raw()].contains(&identity.uid) {
+            tracing::warn!(uid = identity.uid, "refused on the control socket");
             continue;
         }
-        let identity = Identity {
-            uid: peer.uid(),
-            gid: peer.gid(),
-            pid: peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0),
-            read_only: false,
-        };
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
             tracing::warn!(pid = identity.pid, "turned away: {CONNECTIONS_MAX} connections are open");
             continue;
@@ -77,23 +69,16 @@ pub(crate) async fn accept(listener: UnixListener, stack: WeakHandle) {
         let Some(stack) = stack.upgrade() else { return };
         let session = Arc::new(Session { stack, identity, clients: Mutex::default() });
         tokio::spawn(async move {
-            if let Ok(stream) = stream.into_std() {
-                let server = Arc::clone(&session);
-                match channel::serve_stranger(OwnedFd::from(stream), server, HELLO_WITHIN, BODY_MAX_BYTES)
-                    .await
-                {
-                    LinkError::Closed => {}
-                    error => tracing::warn!(pid = session.identity.pid, %error, "control connection ended"),
-                }
+            let (Ok(stream), server) = (stream.into_std(), Arc::clone(&session)) else { return };
+            match channel::serve_stranger(stream.into(), server, HELLO_WITHIN, BODY_MAX_BYTES).await {
+                LinkError::Closed => {}
+                error => tracing::warn!(pid = session.identity.pid, %error, "control connection ended"),
             }
             session.clients.lock().unwrap_or_else(PoisonError::into_inner).clear();
             drop(place);
         });
     }
 }
-
-/// The table's server for one connection.
-struct Calls(Arc<Session>);
 
 impl Serve for Session {
     fn find(&self, operation: u16) -> Option<&'static CallInfo> {
@@ -105,63 +90,42 @@ impl Serve for Session {
         Ok(())
     }
 
-    fn serve(
-        self: &Arc<Self>,
-        call: CallContext,
-        body: Vec<u8>,
-        files: Vec<OwnedFd>,
-    ) -> bulkhead_wire::dispatch::Answer {
-        stack::dispatch(Arc::new(Calls(Arc::clone(self))), call, body, files)
+    fn serve(self: &Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
+        stack::dispatch(Arc::clone(self), call, body, files)
     }
 }
 
-impl stack::Server for Calls {
-    async fn stack_status(
-        &self,
-        _call: CallContext,
-        _arguments: stack::stack_status::Arguments,
-    ) -> Result<StackStatus, Error> {
-        self.0.stack.status().await
+impl stack::Server for Session {
+    async fn stack_status(&self, _: CallContext, _: stack_status::Arguments) -> Result<StackStatus, Error> {
+        self.stack.status().await
     }
 
     async fn channel_open(
         &self,
-        _call: CallContext,
-        arguments: stack::channel_open::Arguments,
+        _: CallContext,
+        wish: channel_open::Arguments,
     ) -> Result<(Descriptor, Token), Error> {
-        let identity = Identity { read_only: arguments.read_only, ..self.0.identity.clone() };
-        let client = self.0.stack.client_up(identity).await?;
+        let identity = Identity { read_only: wish.read_only, ..self.identity.clone() };
+        let client = self.stack.client_up(identity).await?;
         let token = client.token();
-        self.0.clients.lock().unwrap_or_else(PoisonError::into_inner).push(client);
-        let socket = self.0.stack.channel(token, arguments.driver).await?.map_err(|reason| {
-            let message = format!("The {} driver is out of service: {reason}", arguments.driver);
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).push(client);
+        let socket = self.stack.channel(token, wish.driver).await?.map_err(|reason| {
+            let message = format!("The {} driver is out of service: {reason}", wish.driver);
             Error::new(Code::OPERATION_FAILED, Origin::RPC, message)
         })?;
         Ok((Descriptor::new(socket), token))
     }
 
-    async fn driver_hold(
-        &self,
-        _call: CallContext,
-        arguments: stack::driver_hold::Arguments,
-    ) -> Result<(), Error> {
-        self.0.stack.hold(arguments.driver).await
+    async fn driver_hold(&self, _: CallContext, wish: driver_hold::Arguments) -> Result<(), Error> {
+        self.stack.hold(wish.driver).await
     }
 
-    async fn driver_release(
-        &self,
-        _call: CallContext,
-        arguments: stack::driver_release::Arguments,
-    ) -> Result<(), Error> {
-        self.0.stack.release(arguments.driver).await
+    async fn driver_release(&self, _: CallContext, wish: driver_release::Arguments) -> Result<(), Error> {
+        self.stack.release(wish.driver).await
     }
 
-    async fn stack_stop(
-        &self,
-        _call: CallContext,
-        _arguments: stack::stack_stop::Arguments,
-    ) -> Result<(), Error> {
-        self.0.stack.stop().await;
+    async fn stack_stop(&self, _: CallContext, _: stack_stop::Arguments) -> Result<(), Error> {
+        self.stack.stop().await;
         Ok(())
     }
 }

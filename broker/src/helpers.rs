@@ -143,7 +143,11 @@ pub(crate) fn connect(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd,
     Ok(socket)
 }
 
-fn listener(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd, Error> {
+/// Makes a listening socket in a helper's guest folder.
+///
+/// # Errors
+/// A name that leads elsewhere; what the disk says.
+pub(crate) fn listener(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd, Error> {
     if name.is_empty() || name.contains('/') || name.len() > 64 {
         return Err(refused(key, "a socket's name is no plain file name"));
     }

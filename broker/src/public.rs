@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 /// Where libvirt's clients find a stack, and who may come.
@@ -68,6 +68,13 @@ fn listen(folder: &Path, name: &str, mode: u32, group: Option<u32>) -> io::Resul
     UnixListener::from_std(listener)
 }
 
+/// Who is at the other end of a connection.
+pub(crate) fn identity(stream: &UnixStream, read_only: bool) -> io::Result<Identity> {
+    let peer = stream.peer_cred()?;
+    let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+    Ok(Identity { uid: peer.uid(), gid: peer.gid(), pid, read_only })
+}
+
 /// Accepts for as long as the stack takes what comes.
 pub(crate) fn accept(listeners: Vec<(UnixListener, bool)>) -> mpsc::Receiver<Connected> {
     let (connections, connected) = mpsc::channel(CONNECTED);
@@ -78,10 +85,7 @@ pub(crate) fn accept(listeners: Vec<(UnixListener, bool)>) -> mpsc::Receiver<Con
                 let connection = tokio::select! {
                     // Dropped half-way, it has accepted nobody.
                     accepted = listener.accept() => accepted.and_then(|(stream, _)| {
-                        let peer = stream.peer_cred()?;
-                        let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-                        let identity = Identity { uid: peer.uid(), gid: peer.gid(), pid, read_only };
-                        Ok((identity, OwnedFd::from(stream.into_std()?)))
+                        Ok((identity(&stream, read_only)?, OwnedFd::from(stream.into_std()?)))
                     }),
                     () = connections.closed() => break,
                 };

@@ -638,6 +638,11 @@ impl Stack {
                 helpers::connect(&self.root.layout, &key, &socket)
                     .map(|socket| Response::File(Descriptor::new(socket)))
             }
+            Request::Listen { key, socket } => {
+                self.own_helper(driver, &key)?;
+                helpers::listener(&self.root.layout, &key, &socket)
+                    .map(|socket| Response::File(Descriptor::new(socket)))
+            }
             Request::Terminal { key, path } => {
                 helpers::terminal(&self.own_helper(driver, &key)?.record, &path)
                     .map(|file| Response::File(Descriptor::new(file)))

@@ -1,5 +1,4 @@
 //! A loaded machine is no hung driver.
-#![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
 
 use bulkhead_tests::fixture::{Root, SERIAL_PTY, driver, figure, guest_files, skip, ticker_xml};
 use std::process::{Child, Command};

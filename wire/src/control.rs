@@ -131,6 +131,13 @@ pub enum Request {
         /// The socket's file name.
         socket: String,
     },
+    /// Make a listening unix socket in a helper's guest folder.
+    Listen {
+        /// The helper's key.
+        key: String,
+        /// The socket's file name.
+        socket: String,
+    },
     /// Open a terminal that a helper made (`/dev/pts/4`).
     Terminal {
         /// The helper's key.

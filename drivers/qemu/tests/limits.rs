@@ -32,6 +32,9 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.as_slice() {
         [_, read, file] if read == "--read" => read_below_limits(Path::new(file)),
+        [_, damage, folder, seed] if damage == "--damage" => {
+            read_damaged(Path::new(folder), seed.parse().unwrap())
+        }
         // Asked by the test runner for a list of tests, or for another test.
         [_, rest @ ..] if rest.iter().any(|word| word == "--list") => println!("limits: test"),
         _ => all_documents(),
@@ -53,6 +56,128 @@ fn read_below_limits(file: &Path) {
     let used = getrusage(UsageWho::RUSAGE_SELF).unwrap();
     let cpu = used.user_time() + used.system_time();
     println!("{} {} {verdict}", cpu.num_microseconds(), used.max_rss());
+}
+
+/// The child that reads every domain of the corpus after it was damaged, each within the limits of one document.
+fn read_damaged(folder: &Path, seed: u64) {
+    setrlimit(Resource::RLIMIT_AS, MEMORY, MEMORY).unwrap();
+    let host = Host::qemu_10_0(Arc::new(CountedIdentifiers::default()));
+    let mut numbers = Numbers(seed);
+    let mut names: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    let used = || Duration::from(nix::time::clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap());
+    let (mut accepted, mut refused) = (0, 0);
+    for name in names {
+        let mut document = std::fs::read(&name).unwrap();
+        for _ in 0..=numbers.below(4) {
+            damage(&mut document, &mut numbers);
+        }
+        let before = used();
+        let read = Definition::read(&document, &host, Purpose::Define).and_then(|definition| {
+            let again = Definition::read(definition.to_xml(true).as_bytes(), &host, Purpose::Define);
+            assert!(again.is_ok(), "{}: what was written is not read again: {again:?}", name.display());
+            definition.native(&host)
+        });
+        let spent = used() - before;
+        // Twice the time of one document: it was read twice.
+        assert!(spent < CPU * 2, "{}: {spent:?}", name.display());
+        match read {
+            Ok(_) => accepted += 1,
+            Err(error) => {
+                refused += 1;
+                assert!(!error.message.is_empty());
+            }
+        }
+    }
+    println!("{accepted} damaged documents are accepted and {refused} refused");
+}
+
+/// Numbers that look random and are the same for the same seed.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % end.max(1)
+    }
+}
+
+/// What values are replaced by: the ends of ranges, and what is no value at all.
+const VALUES: &[&str] = &[
+    "",
+    "0",
+    "-1",
+    "1",
+    "255",
+    "256",
+    "65535",
+    "4294967295",
+    "4294967296",
+    "18446744073709551615",
+    "0x",
+    "0xffffffff",
+    "yes",
+    "none",
+    "auto",
+    "virtio",
+    "pci",
+    "usb",
+    "\u{e9}",
+    "../..",
+    "a,b=c",
+    "%s",
+    "&#10;",
+    "0-4294967295",
+];
+
+/// One fault: a value, an element or some bytes are not what they were.
+fn damage(document: &mut Vec<u8>, numbers: &mut Numbers) {
+    let length = document.len();
+    let from = numbers.below(length);
+    let next = |document: &[u8], from: usize, byte: &[u8]| {
+        document.get(from..)?.iter().position(|other| byte.contains(other)).map(|at| from + at)
+    };
+    match numbers.below(12) {
+        // Another value of an attribute.
+        0..=6 => {
+            let Some(equals) = next(document, from, b"=") else { return };
+            let Some(&quote) = document.get(equals + 1).filter(|byte| matches!(byte, b'\'' | b'"')) else {
+                return;
+            };
+            let Some(end) = next(document, equals + 2, &[quote]) else { return };
+            let value = VALUES[numbers.below(VALUES.len())];
+            document.splice(equals + 2..end, value.bytes());
+        }
+        // An element without content twice, or gone.
+        7 | 8 => {
+            let Some(start) = next(document, from, b"<") else { return };
+            let Some(end) = next(document, start, b">").filter(|end| document[end - 1] == b'/') else {
+                return;
+            };
+            if numbers.below(2) == 0 {
+                document.drain(start..=end);
+            } else {
+                let twice = document[start..=end].to_vec();
+                document.splice(start..start, twice);
+            }
+        }
+        // A text is another one.
+        9 | 10 => {
+            let Some(start) = next(document, from, b">") else { return };
+            let Some(end) = next(document, start, b"<") else { return };
+            let value = VALUES[numbers.below(VALUES.len())];
+            document.splice(start + 1..end, value.bytes());
+        }
+        // A byte is another one, or the rest is missing.
+        _ => {
+            if numbers.below(8) == 0 {
+                document.truncate(from);
+            } else if let Some(byte) = document.get_mut(from) {
+                *byte = u8::try_from(numbers.below(256)).unwrap();
+            }
+        }
+    }
 }
 
 /// What a child said.
@@ -136,6 +261,23 @@ fn all_documents() {
         }
     }
     println!("{refused} malformed documents are refused as stock does, {decided} as malformed.txt says");
+    let rounds = std::env::var("BULKHEAD_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
+    for seed in 1..=rounds {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .arg("--damage")
+            .arg(corpus.join("domain"))
+            .arg(seed.to_string())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout).into_owned();
+        assert!(
+            child.status.success(),
+            "seed {seed}: {}: {}",
+            child.status,
+            String::from_utf8_lossy(&child.stderr)
+        );
+        print!("{said}");
+    }
     println!("at most {slowest} us of CPU and {largest} KiB of memory for one");
 }
 

@@ -16,7 +16,7 @@ fn descriptors(count: u8) -> Vec<OwnedFd> {
 }
 
 /// Reads a message of that type; what is accepted is written again as it was.
-fn bincode<T: Serialize + DeserializeOwned>(count: u8, bytes: &[u8]) -> bool {
+fn private<T: Serialize + DeserializeOwned>(count: u8, bytes: &[u8]) -> bool {
     let Ok(message) = codec::decode::<T>(bytes, descriptors(count)) else { return false };
     let (again, files) = codec::encode(&message).expect("what was decoded can be encoded");
     assert_eq!(files.len(), usize::from(count % 5), "the message has the descriptors that came");
@@ -53,12 +53,12 @@ pub fn header(bytes: &[u8]) -> bool {
 pub fn message(bytes: &[u8]) -> bool {
     let [count, which, rest @ ..] = bytes else { return false };
     match which % 6 {
-        0 => bincode::<ToDriver>(*count, rest),
-        1 => bincode::<FromDriver>(*count, rest),
-        2 => bincode::<DomainEvent>(*count, rest),
-        3 => bincode::<Error>(*count, rest),
-        4 => bincode::<Request>(*count, rest),
-        _ => bincode::<Response>(*count, rest),
+        0 => private::<ToDriver>(*count, rest),
+        1 => private::<FromDriver>(*count, rest),
+        2 => private::<DomainEvent>(*count, rest),
+        3 => private::<Error>(*count, rest),
+        4 => private::<Request>(*count, rest),
+        _ => private::<Response>(*count, rest),
     }
 }
 
@@ -78,7 +78,7 @@ impl Nth<'_> {
             self.accepted = if self.xdr {
                 xdr_of::<T>(self.count, self.bytes)
             } else {
-                bincode::<T>(self.count, self.bytes)
+                private::<T>(self.count, self.bytes)
             };
         }
         self.seen += 1;

@@ -77,7 +77,7 @@ fn devices<'a>(root: &'a Element, name: &'a str) -> impl Iterator<Item = &'a Ele
 
 fn missing_path(device: &Element, origin: Origin, path: &str) -> Error {
     let message = format!("the host has no '{path}'; remove the device or provide it");
-    place::of_device(device, Error::new(Code::SYSTEM_ERROR, origin, message))
+    place::of_device(device, &Error::new(Code::SYSTEM_ERROR, origin, message))
 }
 
 /// An emulated guest gets no CPU that only the host's own can be.
@@ -87,7 +87,7 @@ fn cpu_mode(root: &Element, context: &Context<'_>, _: &Facilities) -> Result<(),
     let impossible = match mode {
         "host-passthrough" => context.virt_type != "kvm",
         // A model can be emulated where the host's model is one of the guest's architecture.
-        "host-model" => !native && !(context.is_x86() && context.host.arch == "x86_64"),
+        "host-model" => !(native || context.is_x86() && context.host.arch == "x86_64"),
         _ => false,
     };
     if impossible {
@@ -129,7 +129,7 @@ fn volumes(root: &Element, _: &Context<'_>, _: &Facilities) -> Result<(), Error>
         Some(disk) => {
             let pool = disk.path_attr("source", "pool").unwrap_or_default();
             let message = format!("there is no storage pool '{pool}'; name the volume's file instead");
-            Err(place::of_device(disk, Error::new(NO_POOL, STORAGE, message)))
+            Err(place::of_device(disk, &Error::new(NO_POOL, STORAGE, message)))
         }
         None => Ok(()),
     }
@@ -141,7 +141,7 @@ fn networks(root: &Element, _: &Context<'_>, host: &Facilities) -> Result<(), Er
             let network = listen.attr("network").unwrap_or_default();
             if !host.networks.iter().any(|known| known == network) {
                 let message = format!("there is no network '{network}' to listen on; define it first");
-                return Err(place::of_device(graphics, Error::new(NO_NETWORK, NETWORK, message)));
+                return Err(place::of_device(graphics, &Error::new(NO_NETWORK, NETWORK, message)));
             }
         }
     }
@@ -281,7 +281,7 @@ fn servers(root: &Element, _: &Context<'_>, host: &Facilities) -> Result<(), Err
     for (device, server) in wanted {
         if !host.servers.iter().any(|known| known == server) {
             let message = format!("the host has no program '{server}' that serves it; install one");
-            return Err(place::of_device(device, Error::new(Code::OPERATION_FAILED, Origin::QEMU, message)));
+            return Err(place::of_device(device, &Error::new(Code::OPERATION_FAILED, Origin::QEMU, message)));
         }
     }
     Ok(())

@@ -16,14 +16,14 @@ pub(super) fn located(error: Error, document: &Element) -> Error {
 }
 
 /// The refusal of a device's part, with the device and its place before it.
-pub(super) fn of_device(device: &Element, error: Error) -> Error {
+pub(super) fn of_device(device: &Element, error: &Error) -> Error {
     // What the driver added itself stands nowhere.
     let place = if device.position == Position::default() {
         String::new()
     } else {
         format!(" ({})", device.position)
     };
-    Error { message: format!("<{}>{place}: {}", device.name, error.message), ..error }
+    Error { message: format!("<{}>{place}: {}", device.name, error.message), ..error.clone() }
 }
 
 /// The first name in angle brackets.

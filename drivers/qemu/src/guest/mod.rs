@@ -11,8 +11,9 @@
 //!
 //! [`view`] is what readers see, [`live`] what is on disk while it runs, [`start`] and [`stop`] the two sagas,
 //! [`monitor_events`] what QEMU tells, [`streams`] what is handed out as open files,
-//! [`prepare`] what a start needs beside the definition, [`tpm`] the TPM beside QEMU, [`save`] and [`image`] the state that a guest goes on from.
+//! [`prepare`] what a start needs beside the definition, [`tpm`] the TPM beside QEMU, [`display`] where displays listen, [`save`] and [`image`] the state that a guest goes on from.
 
+mod display;
 mod image;
 pub(crate) mod live;
 mod monitor_events;

@@ -66,6 +66,24 @@ impl Guest {
             .await
     }
 
+    /// Refuses what a definition may ask for and no guest gets here, before anything is made: left out, the guest would be
+    /// another than was described.
+    pub(super) fn refuse_what_is_not_served(&self, live: &Element) -> Result<(), Error> {
+        if live.at("memoryBacking/hugepages").is_some() {
+            return Err(self.refused(
+                "its memory can't be in huge pages (<hugepages>), since nothing here reserves any; remove that",
+            ));
+        }
+        let mut devices = live.child("devices").into_iter().flat_map(Element::elements);
+        if devices
+            .any(|device| device.name == "video" && device.path_attr("driver", "name") == Some("vhostuser"))
+        {
+            return Err(self
+                .refused("no process of its own draws its video (<driver name='vhostuser'>); remove that"));
+        }
+        Ok(())
+    }
+
     /// Finds the layers below each disk that does not name them, and writes them into the live XML.
     pub(super) async fn prepare_layers(&self, live: &mut Element) -> Result<(), Error> {
         let Some(devices) = live.child_mut("devices") else {

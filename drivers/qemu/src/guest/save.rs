@@ -149,7 +149,7 @@ impl Guest {
 
     /// Stores the guest's state and ends it.
     pub(crate) async fn managed_save(&mut self, flags: u32, job: &Job) -> Result<(), Error> {
-        let monitor = self.monitor()?;
+        let monitor = self.attached().await?;
         if self.persistent.is_none() {
             return Err(self.invalid("a transient domain has no definition to store its state beside"));
         }

@@ -11,7 +11,6 @@ use super::{COMMAND_WITHIN, Guest, GuestHandle, Process, Running, lifecycle};
 use crate::args::{self, CommandLine, Paths, Purpose, Rendering};
 use crate::capabilities::Capabilities;
 use crate::domain::Definition;
-use crate::monitor::commands::Protocol;
 use crate::monitor::{Entry, Monitor, Notice, Options};
 use bulkhead_actors::fault;
 use bulkhead_actors::job::Job;
@@ -166,27 +165,6 @@ impl Guest {
         Ok(())
     }
 
-    /// Displays with a password let nobody in until it is set.
-    async fn set_display_password(&self, monitor: &Monitor) -> Result<(), Error> {
-        let live = Arc::clone(&self.active()?.live);
-        let displays = live.child("devices").into_iter().flat_map(|devices| devices.all("graphics"));
-        for display in displays {
-            let protocol = match display.attr("type") {
-                Some("vnc") => Protocol::Vnc,
-                Some("spice") => Protocol::Spice,
-                _ => continue,
-            };
-            if let Some(password) = display.attr("passwd") {
-                monitor
-                    .within(COMMAND_WITHIN)
-                    .set_password(protocol, password, None)
-                    .await
-                    .map_err(|error| self.monitor_error(&error))?;
-            }
-        }
-        Ok(())
-    }
-
     async fn launch(
         &self,
         definition: Definition,
@@ -202,6 +180,8 @@ impl Guest {
         let mut live = definition.live(id.unsigned_abs());
         // From now on it can be seen, and destroyed.
         self.publish_start(id, &live);
+        self.refuse_what_is_not_served(&live)?;
+        self.place_displays(&mut live, &environment.layout.guest(&key))?;
         self.prepare_variables(&live).await?;
         self.prepare_layers(&mut live).await?;
         let capabilities = self.unless_destroyed(environment.capabilities(&definition.root)).await?;
@@ -266,6 +246,7 @@ impl Guest {
             }
         };
         self.name_terminals(&attached, pid, &mut live).await?;
+        self.open_displays(&attached, &live).await?;
         if let Some(stored) = stored {
             self.unless_destroyed(self.restore(&attached, stored, job)).await?;
         }
@@ -741,7 +722,9 @@ fn disk_files(disk: &Element, files: &mut Vec<(PathBuf, Access)>) {
 fn needs_network(live: &Element) -> bool {
     live.child("devices").into_iter().flat_map(Element::elements).any(|device| match device.name.as_str() {
         "interface" => device.attr("type") == Some("user"),
-        "graphics" => matches!(device.attr("type"), Some("vnc" | "spice")),
+        "graphics" => {
+            matches!(device.attr("type"), Some("vnc" | "spice")) && !super::display::is_on_socket(device)
+        }
         "serial" | "parallel" | "console" | "channel" => {
             matches!(device.attr("type"), Some("tcp" | "udp"))
         }

@@ -187,6 +187,11 @@ impl<'a> Commands<'a> {
         answer.await.map(drop)
     }
 
+    /// `display-update`: has the VNC display listen on a socket that QEMU was given under this name.
+    pub async fn display_listen(self, name: &str) -> Answer<()> {
+        self.tell("display-update", json!({"type": "vnc", "addresses": [{"type": "fd", "str": name}]})).await
+    }
+
     /// `add-fd`: gives QEMU a descriptor in a set, a new one unless `set` names it.
     pub async fn add_fd(
         self,

@@ -52,7 +52,6 @@ impl Canonical {
     }
 
     /// The first difference, for a person.
-    #[allow(dead_code)]
     pub(crate) fn difference(&self, other: &Self) -> String {
         let lists = [(&self.ordered, &other.ordered), (&self.others, &other.others)];
         for (ours, theirs) in lists {

@@ -81,6 +81,8 @@ fn vnc(builder: &mut Builder<'_>, graphics: &Element) -> Result<(), Error> {
     let own = Element::new("listen").with("type", "address");
     let listen = graphics.child("listen").unwrap_or(&own);
     let mut list = match listen.attr("type") {
+        // It is told later where to listen: it may not make a socket.
+        Some("socket") if builder.launches() => KeyValues::new("none"),
         Some("socket") => {
             let path = socket_path(builder, listen, "vnc");
             KeyValues::empty().with("vnc", format!("unix:{path}"))

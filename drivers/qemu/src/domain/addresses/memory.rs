@@ -24,7 +24,7 @@ pub(super) fn assign(devices: &mut Element, context: &Context) -> Result<(), Err
                 Origin::QEMU,
                 "all slots of <maxMemory> are taken; add slots to it",
             );
-            return Err(super::super::place::of_device(module, error));
+            return Err(super::super::place::of_device(module, &error));
         };
         taken.insert(free);
         set_address(module, Element::new("address").with("type", "dimm").with("slot", free.to_string()));

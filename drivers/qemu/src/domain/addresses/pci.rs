@@ -157,12 +157,12 @@ fn collect(all: &Element, context: &Context, may_grow: bool) -> Result<Buses, Er
         };
         if !local {
             let error = refuse::xml("a guest's PCI addresses are in domain 0; change 'domain'");
-            return Err(place::of_device(device, error));
+            return Err(place::of_device(device, &error));
         }
         let Some(kind) = plug(device, context) else {
             continue;
         };
-        buses.reserve(place, kind, true).map_err(|error| place::of_device(device, error))?;
+        buses.reserve(place, kind, true).map_err(|error| place::of_device(device, &error))?;
     }
     Ok(buses)
 }

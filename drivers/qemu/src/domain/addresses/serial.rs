@@ -45,12 +45,12 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
         if let Some((controller, port)) = complete(device) {
             if controllers.get(&controller).is_some_and(|ports| port >= (*ports).max(SERIAL_PORTS + 1)) {
                 let message = format!("there is no port {port} on virtio-serial controller {controller}");
-                return Err(place::of_device(device, refuse::xml(message)));
+                return Err(place::of_device(device, &refuse::xml(message)));
             }
             if !taken.insert((controller, port)) {
                 let message =
                     format!("port {port} of virtio-serial controller {controller} is used twice; change one");
-                return Err(place::of_device(device, refuse::xml(message)));
+                return Err(place::of_device(device, &refuse::xml(message)));
             }
         }
     }
@@ -192,7 +192,7 @@ fn assign_ccw(devices: &mut Element) -> Result<(), Error> {
             let devno = part(address, "devno");
             if !taken.insert(devno | part(address, "ssid") << 16) {
                 let message = format!("CCW device number {devno:#06x} is used twice; change one");
-                return Err(place::of_device(device, refuse::xml(message)));
+                return Err(place::of_device(device, &refuse::xml(message)));
             }
         }
     }
@@ -245,7 +245,7 @@ fn assign_virtual_io(devices: &mut Element, context: &Context) -> Result<(), Err
             && !taken.insert(part(address, "reg"))
         {
             let message = format!("sPAPR address {:#x} is used twice; change one", part(address, "reg"));
-            return Err(place::of_device(device, Error::new(Code::XML_ERROR, Origin::QEMU, message)));
+            return Err(place::of_device(device, &Error::new(Code::XML_ERROR, Origin::QEMU, message)));
         }
     }
     for name in ["interface", "controller", "serial", "nvram", "tpm"] {

@@ -115,7 +115,7 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
     }
     for device in devices.elements().filter(|device| is_usb(device) && device.name != "hub") {
         if let Some((bus, path)) = given(device) {
-            topology.take(bus, path).map_err(|error| place::of_device(device, error))?;
+            topology.take(bus, path).map_err(|error| place::of_device(device, &error))?;
         }
     }
     for name in ORDER {
