@@ -6,7 +6,7 @@ use crate::stack::Stack;
 use bulkhead_sandbox::{Profile, Report, confine};
 use bulkhead_wire::channel::{self, Serve};
 use bulkhead_wire::codec;
-use bulkhead_wire::control::{FromDriver, Identity, Side, ToDriver, Welcome};
+use bulkhead_wire::control::{FromDriver, Helper, Identity, Side, ToDriver, Welcome};
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::dispatch::Answer;
 use bulkhead_wire::error::{Code, Error, Origin};
@@ -63,6 +63,10 @@ pub struct Connection {
 pub struct Start {
     /// What the broker said.
     pub welcome: Welcome,
+    /// What earlier incarnations deposited.
+    pub deposits: Vec<(String, Descriptor)>,
+    /// Helpers of this driver that run.
+    pub helpers: Vec<Helper>,
     /// The way to the broker and to other drivers.
     pub stack: Stack,
     /// Ends of this driver's helpers.
@@ -237,9 +241,14 @@ async fn run<D: DriverLogic>(socket: OwnedFd, report: Report) -> Result<(), Stri
     });
     let stack = Stack::new(outbox);
     stack.say(&FromDriver::Confined { in_force: report.in_force, missing: report.missing }).await;
-    let mut welcome = match next(&mut reader).await.map_err(|error| error.to_string())? {
-        ToDriver::Welcome(welcome) => *welcome,
-        other => return Err(format!("expected a welcome, got {other:?}")),
+    let (mut deposits, mut helpers) = (Vec::new(), Vec::new());
+    let mut welcome = loop {
+        match next(&mut reader).await.map_err(|error| error.to_string())? {
+            ToDriver::Deposits(some) => deposits.extend(some),
+            ToDriver::Helpers(some) => helpers.extend(some),
+            ToDriver::Welcome(welcome) => break *welcome,
+            other => return Err(format!("expected a welcome, got {other:?}")),
+        }
     };
     let rules = welcome.faults.drain(..).map(|rule| fault::Rule {
         point: rule.point,
@@ -254,7 +263,7 @@ async fn run<D: DriverLogic>(socket: OwnedFd, report: Report) -> Result<(), Stri
     let (ends, helper_ends) = mpsc::channel(ENDS);
     let (arrivals, connections) = mpsc::channel(CONNECTIONS);
     let mut recovering = tokio::spawn(recover::<D>(
-        Start { welcome, stack: stack.clone(), helper_ends, connections },
+        Start { welcome, deposits, helpers, stack: stack.clone(), helper_ends, connections },
         Arc::clone(&serving),
     ));
     let mut recovered = false;
@@ -307,7 +316,9 @@ async fn heard<D: DriverLogic>(
     arrivals: &mpsc::Sender<Connection>,
 ) -> Option<Leave> {
     match message {
-        ToDriver::Welcome(_) => tracing::warn!("welcomed twice"),
+        ToDriver::Welcome(_) | ToDriver::Deposits(_) | ToDriver::Helpers(_) => {
+            tracing::warn!("welcomed twice");
+        }
         ToDriver::ChannelUp { peer, side, client, socket } => {
             let socket = socket.into_owned()?;
             match side {

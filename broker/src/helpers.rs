@@ -10,7 +10,8 @@ use crate::launcher::{self, Command};
 use crate::root;
 use bulkhead_sandbox::profile::{FileRule, Place};
 use bulkhead_sandbox::{Access as Rights, profiles};
-use bulkhead_wire::control::{Access, HelperRequest, Layout};
+use bulkhead_wire::control::{Access, Helper, HelperRequest, Layout};
+use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
@@ -64,6 +65,18 @@ pub(crate) struct Record {
 pub(crate) struct Running {
     pub(crate) record: Record,
     pub(crate) pidfd: OwnedFd,
+}
+
+impl Running {
+    /// What its driver is told of it.
+    pub(crate) fn describe(&self) -> io::Result<Helper> {
+        Ok(Helper {
+            key: self.record.key.clone(),
+            pid: self.record.pid,
+            start_ticks: self.record.start_ticks,
+            process: Descriptor::new(self.pidfd.try_clone()?),
+        })
+    }
 }
 
 pub(crate) fn refused(key: &str, why: impl std::fmt::Display) -> Error {
@@ -255,7 +268,7 @@ pub(crate) fn start(
     if !descriptors.iter().any(|(number, _)| *number == 1) {
         descriptors.push((1, null().map_err(system("Can't open /dev/null"))?));
     }
-    let errors = match request.errors.and_then(bulkhead_wire::descriptor::Descriptor::into_owned) {
+    let errors = match request.errors.and_then(Descriptor::into_owned) {
         Some(file) => file,
         None => null().map_err(system("Can't open /dev/null"))?,
     };

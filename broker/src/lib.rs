@@ -13,6 +13,7 @@ mod public;
 pub mod root;
 mod stack;
 pub mod supervisor;
+mod welcome;
 
 pub use public::Sockets;
 pub use root::{Mode, RootError};

@@ -47,7 +47,8 @@ const fn manifest(driver: Driver, program: &'static str) -> Manifest {
 
 /// All drivers, in the order in which they are started.
 pub static MANIFESTS: &[Manifest] = &[
-    manifest(Driver::Log, "bulkhead-log"),
+    // A pipe for each guest's QEMU, and others for its TPM.
+    Manifest { deposits_max: 4096, ..manifest(Driver::Log, "bulkhead-log") },
     manifest(Driver::Network, "bulkhead-network"),
     Manifest {
         calls: &[Driver::Network, Driver::Log],

@@ -12,9 +12,7 @@ use crate::root::{Mode, Root};
 use crate::supervisor::{Action, Event, Phase, Supervisor};
 use bulkhead_sandbox::profiles;
 use bulkhead_wire::codec;
-use bulkhead_wire::control::{
-    FaultRule, FromDriver, Helper, Identity, Request, Response, Side, ToDriver, Welcome,
-};
+use bulkhead_wire::control::{FaultRule, FromDriver, Identity, Request, Response, Side, ToDriver};
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::frame::{Header, Kind, Token};
@@ -26,7 +24,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -118,7 +116,7 @@ const CONNECTIONS_OF_USER_MAX: usize = 1024;
 const WAITING_MAX: usize = 4096;
 
 /// A connection of a client of libvirt's protocol.
-struct Connection {
+pub(crate) struct Connection {
     socket: OwnedFd,
     /// What the gateway's next process has to know of it, in the gateway's own words.
     state: OwnedFd,
@@ -127,17 +125,17 @@ struct Connection {
 }
 
 pub(crate) struct Stack {
-    config: Config,
-    root: Root,
+    pub(crate) config: Config,
+    pub(crate) root: Root,
     began: Instant,
-    supervisor: Supervisor,
+    pub(crate) supervisor: Supervisor,
     alive: BTreeMap<Driver, Alive>,
-    clients: HashMap<Token, Identity>,
+    pub(crate) clients: HashMap<Token, Identity>,
     /// Those of the clients that came over a public socket. The gateway's death does not close them.
-    connections: HashMap<Token, Connection>,
+    pub(crate) connections: HashMap<Token, Connection>,
     waiting: Vec<(Token, Driver, ChannelReply)>,
-    shelf: BTreeMap<(Driver, String), OwnedFd>,
-    helpers: BTreeMap<String, Running>,
+    pub(crate) shelf: BTreeMap<(Driver, String), OwnedFd>,
+    pub(crate) helpers: BTreeMap<String, Running>,
     happenings: mpsc::Sender<Happening>,
     changed: watch::Sender<u64>,
 }
@@ -347,7 +345,7 @@ impl Stack {
         folder
     }
 
-    fn set_aside(&self, driver: Driver) -> Vec<String> {
+    pub(crate) fn set_aside(&self, driver: Driver) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.root.layout.run.join("broker/aside").join(driver.name())) else {
             return Vec::new();
         };
@@ -410,7 +408,7 @@ impl Stack {
     }
 
     /// Sends a message to a driver. One that does not read its link is treated as hung.
-    fn tell(&mut self, driver: Driver, message: &ToDriver) {
+    pub(crate) fn tell(&mut self, driver: Driver, message: &ToDriver) {
         let Some(alive) = self.alive.get(&driver) else {
             return;
         };
@@ -558,51 +556,6 @@ impl Stack {
         }
     }
 
-    fn welcome(&mut self, driver: Driver) -> io::Result<()> {
-        let deposits = self
-            .shelf
-            .iter()
-            .filter(|((owner, _), _)| *owner == driver)
-            .map(|((_, name), file)| Ok((name.clone(), Descriptor::new(file.try_clone()?))))
-            .collect::<io::Result<_>>()?;
-        let helpers = self
-            .helpers
-            .values()
-            .filter(|helper| helper.record.owner == driver.name())
-            .map(describe)
-            .collect::<io::Result<_>>()?;
-        let first = self.supervisor.life(driver).is_none_or(|life| life.incarnation == 1);
-        let welcome = Welcome {
-            incarnation: self.supervisor.life(driver).map_or(1, |life| life.incarnation),
-            layout: self.root.layout.clone(),
-            mode: self.config.mode.name().to_owned(),
-            owner: Some(Descriptor::new(process::open(std::process::id())?)),
-            deposits,
-            helpers,
-            set_aside: self.set_aside(driver),
-            clients: self.clients_of_gateway(driver),
-            programs: helpers::programs(manifest::of(driver).map_or(&[], |manifest| manifest.helpers)),
-            // Only the first incarnation fails, but for rules that say always: what is tested is how the next one finds
-            // things.
-            faults: self
-                .config
-                .faults
-                .iter()
-                .filter(|rule| rule.driver == driver && (rule.nth == 0 || first))
-                .cloned()
-                .collect(),
-        };
-        self.tell(driver, &ToDriver::Welcome(Box::new(welcome)));
-        Ok(())
-    }
-
-    /// The clients that this driver hears of from the gateway.
-    fn clients_of_gateway(&self, driver: Driver) -> Vec<(Token, Identity)> {
-        let called = manifest::of(Driver::Gateway).is_some_and(|gateway| gateway.calls.contains(&driver));
-        let identity = |token: &Token| self.clients.get(token).map(|identity| (*token, identity.clone()));
-        self.connections.keys().filter(|_| called).filter_map(identity).collect()
-    }
-
     fn answer(&mut self, driver: Driver, request: Request) -> Result<Response, Error> {
         let manifest = manifest::of(driver)
             .ok_or_else(|| Error::new(Code::INTERNAL, Origin::BROKER, "A driver without a manifest asks"))?;
@@ -623,7 +576,7 @@ impl Stack {
                     helpers::start(&self.root.layout, &self.config.libexec, driver.name(), *request)?;
                 let system =
                     |error: io::Error| Error::system(Origin::BROKER, "Can't watch the helper", &error);
-                let described = describe(&running).map_err(system)?;
+                let described = running.describe().map_err(system)?;
                 self.watch_helper(&running);
                 self.helpers.insert(running.record.key.clone(), running);
                 Ok(Response::Helper(described))
@@ -838,15 +791,6 @@ fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 fn channel(peer: Driver, side: Side, client: Option<Identity>, socket: OwnedFd) -> ToDriver {
     ToDriver::ChannelUp { peer, side, client, socket: Descriptor::new(socket) }
-}
-
-fn describe(helper: &Running) -> io::Result<Helper> {
-    Ok(Helper {
-        key: helper.record.key.clone(),
-        pid: helper.record.pid,
-        start_ticks: helper.record.start_ticks,
-        process: Descriptor::new(helper.pidfd.as_fd().try_clone_to_owned()?),
-    })
 }
 
 fn file_name(object: &str) -> String {

@@ -178,7 +178,12 @@ pub enum Response {
 /// From the broker to a driver.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToDriver {
-    /// The first message, after the driver has confined itself.
+    /// What earlier incarnations deposited. After the driver has confined itself, before the welcome; in as many messages as
+    /// it takes, since only so many descriptors travel with one.
+    Deposits(Vec<(String, Descriptor)>),
+    /// Helpers of this driver that run; as the deposits.
+    Helpers(Vec<Helper>),
+    /// What else a driver needs to know to begin.
     Welcome(Box<Welcome>),
     /// One end of a channel.
     ChannelUp {
@@ -257,10 +262,6 @@ pub struct Welcome {
     pub mode: String,
     /// The process whose end is the driver's end too (the application, the broker).
     pub owner: Option<Descriptor>,
-    /// What earlier incarnations deposited.
-    pub deposits: Vec<(String, Descriptor)>,
-    /// Helpers of this driver that run.
-    pub helpers: Vec<Helper>,
     /// Objects not to be adopted.
     pub set_aside: Vec<String>,
     /// Programs that the host's owner allows for each class of helper.

@@ -33,7 +33,7 @@ fn main() {
     match arguments.as_slice() {
         [_, read, file] if read == "--read" => read_below_limits(Path::new(file)),
         [_, damage, folder, seed] if damage == "--damage" => {
-            read_damaged(Path::new(folder), seed.parse().unwrap())
+            read_damaged(Path::new(folder), seed.parse().unwrap());
         }
         // Asked by the test runner for a list of tests, or for another test.
         [_, rest @ ..] if rest.iter().any(|word| word == "--list") => println!("limits: test"),
