@@ -6,7 +6,7 @@ use crate::stack::Stack;
 use bulkhead_sandbox::{Profile, Report, confine};
 use bulkhead_wire::channel::{self, Serve};
 use bulkhead_wire::codec;
-use bulkhead_wire::control::{FromDriver, Helper, Identity, Side, ToDriver, Welcome};
+use bulkhead_wire::control::{FromDriver, Identity, Side, ToDriver, Welcome};
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::dispatch::Answer;
 use bulkhead_wire::error::{Code, Error, Origin};
@@ -63,10 +63,6 @@ pub struct Connection {
 pub struct Start {
     /// What the broker said.
     pub welcome: Welcome,
-    /// What earlier incarnations deposited.
-    pub deposits: Vec<(String, Descriptor)>,
-    /// Helpers of this driver that run.
-    pub helpers: Vec<Helper>,
     /// The way to the broker and to other drivers.
     pub stack: Stack,
     /// Ends of this driver's helpers.
@@ -166,12 +162,13 @@ impl<D: DriverLogic> Serve for Served<D> {
         if self.is_early(token) { Ok(()) } else { self.permit(info, token) }
     }
 
-    fn serve(self: &Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
+    fn serve(self: &Arc<Self>, mut call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
         let Some(driver) = self.serving.driver.get().cloned() else {
             return Box::pin(async {
                 Err(Error::new(Code::INTERNAL, Origin::RPC, "The driver is not ready"))
             });
         };
+        call.caller = (!self.client && call.token == Token::default()).then_some(self.peer);
         let early = self.is_early(call.token).then(|| Arc::clone(self));
         Box::pin(async move {
             if let Some(served) = early {
@@ -241,15 +238,19 @@ async fn run<D: DriverLogic>(socket: OwnedFd, report: Report) -> Result<(), Stri
     });
     let stack = Stack::new(outbox);
     stack.say(&FromDriver::Confined { in_force: report.in_force, missing: report.missing }).await;
-    let (mut deposits, mut helpers) = (Vec::new(), Vec::new());
+    let mut returned = (Vec::new(), Vec::new());
     let mut welcome = loop {
         match next(&mut reader).await.map_err(|error| error.to_string())? {
-            ToDriver::Deposits(some) => deposits.extend(some),
-            ToDriver::Helpers(some) => helpers.extend(some),
+            ToDriver::Returned { mut deposits, mut helpers } => {
+                returned.0.append(&mut deposits);
+                returned.1.append(&mut helpers);
+            }
             ToDriver::Welcome(welcome) => break *welcome,
             other => return Err(format!("expected a welcome, got {other:?}")),
         }
     };
+    welcome.deposits.append(&mut returned.0);
+    welcome.helpers.append(&mut returned.1);
     let rules = welcome.faults.drain(..).map(|rule| fault::Rule {
         point: rule.point,
         nth: rule.nth,
@@ -263,7 +264,7 @@ async fn run<D: DriverLogic>(socket: OwnedFd, report: Report) -> Result<(), Stri
     let (ends, helper_ends) = mpsc::channel(ENDS);
     let (arrivals, connections) = mpsc::channel(CONNECTIONS);
     let mut recovering = tokio::spawn(recover::<D>(
-        Start { welcome, deposits, helpers, stack: stack.clone(), helper_ends, connections },
+        Start { welcome, stack: stack.clone(), helper_ends, connections },
         Arc::clone(&serving),
     ));
     let mut recovered = false;
@@ -316,9 +317,7 @@ async fn heard<D: DriverLogic>(
     arrivals: &mpsc::Sender<Connection>,
 ) -> Option<Leave> {
     match message {
-        ToDriver::Welcome(_) | ToDriver::Deposits(_) | ToDriver::Helpers(_) => {
-            tracing::warn!("welcomed twice");
-        }
+        ToDriver::Welcome(_) | ToDriver::Returned { .. } => tracing::warn!("welcomed twice"),
         ToDriver::ChannelUp { peer, side, client, socket } => {
             let socket = socket.into_owned()?;
             match side {

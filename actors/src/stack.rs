@@ -99,6 +99,15 @@ impl Stack {
         }
     }
 
+    /// The channel to a driver that is started when it is first needed.
+    ///
+    /// # Errors
+    /// A driver that the manifest does not let this one call.
+    pub async fn peer_on_demand(&self, driver: Driver) -> Result<Caller, Error> {
+        self.ask(Request::Want { peer: driver }).await?;
+        Ok(self.peer(driver))
+    }
+
     /// Asks whether TCP ports are free.
     ///
     /// # Errors

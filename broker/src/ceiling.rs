@@ -1,85 +1,16 @@
 //! Which files a helper may be given at most, whoever asks. The request comes from a driver, which may be captured: it is
 //! judged by what was really opened.
 
-use crate::helpers::refused;
+use crate::helpers::{failed, refused};
+use bulkhead_sandbox::ceiling::{self, DEVICES, NEVER_BY_ANY_NAME};
 use bulkhead_wire::control::{Access, Layout};
-use bulkhead_wire::error::{Error, Origin};
+use bulkhead_wire::error::Error;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-/// Never given to any helper.
-const NEVER: &[&str] = &[
-    "/etc",
-    "/proc",
-    "/sys",
-    "/boot",
-    "/run/systemd",
-    "/run/dbus",
-    "/run/docker.sock",
-    "/run/libvirt",
-    "/run/bulkhead",
-    "/var/lib/bulkhead",
-    "/var/log/bulkhead",
-    "/var/cache/bulkhead",
-    "/var/lib/libvirt/secrets",
-    "/var/lib/private",
-    "/dev/pts",
-];
-
-/// What lies in the former and may be read.
-const BUT_READ: &[&str] = &["/etc/qemu", "/etc/pki/qemu", "/etc/ssl/certs"];
-
-/// Files of which no other name is given either.
-const NEVER_BY_ANY_NAME: &[&str] = &["/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/passwd"];
-
-/// Never given where they stand in anybody's home.
-const SECRETS_OF_USERS: &[&str] = &[
-    ".ssh",
-    ".gnupg",
-    ".aws",
-    ".azure",
-    ".kube",
-    ".docker",
-    ".config",
-    ".pki",
-    ".mozilla",
-    ".password-store",
-    ".netrc",
-    ".git-credentials",
-];
-
-/// Never given for writing: who changes these commands the host.
-const NEVER_WRITTEN: &[&str] = &[
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/run",
-    "/var/spool",
-    "/var/lib/dpkg",
-    "/var/lib/apt",
-    "/var/lib/systemd",
-    "/var/lib/dbus",
-    "/var/lib/polkit-1",
-    "/var/lib/sudo",
-];
-
-/// What lies in the former and may be written: users' own folders.
-const BUT_WRITTEN: &[&str] = &["/run/user", "/run/media"];
-
-/// Device nodes that may be given, besides disks.
-const DEVICES: &[&str] =
-    &["/dev/kvm", "/dev/hwrng", "/dev/random", "/dev/urandom", "/dev/null", "/dev/zero", "/dev/vhost-net"];
-
-fn below(real: &Path, folders: &[&str]) -> bool {
-    folders.iter().any(|folder| real.starts_with(folder))
-}
 
 /// Is it in a folder of the helper's own? A TPM's helpers, whose keys begin with the guest's, also have the folder of its
 /// state; what makes TPMs, the certificate authority's.
@@ -91,33 +22,24 @@ fn is_own(layout: &Layout, class: &str, key: &str, real: &Path) -> bool {
         || class == "swtpm-setup" && real.starts_with(tpms.join("authority"))
 }
 
+/// Does it lie in a folder of the stack?
+fn is_ours(layout: &Layout, real: &Path) -> bool {
+    let ours = [&layout.etc, &layout.run, &layout.log, &layout.cache, &layout.lib];
+    ours.iter().any(|folder| real.starts_with(folder))
+}
+
 /// Why this file is never given, if it is not.
 fn forbidden(layout: &Layout, class: &str, key: &str, real: &Path, writes: bool) -> Option<&'static str> {
     if is_own(layout, class, key, real) {
         return None;
     }
-    let ours = [&layout.etc, &layout.run, &layout.log, &layout.cache, &layout.lib];
     // Firmware variables of guests, which the qemu driver makes, are the one thing of the stack that is given.
-    if ours.into_iter().any(|folder| real.starts_with(folder)) {
+    if is_ours(layout, real) {
         let state = layout.lib.join("qemu");
         let variables = real.starts_with(&state) && !real.starts_with(state.join("swtpm")) && real.is_file();
         return (!variables).then_some("it belongs to the stack or to another guest");
     }
-    if below(real, NEVER) && (writes || !below(real, BUT_READ)) {
-        return Some("it is never given to a guest");
-    }
-    if real.components().any(|part| SECRETS_OF_USERS.iter().any(|secret| part.as_os_str() == *secret)) {
-        return Some("it is a user's secret");
-    }
-    if !writes {
-        return None;
-    }
-    if below(real, NEVER_WRITTEN) && !below(real, BUT_WRITTEN) {
-        return Some("it is part of the system, which no guest writes to; put it elsewhere");
-    }
-    // What shells and programs read at their start.
-    let hidden = real.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    hidden.then_some("no guest writes to a hidden file; give it another name")
+    ceiling::never_given(real, writes)
 }
 
 /// Is it a further name of a file that is never given?
@@ -140,19 +62,19 @@ pub(crate) fn open_checked(
     path: &Path,
     access: Access,
 ) -> Result<OwnedFd, Error> {
-    let system = |what: &'static str| {
-        move |error: io::Error| {
-            Error::system(Origin::BROKER, format!("Can't {what} {}", path.display()), &error)
-        }
-    };
+    let system = |what: &str| format!("Can't {what} {}", path.display());
     let how =
         OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let file = openat2(nix::fcntl::AT_FDCWD, path, how).map_err(|errno| system("open")(errno.into()))?;
-    let real = real_path(&file).map_err(system("look at"))?;
+    let file = openat2(nix::fcntl::AT_FDCWD, path, how).map_err(failed(system("open")))?;
+    let real = real_path(&file).map_err(failed(system("look at")))?;
     let through = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let metadata = fs::metadata(&through).map_err(system("look at"))?;
+    let metadata = fs::metadata(&through).map_err(failed(system("look at")))?;
     let refuse = |why: &str| Err(refused(key, format!("{}: {why}", real.display())));
     let kind = metadata.file_type();
+    // Here nobody has a reason for a second name, which would hide where a file belongs.
+    if kind.is_file() && metadata.nlink() > 1 && is_ours(layout, &real) {
+        return refuse("it has another name");
+    }
     // A device is judged as one, below.
     let writes = access != Access::Read && !kind.is_char_device();
     if let Some(why) = forbidden(layout, class, key, &real, writes) {
@@ -164,12 +86,17 @@ pub(crate) fn open_checked(
     if kind.is_char_device() && !DEVICES.iter().any(|device| real == Path::new(device)) {
         return refuse("it is a device that no guest gets");
     }
-    if kind.is_block_device() && access != Access::Read {
-        // The kernel refuses this for what is mounted, swapped to, or part of something else.
+    if kind.is_block_device() {
+        // The kernel refuses this for what is mounted, swapped to, or part of something else. Who may read such a disk may
+        // read every file of the host. What can't be told is taken for it; an empty drive is none.
         let tried =
             OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_NONBLOCK).open(&through);
-        if tried.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY)) {
-            return refuse("this host uses the disk itself; unmount it first");
+        if let Err(error) = tried
+            && error.raw_os_error() != Some(libc::ENOMEDIUM)
+        {
+            return refuse(&format!(
+                "this host uses the disk itself, or may not open it ({error}); unmount it first"
+            ));
         }
     }
     if kind.is_socket() {
@@ -184,16 +111,15 @@ pub(crate) fn open_checked(
 
 /// Opens a file that a helper writes to, made if it is not there, in a folder that may be given.
 pub(crate) fn open_output(key: &str, layout: &Layout, path: &Path, append: bool) -> Result<OwnedFd, Error> {
-    let system =
-        |error: io::Error| Error::system(Origin::BROKER, format!("Can't open {}", path.display()), &error);
+    let what = || format!("Can't open {}", path.display());
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(refused(key, format!("{} is no file", path.display())));
     };
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY)
         .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let folder = openat2(nix::fcntl::AT_FDCWD, parent, how).map_err(|errno| system(errno.into()))?;
-    let real = real_path(&folder).map_err(system)?.join(name);
+    let folder = openat2(nix::fcntl::AT_FDCWD, parent, how).map_err(failed(what()))?;
+    let real = real_path(&folder).map_err(failed(what()))?.join(name);
     let refuse = |why: &str| Err(refused(key, format!("{}: {why}", real.display())));
     if let Some(why) = forbidden(layout, "", key, &real, true) {
         return refuse(why);
@@ -209,9 +135,8 @@ pub(crate) fn open_output(key: &str, layout: &Layout, path: &Path, append: bool)
         | OFlag::O_NONBLOCK
         | if append { OFlag::O_APPEND } else { OFlag::empty() };
     let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
-    let file =
-        File::from(nix::fcntl::openat(&folder, name, flags, mode).map_err(|errno| system(errno.into()))?);
-    let metadata = file.metadata().map_err(system)?;
+    let file = File::from(nix::fcntl::openat(&folder, name, flags, mode).map_err(failed(what()))?);
+    let metadata = file.metadata().map_err(failed(what()))?;
     if !metadata.is_file() {
         return refuse("it is no plain file");
     }
@@ -219,7 +144,7 @@ pub(crate) fn open_output(key: &str, layout: &Layout, path: &Path, append: bool)
         return refuse("it is another name of a file that is never given to a guest");
     }
     if !append {
-        file.set_len(0).map_err(system)?;
+        file.set_len(0).map_err(failed(what()))?;
     }
     Ok(file.into())
 }

@@ -1,6 +1,6 @@
 //! Helpers: what a driver may ask for, and how a wish becomes a process that outlives the driver.
 //!
-//! A captured driver must not command the broker. A request names a class; the class has a ceiling here: programs that
+//! A captured driver must not command the broker. A request names a class; the class has a ceiling: programs that
 //! the host's owner listed, and files that are never given. The broker opens the files itself, checks what it really
 //! opened, and hands on descriptors.
 
@@ -8,10 +8,10 @@ use crate::ceiling::{open_checked, open_output};
 use crate::launcher::process;
 use crate::launcher::{self, Command};
 use crate::root;
+use bulkhead_sandbox::ceiling::{CEILINGS, Ceiling, PORT_MIN, PROGRAM_FOLDERS, is_fit_variable};
 use bulkhead_sandbox::profile::{FileRule, Place};
 use bulkhead_sandbox::{Access as Rights, profiles};
-use bulkhead_wire::control::{Access, Helper, HelperRequest, Layout};
-use bulkhead_wire::descriptor::Descriptor;
+use bulkhead_wire::control::{Access, HelperRequest, Layout};
 use bulkhead_wire::error::{Code, Error, Origin};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
@@ -24,29 +24,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-
-/// What a class of helper may be given at most.
-#[derive(Debug)]
-pub(crate) struct Ceiling {
-    pub(crate) class: &'static str,
-    /// File names that a program of this class may begin with, in the folders of [`PROGRAM_FOLDERS`].
-    programs: &'static [&'static str],
-    /// May an instance have the stack's network?
-    network: bool,
-}
-
-const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/usr/local/bin", "/usr/libexec"];
-
-pub(crate) static CEILINGS: &[Ceiling] = &[
-    Ceiling { class: "qemu", programs: &["qemu-system-"], network: true },
-    Ceiling { class: "qemu-probe", programs: &["qemu-system-"], network: false },
-    Ceiling { class: "qemu-img", programs: &["qemu-img"], network: false },
-    Ceiling { class: "swtpm", programs: &["swtpm"], network: false },
-    Ceiling { class: "swtpm-setup", programs: &["swtpm_setup"], network: false },
-];
-
-/// Ports below are the host's own.
-const PORT_MIN: u16 = 1024;
 
 /// What is on disk about a running helper: enough to find it again after the broker has died.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,20 +44,13 @@ pub(crate) struct Running {
     pub(crate) pidfd: OwnedFd,
 }
 
-impl Running {
-    /// What its driver is told of it.
-    pub(crate) fn describe(&self) -> io::Result<Helper> {
-        Ok(Helper {
-            key: self.record.key.clone(),
-            pid: self.record.pid,
-            start_ticks: self.record.start_ticks,
-            process: Descriptor::new(self.pidfd.try_clone()?),
-        })
-    }
-}
-
 pub(crate) fn refused(key: &str, why: impl std::fmt::Display) -> Error {
     Error::new(Code::OPERATION_DENIED, Origin::BROKER, format!("Helper '{key}' is refused: {why}"))
+}
+
+/// What the system refuses, as an error about something.
+pub(crate) fn failed<E: Into<io::Error>>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Error {
+    move |error| Error::system(Origin::BROKER, what, &error.into())
 }
 
 /// A key becomes a file name.
@@ -91,41 +61,20 @@ fn check_key(key: &str) -> Result<(), Error> {
     if fits { Ok(()) } else { Err(refused("?", "its key is no plain name")) }
 }
 
-/// Whether a class lists programs of that name.
-fn is_listed(ceiling: &Ceiling, name: &str) -> bool {
-    ceiling.programs.iter().any(|prefix| {
-        name == *prefix || (prefix.ends_with('-') && name.starts_with(prefix) && name.len() > prefix.len())
-    })
-}
-
 fn check_program(key: &str, ceiling: &Ceiling, program: &Path) -> Result<(), Error> {
     let named = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let listed = is_listed(ceiling, named);
+    let listed = ceiling.lists(named);
     let folder = program.parent().and_then(Path::to_str).unwrap_or_default();
     if !listed || !PROGRAM_FOLDERS.contains(&folder) {
         let why = format!("{} is not among the programs of class '{}'", program.display(), ceiling.class);
         return Err(refused(key, why));
     }
-    let metadata = fs::metadata(program)
-        .map_err(|error| Error::system(Origin::BROKER, format!("Program {}", program.display()), &error))?;
+    let metadata =
+        fs::metadata(program).map_err(failed::<io::Error>(format!("Program {}", program.display())))?;
     if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
         return Err(refused(key, format!("{} can be changed by others than root", program.display())));
     }
     Ok(())
-}
-
-/// What makes a loader or C library run code or read files of somebody's choice.
-fn check_environment(key: &str, environment: &[(String, String)]) -> Result<(), Error> {
-    let steers = |name: &str| {
-        name.starts_with("LD_") || matches!(name, "GLIBC_TUNABLES" | "GCONV_PATH" | "LOCPATH" | "NLSPATH")
-    };
-    let unfit = |name: &str| name.is_empty() || name.contains('=') || steers(name);
-    match environment.iter().find(|(name, _)| unfit(name)) {
-        Some((name, _)) => {
-            Err(refused(key, format!("the environment variable '{name}' is never given to a helper")))
-        }
-        None => Ok(()),
-    }
 }
 
 /// Connects to a socket that a helper listens on, in its guest's folder. The folder is the helper's: what lies there under
@@ -134,25 +83,25 @@ fn check_environment(key: &str, environment: &[(String, String)]) -> Result<(), 
 /// # Errors
 /// A socket that is not there, is none, or does not take the connection at once.
 pub(crate) fn connect(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd, Error> {
-    let system = |error: io::Error| Error::system(Origin::BROKER, format!("Socket {name} of {key}"), &error);
+    let what = || format!("Socket {name} of {key}");
     if name.is_empty() || name.contains('/') || matches!(name, "." | "..") {
         return Err(refused(key, "a socket's name is no plain file name"));
     }
-    let folder = File::open(layout.guest(key)).map_err(system)?;
+    let folder = File::open(layout.guest(key)).map_err(failed(what()))?;
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    let file = File::from(openat2(&folder, name, how).map_err(|errno| system(errno.into()))?);
-    if !file.metadata().map_err(system)?.file_type().is_socket() {
+    let file = File::from(openat2(&folder, name, how).map_err(failed(what()))?);
+    if !file.metadata().map_err(failed(what()))?.file_type().is_socket() {
         return Err(refused(key, format!("{name} in its folder is no socket")));
     }
     let socket =
         socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
-            .map_err(|errno| system(errno.into()))?;
+            .map_err(failed(what()))?;
     let address = UnixAddr::new(format!("/proc/self/fd/{}", file.as_raw_fd()).as_str());
     address
         .and_then(|address| nix::sys::socket::connect(socket.as_raw_fd(), &address))
-        .map_err(|errno| system(errno.into()))?;
+        .map_err(failed(what()))?;
     Ok(socket)
 }
 
@@ -172,8 +121,7 @@ pub(crate) fn listener(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd
         }
         UnixListener::bind(&path)
     });
-    let listener =
-        made.map_err(|error| Error::system(Origin::BROKER, format!("Socket {name} of {key}"), &error))?;
+    let listener = made.map_err(failed(format!("Socket {name} of {key}")))?;
     Ok(listener.into())
 }
 
@@ -181,8 +129,10 @@ pub(crate) fn listener(layout: &Layout, key: &str, name: &str) -> Result<OwnedFd
 const PROFILE_NUMBER: RawFd = 255;
 /// Numbers for files that rules name; a driver may choose those below.
 const RULE_NUMBERS: RawFd = 256;
+/// So many files fit between them and where the launcher parks.
+const FILES_MAX: usize = 255;
 
-/// Starts a helper.
+/// Starts a helper; so many of its class run already. A wish that is refused leaves nothing behind.
 ///
 /// # Errors
 /// A wish above the ceiling; files that are not there; a program that does not start.
@@ -190,10 +140,27 @@ pub(crate) fn start(
     layout: &Layout,
     libexec: &Path,
     owner: &str,
+    running: usize,
+    request: HelperRequest,
+) -> Result<Running, Error> {
+    check_key(&request.key)?;
+    let guest = layout.guest(&request.key);
+    let fresh = !guest.exists();
+    begin(layout, libexec, owner, running, request).inspect_err(|_| {
+        if fresh {
+            let _ = fs::remove_dir_all(guest);
+        }
+    })
+}
+
+fn begin(
+    layout: &Layout,
+    libexec: &Path,
+    owner: &str,
+    running: usize,
     request: HelperRequest,
 ) -> Result<Running, Error> {
     let key = request.key;
-    check_key(&key)?;
     let ceiling = CEILINGS
         .iter()
         .find(|ceiling| ceiling.class == request.class)
@@ -202,12 +169,16 @@ pub(crate) fn start(
     if request.network && !ceiling.network {
         return Err(refused(&key, format!("class '{}' has no network", ceiling.class)));
     }
+    if running >= ceiling.instances_max || request.files.len() > FILES_MAX {
+        let most = format!("{} helpers with {FILES_MAX} files each", ceiling.instances_max);
+        return Err(refused(&key, format!("class '{}' has at most {most}", ceiling.class)));
+    }
     let guest = layout.guest(&key);
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&guest)
-        .map_err(|error| Error::system(Origin::BROKER, format!("Folder {}", guest.display()), &error))?;
+        .map_err(failed(format!("Folder {}", guest.display())))?;
 
     let network =
         request.network.then(|| "the guest has user networking or a display on the network".to_owned());
@@ -258,24 +229,25 @@ pub(crate) fn start(
         descriptors.push((number, file));
     }
 
-    let system = |what: &'static str| move |error: io::Error| Error::system(Origin::BROKER, what, &error);
     let text =
         profile.to_json().map_err(|error| Error::new(Code::INTERNAL, Origin::BROKER, error.to_string()))?;
     descriptors
-        .push((PROFILE_NUMBER, memory_file("profile", &text).map_err(system("Can't make a memory file"))?));
+        .push((PROFILE_NUMBER, memory_file("profile", &text).map_err(failed("Can't make a memory file"))?));
     let null = || OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
-    descriptors.push((0, null().map_err(system("Can't open /dev/null"))?));
+    descriptors.push((0, null().map_err(failed("Can't open /dev/null"))?));
     if !descriptors.iter().any(|(number, _)| *number == 1) {
-        descriptors.push((1, null().map_err(system("Can't open /dev/null"))?));
+        descriptors.push((1, null().map_err(failed("Can't open /dev/null"))?));
     }
-    let errors = match request.errors.and_then(Descriptor::into_owned) {
+    let errors = match request.errors.and_then(bulkhead_wire::descriptor::Descriptor::into_owned) {
         Some(file) => file,
-        None => null().map_err(system("Can't open /dev/null"))?,
+        None => null().map_err(failed("Can't open /dev/null"))?,
     };
     descriptors.push((2, errors));
 
     // The trampoline gets none of it: what steers a loader would take effect before the confinement does.
-    check_environment(&key, &request.environment)?;
+    if let Some((name, _)) = request.environment.iter().find(|(name, _)| !is_fit_variable(name)) {
+        return Err(refused(&key, format!("the environment variable '{name}' is never given to a helper")));
+    }
     let text_of = |text: &std::ffi::OsStr| {
         CString::new(text.as_bytes()).map_err(|_| refused(&key, "a zero byte in its arguments"))
     };
@@ -293,9 +265,7 @@ pub(crate) fn start(
     let launcher = libexec.join("bulkhead-launch");
     let process =
         launcher::launch(&Command { program: &launcher, arguments, environment: Vec::new(), descriptors })
-            .map_err(|error| {
-                Error::system(Origin::BROKER, format!("Can't start {}", launcher.display()), &error)
-            })?;
+            .map_err(failed(format!("Can't start {}", launcher.display())))?;
     let record = Record {
         start_ticks: process::start_ticks(process.pid).unwrap_or(0),
         pid: process.pid,
@@ -444,9 +414,8 @@ pub(crate) fn terminal(helper: &Record, path: &Path) -> Result<OwnedFd, Error> {
     let denied = || refused(&helper.key, format!("{} is no terminal of this guest", path.display()));
     let number: u32 =
         path.strip_prefix("/dev/pts").ok().and_then(|rest| rest.to_str()?.parse().ok()).ok_or_else(denied)?;
-    let entries = fs::read_dir(format!("/proc/{}/fdinfo", helper.pid)).map_err(|error| {
-        Error::system(Origin::BROKER, format!("Can't look at guest {}", helper.key), &error)
-    })?;
+    let entries = fs::read_dir(format!("/proc/{}/fdinfo", helper.pid))
+        .map_err(failed(format!("Can't look at guest {}", helper.key)))?;
     let line = format!("tty-index:\t{number}");
     let owns = entries
         .flatten()
@@ -462,7 +431,7 @@ pub(crate) fn terminal(helper: &Record, path: &Path) -> Result<OwnedFd, Error> {
         // As the helper sees it: its terminals are in an instance of its own.
         .open(format!("/proc/{}/root/dev/pts/{number}", helper.pid))
         .map(Into::into)
-        .map_err(|error| Error::system(Origin::BROKER, format!("Can't open {}", path.display()), &error))
+        .map_err(failed(format!("Can't open {}", path.display())))
 }
 
 /// The programs on this machine of those classes.
@@ -480,7 +449,7 @@ pub(crate) fn programs(classes: &[&str]) -> Vec<(String, PathBuf)> {
         for entry in entries.flatten() {
             let name = entry.file_name();
             let name = name.to_str().unwrap_or_default();
-            for ceiling in ceilings().filter(|ceiling| is_listed(ceiling, name)) {
+            for ceiling in ceilings().filter(|ceiling| ceiling.lists(name)) {
                 let path = entry.path();
                 if check_program("-", ceiling, &path).is_ok() {
                     found.push((ceiling.class.to_owned(), path));

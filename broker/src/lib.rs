@@ -4,6 +4,7 @@
 //! deposited descriptors, helpers, the root's lock and the control socket. Never does: libvirt's XML or RPC, any
 //! driver's job. Used by: the library with which an application embeds a stack.
 
+mod birth;
 mod ceiling;
 pub mod control;
 mod helpers;
@@ -13,7 +14,7 @@ mod public;
 pub mod root;
 mod stack;
 pub mod supervisor;
-mod welcome;
+mod talk;
 
 pub use public::Sockets;
 pub use root::{Mode, RootError};

@@ -16,6 +16,10 @@ pub struct Manifest {
     pub calls: &'static [Driver],
     /// The classes of helper it may ask for.
     pub helpers: &'static [&'static str],
+    /// What drivers that it calls may give it, in their words: the uses for which it gets values of secrets.
+    pub grants: &'static [(Driver, &'static [&'static str])],
+    /// The credential that the host's service manager may have for it.
+    pub credential: Option<&'static str>,
     /// Descriptors it may have deposited at one time.
     pub deposits_max: usize,
     /// Time from start to ready.
@@ -36,6 +40,8 @@ const fn manifest(driver: Driver, program: &'static str) -> Manifest {
         program,
         calls: &[],
         helpers: &[],
+        grants: &[],
+        credential: None,
         deposits_max: 64,
         ready_within: Duration::from_secs(20),
         heartbeat_every: Duration::from_millis(1000),
@@ -51,12 +57,19 @@ pub static MANIFESTS: &[Manifest] = &[
     Manifest { deposits_max: 4096, ..manifest(Driver::Log, "bulkhead-log") },
     manifest(Driver::Network, "bulkhead-network"),
     Manifest {
-        calls: &[Driver::Network, Driver::Log],
+        credential: Some("bulkhead-secret-key"),
+        // One for each ephemeral secret, which is stored nowhere else.
+        deposits_max: 1024,
+        ..manifest(Driver::Secret, "bulkhead-secret")
+    },
+    Manifest {
+        calls: &[Driver::Network, Driver::Log, Driver::Secret],
+        grants: &[(Driver::Secret, &["volume", "ceph", "iscsi", "tls", "vtpm"])],
         helpers: &["qemu", "qemu-probe", "qemu-img", "swtpm", "swtpm-setup"],
         deposits_max: 4096,
         ..manifest(Driver::Qemu, "bulkhead-qemu")
     },
-    Manifest { calls: &[Driver::Qemu], ..manifest(Driver::Gateway, "bulkhead-gateway") },
+    Manifest { calls: &[Driver::Qemu, Driver::Secret], ..manifest(Driver::Gateway, "bulkhead-gateway") },
 ];
 
 /// The manifest of a driver, if this stack has it.

@@ -3,6 +3,7 @@
 //! Everything reaches it as a message and nothing waits for anybody in here: links are written by tasks of their own, and
 //! a driver that does not read its link is a driver that hangs.
 
+use crate::birth;
 use crate::helpers::{self, Running};
 use crate::launcher::process;
 use crate::launcher::{self, Command};
@@ -10,23 +11,26 @@ use crate::manifest::{self, Intensity, MANIFESTS};
 use crate::public::{Connected, Sockets};
 use crate::root::{Mode, Root};
 use crate::supervisor::{Action, Event, Phase, Supervisor};
+use crate::talk::talk;
 use bulkhead_sandbox::profiles;
 use bulkhead_wire::codec;
-use bulkhead_wire::control::{FaultRule, FromDriver, Identity, Request, Response, Side, ToDriver};
-use bulkhead_wire::descriptor::Descriptor;
+use bulkhead_wire::control::{
+    FaultRule, FromDriver, Helper, Identity, Request, Response, Side, ToDriver, Welcome,
+};
+use bulkhead_wire::descriptor::{DESCRIPTORS_MAX, Descriptor};
 use bulkhead_wire::error::{Code, Error, Origin};
-use bulkhead_wire::frame::{Header, Kind, Token};
-use bulkhead_wire::link::{self, LinkError};
-use bulkhead_wire::table::{Driver, REVISION};
+use bulkhead_wire::frame::Token;
+use bulkhead_wire::link::LinkError;
+use bulkhead_wire::table::Driver;
 use bulkhead_wire::types::{Busy, DriverStatus, HelperStatus, StackStatus};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -69,7 +73,7 @@ pub(crate) enum Order {
 
 /// What reaches the stack's task from its own small tasks.
 #[derive(Debug)]
-enum Happening {
+pub(crate) enum Happening {
     Said(Driver, u64, Box<FromDriver>),
     LinkEnded(Driver, u64, LinkError),
     DriverEnded(Driver, u64, Option<i32>),
@@ -89,9 +93,20 @@ struct Alive {
     missing: Vec<String>,
     /// What its objects were busy with, and when it said so.
     busy: (Instant, Vec<Busy>),
+    /// Since when so many of its wishes were refused.
+    refused: (Instant, u32),
 }
 
 impl Alive {
+    /// Another wish is refused: is it to be logged? A flood of wishes must not be one of the log too.
+    fn is_logged(&mut self) -> bool {
+        if self.refused.0.elapsed() > Duration::from_secs(1) {
+            self.refused = (Instant::now(), 0);
+        }
+        self.refused.1 += 1;
+        self.refused.1 <= REFUSALS_LOGGED
+    }
+
     fn busy(&self) -> Vec<Busy> {
         let age = u64::try_from(self.busy.0.elapsed().as_millis()).unwrap_or(u64::MAX);
         let now = |busy: &Busy| Busy { since_ms: busy.since_ms.saturating_add(age), ..busy.clone() };
@@ -109,6 +124,10 @@ const DRAIN_WITHIN: Duration = Duration::from_millis(200);
 const PREDECESSORS_WITHIN: Duration = Duration::from_secs(1);
 /// Time that a guest has to quit when it is to end with its application, and, killed, to be gone.
 const AUTODESTROY_WITHIN: Duration = Duration::from_secs(1);
+/// Refused wishes of one driver that are logged in a second.
+const REFUSALS_LOGGED: u32 = 256;
+/// Longest name of a deposit or an object.
+const NAME_MAX_BYTES: usize = 256;
 /// Clients of libvirt's protocol, all and of one user who is not root.
 const CONNECTIONS_MAX: usize = 8192;
 const CONNECTIONS_OF_USER_MAX: usize = 1024;
@@ -116,7 +135,7 @@ const CONNECTIONS_OF_USER_MAX: usize = 1024;
 const WAITING_MAX: usize = 4096;
 
 /// A connection of a client of libvirt's protocol.
-pub(crate) struct Connection {
+struct Connection {
     socket: OwnedFd,
     /// What the gateway's next process has to know of it, in the gateway's own words.
     state: OwnedFd,
@@ -125,17 +144,17 @@ pub(crate) struct Connection {
 }
 
 pub(crate) struct Stack {
-    pub(crate) config: Config,
-    pub(crate) root: Root,
+    config: Config,
+    root: Root,
     began: Instant,
-    pub(crate) supervisor: Supervisor,
+    supervisor: Supervisor,
     alive: BTreeMap<Driver, Alive>,
-    pub(crate) clients: HashMap<Token, Identity>,
+    clients: HashMap<Token, Identity>,
     /// Those of the clients that came over a public socket. The gateway's death does not close them.
-    pub(crate) connections: HashMap<Token, Connection>,
+    connections: HashMap<Token, Connection>,
     waiting: Vec<(Token, Driver, ChannelReply)>,
-    pub(crate) shelf: BTreeMap<(Driver, String), OwnedFd>,
-    pub(crate) helpers: BTreeMap<String, Running>,
+    shelf: BTreeMap<(Driver, String), OwnedFd>,
+    helpers: BTreeMap<String, Running>,
     happenings: mpsc::Sender<Happening>,
     changed: watch::Sender<u64>,
 }
@@ -345,7 +364,7 @@ impl Stack {
         folder
     }
 
-    pub(crate) fn set_aside(&self, driver: Driver) -> Vec<String> {
+    fn set_aside(&self, driver: Driver) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.root.layout.run.join("broker/aside").join(driver.name())) else {
             return Vec::new();
         };
@@ -360,7 +379,7 @@ impl Stack {
         let profile = profiles::of_driver(driver.name(), &folders)
             .ok_or_else(|| io::Error::other("it has no profile"))?;
         let (ours, theirs) = pair()?;
-        let log = open_log(&self.root.layout.log.join(format!("{driver}.driver.log")))?;
+        let log = birth::open_log(&self.root.layout.log.join(format!("{driver}.driver.log")))?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         let program = self.config.libexec.join(manifest.program);
         let process = launcher::launch(&Command {
@@ -395,6 +414,7 @@ impl Stack {
             in_force: Vec::new(),
             missing: Vec::new(),
             busy: (Instant::now(), Vec::new()),
+            refused: (Instant::now(), 0),
         };
         self.alive.insert(driver, alive);
         Ok(())
@@ -408,12 +428,13 @@ impl Stack {
     }
 
     /// Sends a message to a driver. One that does not read its link is treated as hung.
-    pub(crate) fn tell(&mut self, driver: Driver, message: &ToDriver) {
+    fn tell(&mut self, driver: Driver, message: &ToDriver) {
         let Some(alive) = self.alive.get(&driver) else {
             return;
         };
         let sent = codec::encode(message).is_ok_and(|encoded| alive.outbox.try_send(encoded).is_ok());
         if !sent && !alive.outbox.is_closed() {
+            tracing::error!(%driver, "driver does not read its control link");
             self.step(Event::Violation(driver, "does not read its control link".to_owned()));
         }
     }
@@ -551,9 +572,69 @@ impl Stack {
             }
             FromDriver::Ask { id, request } => {
                 let result = self.answer(driver, request);
+                if let Err(error) = &result
+                    && self.alive.get_mut(&driver).is_some_and(Alive::is_logged)
+                {
+                    tracing::warn!(%driver, %error, "wish refused");
+                }
                 self.tell(driver, &ToDriver::Answer { id, result });
             }
         }
+    }
+
+    fn welcome(&mut self, driver: Driver) -> io::Result<()> {
+        let mut deposits = self
+            .shelf
+            .iter()
+            .filter(|((owner, _), _)| *owner == driver)
+            .map(|((_, name), file)| Ok((name.clone(), Descriptor::new(file.try_clone()?))))
+            .collect::<io::Result<Vec<_>>>()?;
+        let manifest = manifest::of(driver).ok_or_else(|| io::Error::other("it has no manifest"))?;
+        deposits.extend(birth::credential(manifest, self.config.mode)?);
+        let mut helpers = self
+            .helpers
+            .values()
+            .filter(|helper| helper.record.owner == driver.name())
+            .map(describe)
+            .collect::<io::Result<Vec<_>>>()?;
+        // One message carries so many, and the owner.
+        let part = DESCRIPTORS_MAX - 1;
+        while deposits.len() + helpers.len() > part {
+            let deposits = deposits.split_off(deposits.len().saturating_sub(part));
+            let helpers = helpers.split_off(helpers.len().saturating_sub(part - deposits.len()));
+            self.tell(driver, &ToDriver::Returned { deposits, helpers });
+        }
+        let first = self.supervisor.life(driver).is_none_or(|life| life.incarnation == 1);
+        let welcome = Welcome {
+            incarnation: self.supervisor.life(driver).map_or(1, |life| life.incarnation),
+            layout: self.root.layout.clone(),
+            mode: self.config.mode.name().to_owned(),
+            owner: Some(Descriptor::new(process::open(std::process::id())?)),
+            deposits,
+            helpers,
+            set_aside: self.set_aside(driver),
+            clients: self.clients_of_gateway(driver),
+            programs: helpers::programs(manifest.helpers),
+            grants: birth::grants(driver),
+            // Only the first incarnation fails, but for rules that say always: what is tested is how the next one finds
+            // things.
+            faults: self
+                .config
+                .faults
+                .iter()
+                .filter(|rule| rule.driver == driver && (rule.nth == 0 || first))
+                .cloned()
+                .collect(),
+        };
+        self.tell(driver, &ToDriver::Welcome(Box::new(welcome)));
+        Ok(())
+    }
+
+    /// The clients that this driver hears of from the gateway.
+    fn clients_of_gateway(&self, driver: Driver) -> Vec<(Token, Identity)> {
+        let called = manifest::of(Driver::Gateway).is_some_and(|gateway| gateway.calls.contains(&driver));
+        let identity = |token: &Token| self.clients.get(token).map(|identity| (*token, identity.clone()));
+        self.connections.keys().filter(|_| called).filter_map(identity).collect()
     }
 
     fn answer(&mut self, driver: Driver, request: Request) -> Result<Response, Error> {
@@ -572,14 +653,20 @@ impl Stack {
                 if self.helpers.get(&request.key).is_some_and(runs) {
                     return Err(denied(format!("has a helper '{}' already", request.key)));
                 }
-                let running =
-                    helpers::start(&self.root.layout, &self.config.libexec, driver.name(), *request)?;
-                let system =
-                    |error: io::Error| Error::system(Origin::BROKER, "Can't watch the helper", &error);
-                let described = running.describe().map_err(system)?;
+                let same = self.helpers.values().filter(|helper| helper.record.class == request.class);
+                let (count, libexec) = (same.count(), &self.config.libexec);
+                let running = helpers::start(&self.root.layout, libexec, driver.name(), count, *request)?;
+                let described = describe(&running).map_err(helpers::failed("Can't watch the helper"))?;
                 self.watch_helper(&running);
                 self.helpers.insert(running.record.key.clone(), running);
                 Ok(Response::Helper(described))
+            }
+            Request::Want { peer } => {
+                if !manifest.calls.contains(&peer) {
+                    return Err(denied(format!("may not call the {peer} driver")));
+                }
+                self.step(Event::Want(peer));
+                Ok(Response::Done)
             }
             Request::PortsFree { ports } => helpers::ports_free(&ports).map(|()| Response::Done),
             Request::HelperKill { key } => {
@@ -602,8 +689,11 @@ impl Stack {
             }
             Request::Deposit { name, file } => {
                 let held = self.shelf.keys().filter(|(owner, _)| *owner == driver).count();
-                if held >= manifest.deposits_max || name.len() > 256 {
-                    return Err(denied(format!("may deposit {} descriptors at most", manifest.deposits_max)));
+                // The application needs some of its descriptors itself.
+                let share = getrlimit(Resource::RLIMIT_NOFILE).map_or(256, |(soft, _)| soft / 4);
+                let most = manifest.deposits_max.min(usize::try_from(share).unwrap_or(usize::MAX));
+                if held >= most || name.len() > NAME_MAX_BYTES {
+                    return Err(denied(format!("may deposit {most} descriptors at most, with short names")));
                 }
                 if let Some(file) = file.into_owned() {
                     self.shelf.insert((driver, name), file);
@@ -615,6 +705,9 @@ impl Stack {
                 Ok(Response::Done)
             }
             Request::Adopting { object } => {
+                if object.len() > NAME_MAX_BYTES {
+                    return Err(denied("names an object that no one could".to_owned()));
+                }
                 self.step(Event::Adopting(driver, (!object.is_empty()).then_some(object)));
                 Ok(Response::Done)
             }
@@ -764,27 +857,6 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
     }
 }
 
-/// Opens a driver's log. The folder is the log driver's too, which may have put something else under this name.
-fn open_log(path: &Path) -> io::Result<fs::File> {
-    let open = || {
-        let mut options = OpenOptions::new();
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-        let file = options.append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
-        let metadata = file.metadata()?;
-        if metadata.is_file() && metadata.nlink() == 1 {
-            Ok(file)
-        } else {
-            Err(io::Error::other("something else than a log stands in its place"))
-        }
-    };
-    open().or_else(|error| {
-        tracing::error!(path = %path.display(), %error, "driver's log");
-        let _ = fs::remove_file(path);
-        // Whatever happens to logs, drivers are started.
-        open().or_else(|_| OpenOptions::new().write(true).open("/dev/null"))
-    })
-}
-
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?)
 }
@@ -793,54 +865,19 @@ fn channel(peer: Driver, side: Side, client: Option<Identity>, socket: OwnedFd) 
     ToDriver::ChannelUp { peer, side, client, socket: Descriptor::new(socket) }
 }
 
+fn describe(helper: &Running) -> io::Result<Helper> {
+    Ok(Helper {
+        key: helper.record.key.clone(),
+        pid: helper.record.pid,
+        start_ticks: helper.record.start_ticks,
+        process: Descriptor::new(helper.pidfd.as_fd().try_clone_to_owned()?),
+    })
+}
+
 fn file_name(object: &str) -> String {
     object
         .chars()
         .map(|letter| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' })
         .take(200)
         .collect()
-}
-
-/// One driver's control link, both ways, until it ends.
-async fn talk(
-    driver: Driver,
-    incarnation: u64,
-    socket: OwnedFd,
-    mut queue: mpsc::Receiver<(Vec<u8>, Vec<OwnedFd>)>,
-    happenings: mpsc::Sender<Happening>,
-) {
-    let opened = link::open(socket, REVISION).await;
-    let (mut reader, mut writer) = match opened {
-        Ok(halves) => halves,
-        Err(error) => {
-            let _ = happenings.send(Happening::LinkEnded(driver, incarnation, error)).await;
-            return;
-        }
-    };
-    let writing = tokio::spawn(async move {
-        while let Some((body, files)) = queue.recv().await {
-            if writer.write(Header::new(Kind::Control), &body, &files).await.is_err() {
-                break;
-            }
-        }
-    });
-    let error = loop {
-        let frame = match reader.read().await {
-            Ok(frame) => frame,
-            Err(error) => break error,
-        };
-        if frame.header.kind != Kind::Control {
-            break LinkError::Violation(format!("{:?} on the control link", frame.header.kind));
-        }
-        match codec::decode::<FromDriver>(&frame.body, frame.descriptors) {
-            Ok(message) => {
-                if happenings.send(Happening::Said(driver, incarnation, Box::new(message))).await.is_err() {
-                    break LinkError::Closed;
-                }
-            }
-            Err(error) => break LinkError::Violation(error.to_string()),
-        }
-    };
-    writing.abort();
-    let _ = happenings.send(Happening::LinkEnded(driver, incarnation, error)).await;
 }

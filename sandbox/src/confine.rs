@@ -12,6 +12,7 @@ use landlock::{
     Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid};
 use std::fs;
@@ -62,6 +63,9 @@ pub fn confine(profile: &Profile, keep: &[RawFd]) -> Result<Report, ConfineError
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     close_others(keep).map_err(|error| failed("closing descriptors")(error.to_string()))?;
     limit(&profile.limits).map_err(|error| failed("limits")(error.to_string()))?;
+    if let Some(reason) = &profile.locked {
+        lock_memory(reason, &mut report);
+    }
     // Everything below needs it, and nothing can undo it.
     nix::sys::prctl::set_no_new_privs().map_err(|error| failed("no_new_privs")(error.to_string()))?;
     report.in_force.push("no_new_privs".to_owned());
@@ -106,6 +110,20 @@ pub fn inherited<const N: usize>(numbers: [RawFd; N]) -> [OwnedFd; N] {
     // SAFETY: the broker starts this program with exactly these numbers open, and nothing has used them before its first
     // line, where this is called.
     numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Keeps every page out of swap from the moment it is first used. Only without a limit: with one, an allocation that crosses it
+/// would end the process at a bad moment.
+fn lock_memory(reason: &str, report: &mut Report) {
+    let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
+    let locked = setrlimit(Resource::RLIMIT_MEMLOCK, libc::RLIM_INFINITY, libc::RLIM_INFINITY)
+        .and_then(|()| mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault));
+    match locked {
+        Ok(()) => report.in_force.push("memory locked".to_owned()),
+        Err(error) => report.missing.push(format!(
+            "memory is not locked ({error}): {reason}; raise the limit of locked memory, or encrypt swap"
+        )),
+    }
 }
 
 fn close_others(keep: &[RawFd]) -> io::Result<()> {

@@ -4,6 +4,7 @@
 //! ([`Report`]). Never does: starting processes; the trampoline's own exec (`bulkhead-launch`) is the exception.
 //! Called by: a driver's first line, and the trampoline in front of each helper.
 
+pub mod ceiling;
 pub mod confine;
 mod filter;
 pub mod matrix;

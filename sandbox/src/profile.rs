@@ -91,6 +91,8 @@ pub struct Profile {
     pub system_calls: SystemCalls,
     /// Limits.
     pub limits: Limits,
+    /// Keep memory out of swap, with the reason.
+    pub locked: Option<String>,
     /// Hide everything that no rule names (a mount namespace); false leaves the view as it is.
     pub hide: bool,
     /// Room for temporary files that nobody else sees and that ends with it, with the reason. Where there is no view of its own,

@@ -34,6 +34,7 @@ fn driver(name: &str, files: Vec<FileRule>) -> Profile {
         capabilities: Vec::new(),
         system_calls: SystemCalls::Driver(Vec::new()),
         limits: Limits { open_files: Some(16_384), core_bytes: Some(0), address_space_bytes: Some(4 << 30) },
+        locked: None,
         hide: true,
         scratch: None,
         terminals: None,
@@ -85,6 +86,21 @@ pub fn log(folders: &Folders) -> Profile {
     driver("log", vec![rule(&folders.log, Access::Manage, "guests' logs")])
 }
 
+/// The secret driver: definitions with their sealed values, and the key, in two folders.
+#[must_use]
+pub fn secret(folders: &Folders) -> Profile {
+    Profile {
+        locked: Some("values of secrets and their key must not reach swap".to_owned()),
+        ..driver(
+            "secret",
+            vec![
+                rule(&folders.etc, Access::Manage, "the key that values are sealed with"),
+                rule(&folders.lib, Access::Manage, "definitions of secrets and their sealed values"),
+            ],
+        )
+    }
+}
+
 /// The gateway: nothing but the connections that it is given.
 #[must_use]
 pub fn gateway() -> Profile {
@@ -98,6 +114,7 @@ pub fn of_driver(name: &str, folders: &Folders) -> Option<Profile> {
         "qemu" => Some(qemu(folders)),
         "network" => Some(network(folders)),
         "log" => Some(log(folders)),
+        "secret" => Some(secret(folders)),
         "gateway" => Some(gateway()),
         _ => None,
     }
@@ -209,6 +226,7 @@ pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Pr
             modes: modes(class),
         },
         limits: Limits { open_files: None, core_bytes: Some(0), address_space_bytes: None },
+        locked: None,
         // The others' files are named by descriptors, whose paths need not be the same later.
         hide: class == "swtpm-setup",
         scratch: (class == "swtpm-setup").then(|| "it has a file in /tmp, wherever it is told to".to_owned()),

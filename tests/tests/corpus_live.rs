@@ -7,7 +7,7 @@
 //! `domainXMLToNative` answers for taps whatever an interface is connected to, and that an image is the last of its
 //! chain is known only when it was looked at.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test that may fail, and says what it did")]
+#![expect(clippy::unwrap_used, reason = "helpers of a test, which may fail")]
 
 #[path = "../../drivers/qemu/tests/probe/canonical.rs"]
 mod canonical;

@@ -225,6 +225,8 @@ ensure_toolchain() {
     local folder
     # The linker that rustc calls.
     command -v cc >/dev/null || need_packages gcc libc6-dev
+    # By which cargo knows the registry; a bare system has none.
+    [ -s "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" ] || need_packages ca-certificates
     if ! folder="$(find_cargo)"; then
         package_lists_absent && refresh_lists
         local version packages=(rustc-web cargo-web rustfmt-web)
@@ -249,6 +251,12 @@ ensure_toolchain() {
         export PATH
     fi
     say "$(cargo --version)"
+}
+
+# build ARGUMENT...: cargo build, and what to do when its sources can't be had.
+build() {
+    cargo fetch --locked --target "$(rustc -vV | sed -n 's/^host: //p')" || die "cargo could not fetch the crates that Cargo.lock names; see the lines above. It needs the crates' registry: behind a proxy set https_proxy, behind an inspecting one add its certificate with update-ca-certificates, without a network copy a filled ~/.cargo/registry here"
+    cargo build --locked "$@"
 }
 
 # fetch_package PACKAGE FILE: downloads a package to FILE, without installing it.

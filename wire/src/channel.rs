@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use zeroize::Zeroize;
 
 /// Calls that may be open on a channel at one time.
 pub const CREDIT: usize = 256;
@@ -31,12 +32,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The bytes of a frame; those of a sensitive call are wiped when they are no longer needed.
+#[derive(Debug, Clone, Default)]
+struct Bytes {
+    bytes: Vec<u8>,
+    sensitive: bool,
+}
+
+impl Bytes {
+    const fn new(bytes: Vec<u8>, sensitive: bool) -> Self {
+        Self { bytes, sensitive }
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        if self.sensitive {
+            self.bytes.zeroize();
+        }
+    }
+}
+
 /// A frame on its way out.
-type Outgoing = (Header, Vec<u8>, Vec<OwnedFd>);
+type Outgoing = (Header, Bytes, Vec<OwnedFd>);
 
 async fn write_all(mut writer: LinkWriter, mut outbox: mpsc::Receiver<Outgoing>) -> Result<(), LinkError> {
     while let Some((header, body, files)) = outbox.recv().await {
-        writer.write(header, &body, &files).await?;
+        writer.write(header, &body.bytes, &files).await?;
     }
     Ok(())
 }
@@ -224,9 +246,11 @@ impl Caller {
         let (body, files) = codec::encode(&arguments)
             .map_err(|error| Error::new(Code::RPC, Origin::RPC, format!("{}: {error}", info.name)))?;
         drop(arguments);
+        let body = Bytes::new(body, info.sensitive);
         let deadline = (!info.deadline.is_zero()).then(|| Instant::now() + info.deadline);
-        let ((body, files), connection) = self.exchange(info, body, files, deadline).await?;
-        codec::decode(&body, files).map_err(|error| {
+        let ((reply, files), connection) = self.exchange(info, body, files, deadline).await?;
+        let reply = Bytes::new(reply, info.sensitive);
+        codec::decode(&reply.bytes, files).map_err(|error| {
             let reason = format!("{}: reply of the {} driver: {error}", info.name, self.shared.peer);
             connection.break_off(reason.clone());
             Error::new(Code::RPC, Origin::RPC, reason)
@@ -243,6 +267,7 @@ impl Caller {
         body: Vec<u8>,
         files: Vec<OwnedFd>,
     ) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+        let body = Bytes::new(body, info.sensitive);
         let deadline = (!info.deadline.is_zero()).then(|| Instant::now() + info.deadline);
         self.exchange(info, body, files, deadline).await.map(|(reply, _connection)| reply)
     }
@@ -250,7 +275,7 @@ impl Caller {
     async fn exchange(
         &self,
         info: &'static CallInfo,
-        body: Vec<u8>,
+        body: Bytes,
         files: Vec<OwnedFd>,
         deadline: Option<Instant>,
     ) -> Result<(Body, Arc<Connection>), Error> {
@@ -276,7 +301,7 @@ impl Caller {
     async fn attempts(
         &self,
         info: &'static CallInfo,
-        body: Vec<u8>,
+        body: Bytes,
         files: Vec<OwnedFd>,
         deadline: Option<Instant>,
     ) -> Result<(Body, Arc<Connection>), Error> {
@@ -405,7 +430,7 @@ impl Drop for CancelGuard<'_> {
         }
         let header = Header { id: self.id, ..Header::new(Kind::Cancel) };
         // A full outbox means that the server is not reading; its own deadline ends the call then.
-        let _ = self.connection.outbox.try_send((header, Vec::new(), Vec::new()));
+        let _ = self.connection.outbox.try_send((header, Bytes::default(), Vec::new()));
     }
 }
 
@@ -445,8 +470,10 @@ impl EventSink {
         if self.outbox.capacity() <= OUTBOX / 2 {
             return false;
         }
-        codec::encode(event)
-            .is_ok_and(|(body, _)| self.outbox.try_send((Header::new(Kind::Event), body, Vec::new())).is_ok())
+        codec::encode(event).is_ok_and(|(body, _)| {
+            let frame = (Header::new(Kind::Event), Bytes::new(body, false), Vec::new());
+            self.outbox.try_send(frame).is_ok()
+        })
     }
 }
 
@@ -562,6 +589,8 @@ fn start<S: Serve>(
         token: header.token,
         trace: header.trace,
         time_left: (header.time_left_ms > 0).then(|| Duration::from_millis(u64::from(header.time_left_ms))),
+        // Whoever serves the channel knows who is at its other end.
+        caller: None,
         events: events.clone(),
     };
     let time_left = call.time_left;
@@ -590,10 +619,14 @@ fn start<S: Serve>(
             None => answer.await,
         };
         let outgoing = match answer {
-            Ok((body, files)) => (Header { id: header.id, ..Header::new(Kind::Reply) }, body, files),
+            Ok((body, files)) => {
+                let header = Header { id: header.id, ..Header::new(Kind::Reply) };
+                (header, Bytes::new(body, info.sensitive), files)
+            }
             Err(error) => {
                 let body = codec::encode(&error).map(|(body, _)| body).unwrap_or_default();
-                (Header { id: header.id, ..Header::new(Kind::Failure) }, body, Vec::new())
+                let header = Header { id: header.id, ..Header::new(Kind::Failure) };
+                (header, Bytes::new(body, false), Vec::new())
             }
         };
         // The call is open until its answer has a place in the outbox: a caller that does not read can't pile up answers.

@@ -114,6 +114,11 @@ pub struct Helper {
 pub enum Request {
     /// Start a helper.
     HelperStart(Box<HelperRequest>),
+    /// Start a driver that this one calls, unless it runs.
+    Want {
+        /// Which.
+        peer: Driver,
+    },
     /// Are these TCP ports free?
     PortsFree {
         /// Which.
@@ -178,12 +183,14 @@ pub enum Response {
 /// From the broker to a driver.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToDriver {
-    /// What earlier incarnations deposited. After the driver has confined itself, before the welcome; in as many messages as
-    /// it takes, since only so many descriptors travel with one.
-    Deposits(Vec<(String, Descriptor)>),
-    /// Helpers of this driver that run; as the deposits.
-    Helpers(Vec<Helper>),
-    /// What else a driver needs to know to begin.
+    /// Before the welcome: those of its deposits and helpers that one message can't carry as well.
+    Returned {
+        /// As in the welcome.
+        deposits: Vec<(String, Descriptor)>,
+        /// As in the welcome.
+        helpers: Vec<Helper>,
+    },
+    /// The first message, after the driver has confined itself.
     Welcome(Box<Welcome>),
     /// One end of a channel.
     ChannelUp {
@@ -262,10 +269,16 @@ pub struct Welcome {
     pub mode: String,
     /// The process whose end is the driver's end too (the application, the broker).
     pub owner: Option<Descriptor>,
+    /// What earlier incarnations deposited.
+    pub deposits: Vec<(String, Descriptor)>,
+    /// Helpers of this driver that run.
+    pub helpers: Vec<Helper>,
     /// Objects not to be adopted.
     pub set_aside: Vec<String>,
     /// Programs that the host's owner allows for each class of helper.
     pub programs: Vec<(String, PathBuf)>,
+    /// What each driver that calls this one may be given, in this driver's words.
+    pub grants: Vec<(Driver, Vec<String>)>,
     /// Clients whose tokens other drivers may use when they call.
     pub clients: Vec<(Token, Identity)>,
     /// Faults to make, if the stack was opened for it.

@@ -7,19 +7,28 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
+use zeroize::Zeroize;
 
 /// An encoded reply with its descriptors, or the error that is sent instead.
 pub type Answer = Pin<Box<dyn Future<Output = Result<(Vec<u8>, Vec<OwnedFd>), Error>> + Send>>;
 
-/// Decodes the arguments of a call.
+/// Decodes the arguments of a call, and wipes what they were decoded from if they are sensitive.
 ///
 /// # Errors
 /// Arguments that are larger than the table allows, or not those of this call.
 pub fn arguments<T: DeserializeOwned>(
     call: &CallContext,
-    body: &[u8],
+    mut body: Vec<u8>,
     files: Vec<OwnedFd>,
 ) -> Result<T, Error> {
+    let read = read(call, &body, files);
+    if call.info.sensitive {
+        body.zeroize();
+    }
+    read
+}
+
+fn read<T: DeserializeOwned>(call: &CallContext, body: &[u8], files: Vec<OwnedFd>) -> Result<T, Error> {
     let name = call.info.name;
     if body.len() > call.info.body_max_bytes as usize {
         let message = format!(

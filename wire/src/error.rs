@@ -49,6 +49,10 @@ numbers!(Code {
     NO_DOMAIN = 42,
     /// The object is in the wrong state for the call.
     OPERATION_INVALID = 55,
+    /// A secret that is not given to whoever asked.
+    INVALID_SECRET = 65,
+    /// No such secret, or one without a value.
+    NO_SECRET = 66,
     /// The definition asks for something that host or hypervisor lacks.
     CONFIG_UNSUPPORTED = 67,
     /// The deadline passed.
@@ -69,6 +73,8 @@ numbers!(Code {
     RESOURCE_BUSY = 87,
     /// Guest and host CPU do not fit.
     CPU_INCOMPATIBLE = 91,
+    /// XML that the schema does not allow.
+    XML_INVALID_SCHEMA = 92,
     /// No such device.
     DEVICE_MISSING = 99,
 });

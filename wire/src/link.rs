@@ -207,6 +207,8 @@ impl LinkReader {
         }
         let taken = self.descriptors.drain(..descriptors).collect();
         if self.begin == self.buffer.len() {
+            // It may have been a secret's value.
+            self.buffer.fill(0);
             self.buffer.clear();
             self.begin = 0;
             // One large message must not keep its memory for ever.
@@ -229,6 +231,13 @@ impl LinkReader {
             }
             let missing = wanted.saturating_sub(self.buffer.len()).clamp(READ_BYTES, 256 << 10);
             let old_length = self.buffer.len();
+            if self.buffer.capacity() < old_length + missing {
+                // By hand, so that the smaller buffer does not stay behind with what is in it.
+                let mut larger = Vec::with_capacity((old_length + missing).max(2 * self.buffer.capacity()));
+                larger.extend_from_slice(&self.buffer);
+                self.buffer.fill(0);
+                self.buffer = larger;
+            }
             self.buffer.resize(old_length + missing, 0);
             let (socket, target) = (&self.socket, &mut self.buffer[old_length..]);
             let received = socket.try_io(Interest::READABLE, || receive(socket.as_raw_fd(), target));

@@ -2,6 +2,8 @@
 //!
 //! Their fields stand in the order of libvirt's protocol, so that the same type encodes to bincode and to XDR.
 
+pub mod secret;
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

@@ -21,6 +21,7 @@ const fn qemu(subject: &'static str, moment: &'static str, text: &'static str) -
 /// Points of single places, in the order in which they are reached.
 pub const POINTS: &[Point] = &[
     qemu("start", "before_taps", "The wish to start the guest is on disk, and nothing else has been done."),
+    qemu("tpm", "before_helper", "The guest's TPM is made; what emulates it has not been asked for."),
     qemu("start", "before_helper", "Taps and log are open; QEMU has not been asked for."),
     qemu("start", "after_helper", "QEMU's process is there; nothing has been said to it."),
     qemu(
@@ -77,6 +78,8 @@ pub const FILE_KINDS: &[FileKind] = &[
     file("live", "record of a running guest"),
     file("capabilities", "what a QEMU binary can do"),
     file("variables", "firmware variables of a guest"),
+    file("authority", "configuration of the stack's own authority for TPMs"),
+    file("host", "the host's uuid"),
 ];
 
 /// The moments at which a state file is written or removed. `FILE` in a text is the kind's.

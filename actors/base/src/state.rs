@@ -91,12 +91,12 @@ impl Folder {
         }
     }
 
-    /// Reads all files, sorted by name. What a crash left half-written is removed.
+    /// The names of all files, sorted. What a crash left half-written is removed.
     ///
     /// # Errors
-    /// A folder that can't be listed. A file that can't be read is set aside.
-    pub fn read_all(&self) -> io::Result<Vec<(String, Vec<u8>)>> {
-        let mut files = Vec::new();
+    /// A folder that can't be listed.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             let Ok(file_name) = entry.file_name().into_string() else {
@@ -109,16 +109,26 @@ impl Folder {
             let Some(name) = file_name.strip_suffix(self.ending) else {
                 continue;
             };
-            if !entry.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= FILE_MAX_BYTES)
-            {
-                continue;
-            }
-            match fs::read(entry.path()) {
-                Ok(content) => files.push((name.to_owned(), content)),
-                Err(error) => self.set_aside(name, &error.to_string()),
+            if entry.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= FILE_MAX_BYTES) {
+                names.push(name.to_owned());
             }
         }
-        files.sort();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Reads all files, sorted by name. What a crash left half-written is removed.
+    ///
+    /// # Errors
+    /// A folder that can't be listed. A file that can't be read is set aside.
+    pub fn read_all(&self) -> io::Result<Vec<(String, Vec<u8>)>> {
+        let mut files = Vec::new();
+        for name in self.names()? {
+            match fs::read(self.path_of(&name)) {
+                Ok(content) => files.push((name, content)),
+                Err(error) => self.set_aside(&name, &error.to_string()),
+            }
+        }
         Ok(files)
     }
 

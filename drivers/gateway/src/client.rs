@@ -90,7 +90,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
                 pid = identity.pid,
                 "a connection ends: this driver ended while it was busy with it"
             );
-            drop(std::os::unix::net::UnixStream::from(socket).shutdown(std::net::Shutdown::Both));
+            let socket = std::os::unix::net::UnixStream::from(socket);
+            drop(socket.shutdown(std::net::Shutdown::Both));
             return shared.stack.client_gone(token).await;
         }
     };

@@ -40,7 +40,7 @@ impl DriverLogic for Logs {
     async fn recover(start: Start) -> Result<Arc<Self>, Error> {
         let logs =
             Arc::new(Self { folder: start.welcome.layout.log, stack: start.stack, open: Arc::default() });
-        for (deposit, file) in start.deposits {
+        for (deposit, file) in start.welcome.deposits {
             match (Pipe::parse(&deposit), file.into_owned()) {
                 (Some(pipe), Some(file)) => logs.follow(pipe, deposit, file)?,
                 _ => tracing::warn!(deposit, "unknown deposit"),

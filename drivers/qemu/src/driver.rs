@@ -245,7 +245,7 @@ impl DriverLogic for Qemu {
     const DRIVER: Driver = Driver::Qemu;
 
     async fn recover(start: Start) -> Result<Arc<Self>, Error> {
-        let Start { welcome, helpers, stack, helper_ends, .. } = start;
+        let Start { welcome, stack, helper_ends, .. } = start;
         let layout = welcome.layout;
         let system = |error: io::Error| Error::system(Origin::QEMU, "The driver's folders", &error);
         let etc = layout.etc.join("qemu");
@@ -272,7 +272,7 @@ impl DriverLogic for Qemu {
         };
         let driver = Arc::new(Self { environment: Arc::new(environment) });
         driver.recall(&welcome.set_aside).await?;
-        driver.adopt(helpers, &welcome.set_aside).await?;
+        driver.adopt(welcome.helpers, &welcome.set_aside).await?;
         tokio::spawn(watch_ends(Arc::clone(&driver.environment), helper_ends));
         if welcome.incarnation == 1 {
             tokio::spawn(autostart(Arc::clone(&driver)));

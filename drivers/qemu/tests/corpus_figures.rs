@@ -1,10 +1,13 @@
 //! How far the corpus' domains are answered as stock libvirt answers them, from the document to the command line: for all
 //! and for those that use only what `probe/listed.txt` lists, by the origin of the case. The figures may only rise.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of a test, which may fail and say why"
+)]
 
 #[path = "probe/canonical.rs"]
-#[expect(dead_code, reason = "differences are shown by the other users of this module")]
 mod canonical;
 #[path = "probe/listed.rs"]
 mod listed;
@@ -112,7 +115,11 @@ fn compare(figures: &mut Figures, case: &Value, answers: &Answers, lower: &str) 
         let theirs = Canonical::new(&split(&without_places(stock)), &given);
         let equal = answers.line.as_ref().is_ok_and(|words| {
             let words: Vec<String> = words.iter().map(|word| without_places(word)).collect();
-            Canonical::new(&words, &given) == theirs
+            let ours = Canonical::new(&words, &given);
+            if ours != theirs {
+                println!("{}", ours.difference(&theirs));
+            }
+            ours == theirs
         });
         note(&mut figures.lines, equal, "command line");
     }

@@ -379,7 +379,11 @@ fn profile(process: Process, folder: &Path, program: &Path) -> (Profile, PathBuf
         log: folder.join("log"),
     };
     let driver = |name: &str| {
-        let own = if name == "log" { folder.join("log") } else { folder.join("run").join(name) };
+        let own = match name {
+            "log" => folder.join("log"),
+            "secret" => folder.join("lib").join(name),
+            _ => folder.join("run").join(name),
+        };
         (profiles::of_driver(name, &folders(name)).unwrap(), own)
     };
     let helper = |class: &str, network: bool| {
@@ -396,6 +400,7 @@ fn profile(process: Process, folder: &Path, program: &Path) -> (Profile, PathBuf
         Process::QemuDriver => driver("qemu"),
         Process::NetworkDriver => driver("network"),
         Process::LogDriver => driver("log"),
+        Process::SecretDriver => driver("secret"),
         Process::GatewayDriver => driver("gateway"),
         Process::Qemu => helper("qemu", false),
         Process::QemuNetworked => helper("qemu", true),
@@ -431,7 +436,7 @@ fn stand_in(program: &Path, profile: &str) -> Ended {
 fn suite(folder: &Path) {
     let program = folder.join("bin/escape-probe");
     let launch = folder.join("bin/bulkhead-launch");
-    for name in ["qemu", "network", "log", "other"] {
+    for name in ["qemu", "network", "log", "secret", "other"] {
         for kind in ["etc", "lib", "run", "cache"] {
             fs::create_dir_all(folder.join(kind).join(name)).unwrap();
         }
@@ -502,6 +507,7 @@ fn suite(folder: &Path) {
                 Process::QemuDriver
                 | Process::NetworkDriver
                 | Process::LogDriver
+                | Process::SecretDriver
                 | Process::GatewayDriver => {
                     let mut command = Command::new(&program);
                     command.args(["try", file.to_str().unwrap(), &name, &context.text()]);

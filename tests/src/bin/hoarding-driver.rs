@@ -130,15 +130,19 @@ async fn run(own: &Path, socket: OwnedFd) -> Result<(), Failed> {
     let mut broker = Broker { reader, writer, asked: 0 };
     broker.tell(FromDriver::Confined { in_force: Vec::new(), missing: Vec::new() }).await?;
     let (mut deposits, mut helpers) = (Vec::new(), Vec::new());
-    let welcome = loop {
+    let mut welcome = loop {
         match broker.hear().await? {
-            ToDriver::Deposits(some) => deposits.extend(some),
-            ToDriver::Helpers(some) => helpers.extend(some),
+            ToDriver::Returned { deposits: mut files, helpers: mut running } => {
+                deposits.append(&mut files);
+                helpers.append(&mut running);
+            }
             ToDriver::Welcome(welcome) => break welcome,
             other => return Err(format!("not a welcome: {other:?}").into()),
         }
     };
     broker.tell(FromDriver::Ready).await?;
+    deposits.append(&mut welcome.deposits);
+    helpers.append(&mut welcome.helpers);
     if welcome.incarnation == 1 {
         return hoard(&mut broker, &welcome.layout, own).await;
     }

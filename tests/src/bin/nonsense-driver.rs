@@ -76,7 +76,7 @@ async fn run(place: &str, what: &str, socket: OwnedFd) -> Result<(), Failed> {
     }
     let (mut reader, mut writer) = link::open(socket, REVISION).await?;
     tell(&mut writer, FromDriver::Confined { in_force: Vec::new(), missing: Vec::new() }).await?;
-    while !matches!(hear(&mut reader).await?, ToDriver::Welcome(_)) {}
+    let ToDriver::Welcome(_) = hear(&mut reader).await? else { return Err("no welcome".into()) };
     tell(&mut writer, FromDriver::Ready).await?;
     if place == "control" {
         say(what, &mut writer, &raw, Kind::Control, 0).await?;

@@ -55,7 +55,8 @@ use bulkhead_wire::channel::Caller;
 use bulkhead_wire::control::{Identity, Layout};
 use bulkhead_wire::error::{Code, Origin};
 use bulkhead_wire::frame::Token;
-use bulkhead_wire::table::{Driver, domain, stack};
+use bulkhead_wire::table::{Driver, domain, secret, stack};
+use bulkhead_wire::types::secret::SecretEvent;
 use bulkhead_wire::types::{DomainEvent, StackStatus};
 use std::collections::HashMap;
 use std::io;
@@ -77,7 +78,7 @@ pub enum OpenError {
     Stack(#[from] bulkhead_broker::OpenError),
     /// An embedded stack does not have this driver.
     #[error(
-        "The {0} driver can't be embedded; open qemu:///embed or network:///embed, or reach the host's with {0}:///system"
+        "The {0} driver can't be embedded; open qemu:///embed, network:///embed or secret:///embed, or reach the host's with {0}:///system"
     )]
     NotEmbeddable(Driver),
     /// Nobody serves the stack that was named.
@@ -158,8 +159,12 @@ impl Builder {
                 }
                 let libexec = self.libexec.unwrap_or_else(default_libexec);
                 let hold = embed::open(&root, libexec, self.intensity, self.faults, self.gateway).await?;
-                // The one that the caller waits for comes first.
-                hold.handle.want(&[uri.driver, Driver::Network, Driver::Log]).await?;
+                // The one that the caller waits for comes first. Others start when they are first needed.
+                let wanted: &[Driver] = match uri.driver {
+                    Driver::Secret => &[Driver::Secret],
+                    driver => &[driver, Driver::Network, Driver::Log],
+                };
+                hold.handle.want(wanted).await?;
                 let client = hold.handle.client_up(identity(self.read_only)).await?;
                 Ok(Connection::new(
                     Backend::Embedded { client, hold },
@@ -243,7 +248,8 @@ struct Inner {
     callers: Mutex<HashMap<Driver, (Caller, Task)>>,
     backend: Backend,
     read_only: bool,
-    events: Arc<events::Listeners>,
+    events: Arc<events::Listeners<DomainEvent>>,
+    secret_events: Arc<events::Listeners<SecretEvent>>,
     /// Becomes true, or goes away, when nothing more will come.
     closed: Arc<watch::Sender<bool>>,
     /// Where the channels' tasks run, for calls of threads that are in no runtime.
@@ -315,6 +321,7 @@ impl Connection {
             backend,
             read_only,
             events: Arc::default(),
+            secret_events: Arc::default(),
             closed,
             runtime: tokio::runtime::Handle::current(),
         };
@@ -365,6 +372,22 @@ impl Connection {
         let runtime = tokio::runtime::Handle::try_current().unwrap_or_else(|_| self.0.runtime.clone());
         let closed = self.0.closed.subscribe();
         self.0.events.listen(self.caller(Driver::Qemu), closed, &runtime).await
+    }
+
+    /// The secret driver's calls. An embedded stack starts that driver when it is first needed.
+    #[must_use]
+    pub fn secrets(&self) -> secret::Client {
+        secret::Client(self.caller(Driver::Secret))
+    }
+
+    /// Events of secrets, as [`Connection::domain_events`] has those of domains.
+    ///
+    /// # Errors
+    /// A driver that can't be had.
+    pub async fn secret_events(&self) -> Result<mpsc::Receiver<SecretEvent>, Error> {
+        let runtime = tokio::runtime::Handle::try_current().unwrap_or_else(|_| self.0.runtime.clone());
+        let closed = self.0.closed.subscribe();
+        self.0.secret_events.listen(self.caller(Driver::Secret), closed, &runtime).await
     }
 
     /// The whole stack's state.

@@ -8,6 +8,7 @@ mod job;
 mod options;
 mod output;
 mod run;
+mod secrets;
 mod status;
 
 use anyhow::{Context, Result, bail};
@@ -62,6 +63,7 @@ async fn act(options: Options) -> Result<ExitCode> {
         Action::Status => status::show(&stack, &output).await?,
         Action::Hold(name) => stack.hold(driver(&name.driver)?).await?,
         Action::Release(name) => stack.release(driver(&name.driver)?).await?,
+        Action::Secret(action) => secrets::act(&stack, action, &output).await?,
         action => domains::act(&stack, action, &output).await?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::secrets::SecretAction;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -149,6 +150,8 @@ pub(crate) enum Action {
         /// The domain XML
         file: PathBuf,
     },
+    #[command(flatten)]
+    Secret(SecretAction),
     /// Show drivers, helpers and what each object is busy with
     Status,
     /// Take a driver out of service

@@ -15,6 +15,7 @@
 pub mod domain;
 pub mod log;
 pub mod network;
+pub mod secret;
 pub mod stack;
 
 use crate::frame::Token;
@@ -127,6 +128,8 @@ pub struct CallInfo {
     pub stream: bool,
     /// Bytes that the arguments may have.
     pub body_max_bytes: u32,
+    /// Do arguments or reply hold what must not stay in memory? Their bytes are wiped after use.
+    pub sensitive: bool,
 }
 
 impl CallInfo {
@@ -142,6 +145,7 @@ impl CallInfo {
         remote: None,
         stream: false,
         body_max_bytes: 64 << 10,
+        sensitive: false,
     };
 }
 
@@ -156,6 +160,8 @@ pub struct CallContext {
     pub trace: u32,
     /// How long the caller still waits; `None` is a job.
     pub time_left: Option<Duration>,
+    /// The driver that calls in its own name; `None` for a client, and for a driver that speaks for one.
+    pub caller: Option<Driver>,
     /// Leads back to the caller's channel, for calls that subscribe.
     #[cfg(feature = "link")]
     pub events: crate::channel::EventSink,
@@ -175,6 +181,7 @@ pub fn each_call(visitor: &mut impl EachCall) {
     domain::each_call(visitor);
     network::each_call(visitor);
     log::each_call(visitor);
+    secret::each_call(visitor);
     stack::each_call(visitor);
 }
 
@@ -198,8 +205,10 @@ pub const REVISION: u64 = {
     hash = fingerprint(domain::TEXT, hash);
     hash = fingerprint(network::TEXT, hash);
     hash = fingerprint(log::TEXT, hash);
+    hash = fingerprint(secret::TEXT, hash);
     hash = fingerprint(stack::TEXT, hash);
     hash = fingerprint(include_str!("../types.rs"), hash);
+    hash = fingerprint(include_str!("../types/secret.rs"), hash);
     fingerprint(include_str!("../control.rs"), hash)
 };
 
@@ -208,6 +217,7 @@ pub const TABLES: &[(Driver, &[CallInfo])] = &[
     (Driver::Qemu, domain::CALLS),
     (Driver::Network, network::CALLS),
     (Driver::Log, log::CALLS),
+    (Driver::Secret, secret::CALLS),
     (Driver::Broker, stack::CALLS),
 ];
 
@@ -312,8 +322,7 @@ macro_rules! calls {
             match call.info.operation {
                 $(
                     $operation => Box::pin(async move {
-                        let arguments = crate::dispatch::arguments(&call, &body, descriptors)?;
-                        drop(body);
+                        let arguments = crate::dispatch::arguments(&call, body, descriptors)?;
                         let info = call.info;
                         let reply = server.$name(call, arguments).await?;
                         crate::dispatch::reply(info, &reply)

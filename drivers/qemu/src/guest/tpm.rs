@@ -90,7 +90,7 @@ impl Guest {
             let words = ["--tpm2", "--reconfigure", "--pcr-banks", &banks.join(",")].map(str::to_owned);
             self.run_setup(&folder, &state, words.to_vec(), setup).await?;
         }
-        fault::point("start", "before_tpm");
+        fault::point("tpm", "before_helper");
 
         let system =
             |errno: nix::errno::Errno| Error::system(Origin::QEMU, self.tpm_text("sockets"), &errno.into());

@@ -1,0 +1,7 @@
+//! The secret driver's program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bulkhead_actors::driver::driver_main::<bulkhead_secret::Secrets>()
+}
