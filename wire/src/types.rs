@@ -2,7 +2,12 @@
 //!
 //! Their fields stand in the order of libvirt's protocol, so that the same type encodes to bincode and to XDR.
 
+mod guest;
+mod parameters;
 pub mod secret;
+
+pub use guest::*;
+pub use parameters::*;
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -221,43 +226,6 @@ impl<'de> Deserialize<'de> for ByteString {
     }
 }
 
-/// A typed parameter's value; the cases are numbered as `virTypedParameterType`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum TypedValue {
-    /// 1.
-    Int(i32),
-    /// 2.
-    UnsignedInt(u32),
-    /// 3.
-    Long(i64),
-    /// 4.
-    UnsignedLong(u64),
-    /// 5.
-    Double(f64),
-    /// 6, a truth value.
-    Boolean(i32),
-    /// 7.
-    Text(String),
-}
-
-/// A typed parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TypedParameter {
-    /// Its name (`cpu.time`).
-    pub field: String,
-    /// Its value.
-    pub value: TypedValue,
-}
-
-/// One domain's statistics.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DomainStatistics {
-    /// Whose.
-    pub domain: DomainRef,
-    /// What was asked for and can be told.
-    pub parameters: Vec<TypedParameter>,
-}
-
 /// The host's processors and memory (`virNodeInfo`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
@@ -308,15 +276,6 @@ pub struct CpuMap {
     pub present: i32,
 }
 
-/// One number about a domain's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemoryStatistic {
-    /// `virDomainMemoryStatTags`.
-    pub tag: i32,
-    /// In KiB, or what the tag says.
-    pub value: u64,
-}
-
 /// A security label; text as libvirt has it here, a character each and the zero at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecurityLabel {
@@ -342,17 +301,6 @@ pub struct SecurityModel {
     pub model: Vec<i8>,
     /// Its domain of interpretation.
     pub interpretation: Vec<i8>,
-}
-
-/// What the way to a domain's hypervisor is doing (`virDomainControlInfo`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ControlInfo {
-    /// `virDomainControlState`.
-    pub state: u32,
-    /// The state's detail.
-    pub details: u32,
-    /// Since when, in ms.
-    pub state_time_ms: u64,
 }
 
 /// An answer with an open file in it: a picture.

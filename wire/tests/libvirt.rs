@@ -85,7 +85,7 @@ fn layout(types: &Value, name: &str, found: &mut Vec<String>) {
 }
 
 struct Compare {
-    procedures: BTreeMap<u64, Value>,
+    procedures: BTreeMap<(String, u64), Value>,
     types: Value,
     compared: usize,
     wrong: Vec<String>,
@@ -97,8 +97,12 @@ impl EachCall for Compare {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let Some(number) = info.remote else { return };
-        let Some(procedure) = self.procedures.get(&u64::from(number)) else {
+        let Some((program, number)) =
+            info.remote.map(|number| ("remote", number)).or(info.qemu.map(|number| ("qemu", number)))
+        else {
+            return;
+        };
+        let Some(procedure) = self.procedures.get(&(program.to_owned(), u64::from(number))) else {
             return self.wrong.push(format!("{}: there is no {number}", info.name));
         };
         self.compared += 1;
@@ -128,8 +132,10 @@ fn numbers_layouts_and_permissions_are_libvirts() {
     let procedures = procedures["procedures"].as_array().unwrap().iter();
     let mut compare = Compare {
         procedures: procedures
-            .filter(|procedure| procedure["program"] == "remote")
-            .map(|procedure| (procedure["number"].as_u64().unwrap(), procedure.clone()))
+            .map(|procedure| {
+                let program = procedure["program"].as_str().unwrap().to_owned();
+                ((program, procedure["number"].as_u64().unwrap()), procedure.clone())
+            })
             .collect(),
         types: json(&folder.join("structs.json"))["types"].clone(),
         compared: 0,

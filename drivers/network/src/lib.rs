@@ -16,7 +16,7 @@ use bulkhead_actors::object::Object;
 use bulkhead_wire::dispatch::Answer;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::{CallContext, Driver, network};
-use bulkhead_wire::types::{Busy, Tap};
+use bulkhead_wire::types::{Busy, InterfaceStats, Tap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -75,4 +75,42 @@ impl network::Server for Network {
     ) -> Result<(), Error> {
         name::check(&arguments.name)
     }
+
+    async fn interface_counters(
+        &self,
+        _call: CallContext,
+        arguments: network::interface_counters::Arguments,
+    ) -> Result<InterfaceStats, Error> {
+        name::check(&arguments.name)?;
+        tokio::task::spawn_blocking(move || counters(&arguments.name)).await.unwrap_or_else(|error| {
+            let message = format!("Counting an interface ended unexpectedly: {error}");
+            Err(Error::new(Code::INTERNAL, Origin::NETWORK, message))
+        })
+    }
+}
+
+/// What has gone through an interface.
+fn counters(name: &str) -> Result<InterfaceStats, Error> {
+    let link = netlink::Netlink::open()
+        .and_then(|mut netlink| netlink.find(name))
+        .map_err(|error| Error::system(Origin::NETWORK, format!("Interface {name}"), &error))?;
+    let counters = link.and_then(|link| link.counters).ok_or_else(|| {
+        let message = format!("Interface '{name}' is not there, so that it counts nothing");
+        Error::new(Code::INTERNAL, Origin::NETWORK, message)
+    })?;
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let [received_bytes, sent_bytes] = counters.bytes.map(signed);
+    let [received_packets, sent_packets] = counters.packets.map(signed);
+    let [received_errors, sent_errors] = counters.errors.map(signed);
+    let [received_drops, sent_drops] = counters.drops.map(signed);
+    Ok(InterfaceStats {
+        received_bytes,
+        received_packets,
+        received_errors,
+        received_drops,
+        sent_bytes,
+        sent_packets,
+        sent_errors,
+        sent_drops,
+    })
 }

@@ -46,6 +46,21 @@ pub(crate) struct Link {
     pub(crate) mtu: u32,
     /// What a tap (or tun) was made as.
     pub(crate) tun: Option<Tun>,
+    /// What has gone through it.
+    pub(crate) counters: Option<Counters>,
+}
+
+/// What has gone through an interface, as the host sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// Packets: received, sent.
+    pub(crate) packets: [u64; 2],
+    /// Bytes: received, sent.
+    pub(crate) bytes: [u64; 2],
+    /// Errors: on receiving, on sending.
+    pub(crate) errors: [u64; 2],
+    /// Packets dropped: on receiving, on sending.
+    pub(crate) drops: [u64; 2],
 }
 
 /// What is to be changed about an interface.
@@ -215,10 +230,23 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         match kind {
             libc::IFLA_MTU => link.mtu = u32_at(value, 0)?,
             libc::IFLA_LINKINFO => parse_info(value, &mut link)?,
+            libc::IFLA_STATS64 => link.counters = parse_counters(value),
             _ => {}
         }
     }
     Some(link)
+}
+
+/// The first eight of the kernel's `rtnl_link_stats64`.
+fn parse_counters(data: &[u8]) -> Option<Counters> {
+    let pair = |index: usize| -> Option<[u64; 2]> {
+        let at = |index: usize| {
+            let bytes = data.get(8 * index..)?.first_chunk()?;
+            Some(u64::from_ne_bytes(*bytes))
+        };
+        Some([at(2 * index)?, at(2 * index + 1)?])
+    };
+    Some(Counters { packets: pair(0)?, bytes: pair(1)?, errors: pair(2)?, drops: pair(3)? })
 }
 
 fn parse_info(info: &[u8], link: &mut Link) -> Option<()> {

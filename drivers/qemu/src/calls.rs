@@ -1,6 +1,17 @@
 //! The calls of the qemu driver. Queries answer from snapshots and wait for nothing; the rest goes to the domain's own task.
 
+mod agent;
+mod bulk;
+mod disks;
+mod hardware;
+mod host;
+mod metadata;
+mod observed;
 mod plain;
+mod processors;
+mod sizes;
+mod stats;
+mod tunables;
 
 use crate::args::{self, Paths, Rendering};
 use crate::documents;
@@ -8,17 +19,16 @@ use crate::domain::Purpose;
 use crate::driver::Qemu;
 use crate::guest::tpm::StateOf;
 use crate::guest::view::View;
-use crate::guest::{Guest, GuestHandle, SAVE_FLAGS};
-use crate::{node, statistics};
+use crate::guest::{Guest, GuestHandle, SAVE_FLAGS, not_running};
+use crate::node;
 use bulkhead_actors::job::Progress;
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::CallContext;
 use bulkhead_wire::table::domain::{self, Server};
 use bulkhead_wire::types::{
-    ControlInfo, CpuMap, DomainInfo, DomainList, DomainOverview, DomainRef, DomainState, DomainStatistics,
-    JobInfo, MemoryStatistic, NodeInfo, NodeStatistics, SecurityLabel, SecurityLabels, SecurityModel, State,
-    Stream,
+    CpuMap, DomainInfo, DomainList, DomainOverview, DomainRef, DomainState, JobInfo, NodeInfo,
+    NodeStatistics, SecurityLabel, SecurityLabels, SecurityModel, State, Stream,
 };
 use bulkhead_xml::Element;
 use std::sync::Arc;
@@ -60,8 +70,6 @@ mod list {
     pub(super) const NO_SNAPSHOT: u32 = 8192;
     pub(super) const CHECKPOINT: u32 = 16384;
     pub(super) const NO_CHECKPOINT: u32 = 32768;
-    /// All of them.
-    pub(super) const ALL: u32 = 0xffff;
 }
 
 fn unsupported_flags(call: &CallContext, flags: u32, known: u32) -> Result<(), Error> {
@@ -74,11 +82,6 @@ fn unsupported_flags(call: &CallContext, flags: u32, known: u32) -> Result<(), E
 
 fn not_found(what: &str) -> Error {
     Error::new(Code::NO_DOMAIN, Origin::QEMU, format!("Domain not found: no domain with matching {what}"))
-}
-
-fn not_running(guest: &GuestHandle) -> Error {
-    let message = format!("Domain '{}': domain is not running", guest.view.get().name);
-    Error::new(Code::OPERATION_INVALID, Origin::QEMU, message)
 }
 
 /// A job as libvirt tells of it: its length is known, or not yet.
@@ -121,6 +124,21 @@ fn matches(view: &View, flags: u32) -> bool {
         && asked(&[(list::MANAGED_SAVE, view.saved), (list::NO_MANAGED_SAVE, !view.saved)])
         && asked(&[(list::SNAPSHOT, false), (list::NO_SNAPSHOT, true)])
         && asked(&[(list::CHECKPOINT, false), (list::NO_CHECKPOINT, true)])
+}
+
+/// Calls that a module of that subject serves.
+macro_rules! served_by {
+    ($($module:ident: $($name:ident)+;)*) => {
+        $($(
+            async fn $name(
+                &self,
+                call: CallContext,
+                arguments: domain::$name::Arguments,
+            ) -> Result<domain::$name::Reply, Error> {
+                $module::$name(self, call, arguments).await
+            }
+        )+)*
+    };
 }
 
 impl Qemu {
@@ -474,7 +492,7 @@ impl Server for Qemu {
         let guest = self.guest(&arguments.domain)?;
         let view = guest.view.get();
         if view.live.is_none() {
-            return Err(not_running(&guest));
+            return Err(not_running(&guest.view.get().name));
         }
         // Before its turn comes: whatever waits for this QEMU ends with it.
         guest.give_up_start();
@@ -555,7 +573,7 @@ impl Server for Qemu {
     ) -> Result<JobInfo, Error> {
         let guest = self.guest(&arguments.domain)?;
         if guest.view.get().live.is_none() {
-            return Err(not_running(&guest));
+            return Err(not_running(&guest.view.get().name));
         }
         Ok(guest.object.job().map_or_else(JobInfo::default, |job| job_info(&job.progress())))
     }
@@ -628,17 +646,11 @@ impl Server for Qemu {
         domain_undefine(self, call, arguments) -> () { let arguments = domain::domain_undefine_flags::Arguments { domain: arguments.domain, flags: 0 }; self.domain_undefine_flags(call, arguments).await }
         domain_get_os_type(self, call, arguments) -> String { let view = self.guest(&arguments.domain)?.view.get(); let kind = view.root().and_then(|root| root.at("os/type")); Ok(kind.map_or_else(|| "hvm".to_owned(), Element::text)) }
         domain_get_max_memory(self, call, arguments) -> u64 { Ok(self.guest(&arguments.domain)?.view.get().info().max_memory_kib) }
-        domain_get_max_vcpus(self, call, arguments) -> i32 { self.vcpus(&arguments.domain, plain::VCPU_MAXIMUM) }
-        domain_get_vcpus_flags(self, call, arguments) -> i32 { unsupported_flags(&call, arguments.flags, plain::VCPU_FLAGS)?; self.vcpus(&arguments.domain, arguments.flags) }
         domain_is_updated(self, call, arguments) -> i32 { self.guest(&arguments.domain).map(|_| 0) }
         domain_get_autostart_once(self, call, arguments) -> i32 { self.guest(&arguments.domain).map(|_| 0) }
         domain_get_messages(self, call, arguments) -> Vec<String> { unsupported_flags(&call, arguments.flags, 3)?; self.guest(&arguments.domain).map(|_| Vec::new()) }
         domain_get_security_label(self, call, arguments) -> SecurityLabel { self.guest(&arguments.domain).map(|_| plain::security_label()) }
         domain_get_security_label_list(self, call, arguments) -> SecurityLabels { self.guest(&arguments.domain).map(|_| SecurityLabels { labels: Vec::new(), count: 0 }) }
-        domain_get_control_info(self, call, arguments) -> ControlInfo { unsupported_flags(&call, arguments.flags, 0)?; self.control(&arguments.domain) }
-        domain_get_metadata(self, call, arguments) -> String { unsupported_flags(&call, arguments.flags, 3)?; self.metadata(&arguments.domain, arguments.kind, arguments.uri.as_deref(), arguments.flags) }
-        domain_memory_stats(self, call, arguments) -> Vec<MemoryStatistic> { unsupported_flags(&call, arguments.flags, 0)?; let guest = self.guest(&arguments.domain)?; let view = guest.view.get(); if view.live.is_none() { return Err(not_running(&guest)); } Ok(statistics::memory(&view, arguments.count_max)) }
-        connect_get_all_domain_stats(self, call, arguments) -> Vec<DomainStatistics> { self.statistics(&call, &arguments.domains, arguments.stats, arguments.flags) }
     }
 
     async fn domains_overview(
@@ -663,5 +675,28 @@ impl Server for Qemu {
     ) -> Result<(), Error> {
         self.environment.subscribe(call.events);
         Ok(())
+    }
+
+    served_by! {
+        bulk: connect_get_all_domain_stats;
+        stats: domain_memory_stats domain_block_stats domain_block_stats_flags domain_interface_stats
+            domain_get_block_info domain_get_cpu_stats domain_get_control_info domain_get_job_stats;
+        processors: domain_get_vcpus  domain_get_max_vcpus domain_get_vcpus_flags;
+        agent: domain_get_time domain_set_time domain_get_hostname domain_get_fsinfo domain_fsfreeze domain_fsthaw
+            domain_fstrim domain_interface_addresses domain_set_user_password domain_get_guest_info
+            domain_agent_command;
+        tunables: domain_get_scheduler_type domain_get_scheduler_parameters domain_get_scheduler_parameters_flags
+            domain_set_scheduler_parameters domain_set_scheduler_parameters_flags domain_get_memory_parameters
+            domain_set_memory_parameters domain_get_blkio_parameters domain_set_blkio_parameters
+            domain_get_numa_parameters domain_set_numa_parameters domain_get_vcpu_pin_info domain_pin_vcpu
+            domain_pin_vcpu_flags domain_get_emulator_pin_info domain_pin_emulator domain_get_perf_events;
+        hardware: domain_send_key domain_inject_nmi domain_memory_peek domain_get_iothread_info domain_start_dirty_rate_calc
+            domain_get_launch_security_info domain_managed_save_get_xml_desc domain_monitor_command;
+        disks: domain_block_resize domain_get_block_io_tune domain_set_block_io_tune domain_get_disk_errors;
+        host:
+             node_get_free_pages connect_get_cpu_model_names;
+        metadata: domain_get_metadata domain_set_metadata domain_rename  ;
+        sizes: domain_set_vcpus domain_set_vcpus_flags domain_set_memory domain_set_memory_flags
+            domain_set_max_memory domain_set_memory_stats_period domain_add_iothread domain_del_iothread;
     }
 }

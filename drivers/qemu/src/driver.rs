@@ -3,6 +3,7 @@
 use crate::capabilities::{Capabilities, HostFacts};
 use crate::domain::host::RandomIdentifiers;
 use crate::domain::{Definition, Host, Purpose};
+use crate::guest::amend;
 use crate::guest::live::{self, Phase, Record};
 use crate::guest::{Guest, GuestHandle, tpm};
 use crate::probe::{self, Probes};
@@ -17,7 +18,7 @@ use bulkhead_wire::dispatch::Answer;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::{CallContext, Driver, domain, log};
 use bulkhead_wire::types::{Busy, DomainEvent, DomainRef, Uuid};
-use bulkhead_xml::{Element, Limits};
+use bulkhead_xml::Element;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -175,6 +176,22 @@ impl Environment {
     pub(crate) fn by_uuid(&self, uuid: Uuid) -> Option<GuestHandle> {
         let guests = self.guests.read().unwrap_or_else(PoisonError::into_inner);
         guests.by_uuid.get(&uuid).filter(|guest| guest.view.get().exists()).cloned()
+    }
+
+    /// Sets a name aside for a domain that has another one yet.
+    pub(crate) fn reserve(&self, name: &str, uuid: Uuid) -> Result<(), Error> {
+        let mut guests = self.guests.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = guests.by_name.get(name) {
+            let message = format!("domain '{name}' already exists with uuid {other}; choose another name");
+            return Err(Error::new(Code::OPERATION_INVALID, Origin::QEMU, message));
+        }
+        guests.by_name.insert(name.to_owned(), uuid);
+        Ok(())
+    }
+
+    /// Gives a name free that a domain no longer has.
+    pub(crate) fn release(&self, name: &str) {
+        self.guests.write().unwrap_or_else(PoisonError::into_inner).by_name.remove(name);
     }
 
     pub(crate) fn by_name(&self, name: &str) -> Option<GuestHandle> {
@@ -414,12 +431,8 @@ impl Qemu {
     }
 
     async fn adopt_one(&self, record: Record, helper: Helper, tpm: Option<Helper>) -> Result<(), Error> {
-        let parse = |text: &str| {
-            bulkhead_xml::parse(text.as_bytes(), Limits::default(), "domain/metadata")
-                .map_err(|error| Error::new(Code::XML_ERROR, Origin::QEMU, error.to_string()))
-        };
-        let definition = Definition { root: parse(&record.definition)? };
-        let root = parse(&record.live)?;
+        let definition = Definition { root: amend::tree(&record.definition)? };
+        let root = amend::tree(&record.live)?;
         let guest = self.guest_for(&definition)?;
         guest
             .object

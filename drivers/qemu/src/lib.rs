@@ -3,7 +3,7 @@
 //! The pure half: [`domain`] turns XML into a complete definition and back, [`device`] holds what each kind of
 //! device adds to that, [`args`] turns a definition into a command line, [`capabilities`] is what a QEMU binary
 //! can do. The other half acts: [`monitor`] speaks QMP, `guest` is a domain's own actor, [`driver`] the driver as a whole,
-//! `calls` what it serves.
+//! `calls` what it serves, `image` and `probe` what is asked of programs that run no guest.
 
 pub mod args;
 mod calls;
@@ -13,7 +13,7 @@ mod documents;
 pub mod domain;
 pub mod driver;
 mod guest;
+mod image;
 pub mod monitor;
 mod node;
 mod probe;
-mod statistics;

@@ -2,11 +2,7 @@
 
 use super::{CallInfo, Class, Driver, Permission, calls};
 use crate::descriptor::Descriptor;
-use crate::types::{
-    ControlInfo, CpuMap, DomainInfo, DomainList, DomainOverview, DomainRef, DomainState, DomainStatistics,
-    JobInfo, MemoryStatistic, NodeInfo, NodeStatistics, SecurityLabel, SecurityLabels, SecurityModel, Stream,
-    Uuid,
-};
+use crate::types::*;
 use std::time::Duration;
 
 calls! {
@@ -184,12 +180,6 @@ calls! {
     /// Memory that the guest may have, in KiB.
     326 domain_get_max_memory(domain: DomainRef) -> u64
         { remote: Some(17), permission: Permission::Read, class: Class::Query, repeatable: true }
-    /// Most virtual CPUs that the guest may have.
-    327 domain_get_max_vcpus(domain: DomainRef) -> i32
-        { remote: Some(18), permission: Permission::Read, class: Class::Query, repeatable: true }
-    /// Its virtual CPUs; `flags` are `virDomainVcpuFlags`.
-    328 domain_get_vcpus_flags(domain: DomainRef, flags: u32) -> i32
-        { remote: Some(200), permission: Permission::Read, class: Class::Query, repeatable: true }
     /// Was its definition changed while it runs?
     329 domain_is_updated(domain: DomainRef) -> i32
         { remote: Some(202), permission: Permission::Read, class: Class::Query, repeatable: true }
@@ -205,21 +195,204 @@ calls! {
     /// Its security labels: none.
     333 domain_get_security_label_list(domain: DomainRef) -> SecurityLabels
         { remote: Some(278), permission: Permission::Read, class: Class::Query, repeatable: true }
-    /// What the way to its hypervisor is doing.
-    334 domain_get_control_info(domain: DomainRef, flags: u32) -> ControlInfo
-        { remote: Some(229), permission: Permission::Read, class: Class::Query, repeatable: true }
-    /// Title, description or an element of its metadata.
-    335 domain_get_metadata(domain: DomainRef, kind: i32, uri: Option<String>, flags: u32) -> String
-        { remote: Some(265), permission: Permission::Read, class: Class::Query, repeatable: true }
-    /// Numbers about its memory.
-    336 domain_memory_stats(domain: DomainRef, count_max: u32, flags: u32) -> Vec<MemoryStatistic>
-        { remote: Some(159), permission: Permission::Read, class: Class::Query, repeatable: true }
-    /// Statistics of many domains; `stats` are `virDomainStatsTypes`, `flags` those of the list of domains and more.
-    337 connect_get_all_domain_stats(domains: Vec<DomainRef>, stats: u32, flags: u32) -> Vec<DomainStatistics>
-        { remote: Some(344), permission: Permission::Read, class: Class::Query, repeatable: true, body_max_bytes: 8 << 20 }
     /// From now on this channel carries the driver's events.
     50 events_subscribe() -> ()
         { permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Statistics of many domains, or of all; `stats` are `virDomainStatsTypes`, `flags` `virConnectGetAllDomainStatsFlags`.
+    500 connect_get_all_domain_stats(domains: Vec<DomainRef>, stats: u32, flags: u32) -> Vec<DomainStats>
+        { remote: Some(344), permission: Permission::Read, class: Class::Query, repeatable: true, body_max_bytes: 8 << 20 }
+    /// What the guest says of its memory.
+    501 domain_memory_stats(domain: DomainRef, max: u32, flags: u32) -> Vec<MemoryStat>
+        { remote: Some(159), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// What a disk has done.
+    502 domain_block_stats(domain: DomainRef, path: String) -> BlockStats
+        { remote: Some(64), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// What a disk has done, in named values.
+    503 domain_block_stats_flags(domain: DomainRef, path: String, count: i32, flags: u32) -> ParameterList
+        { remote: Some(243), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// What an interface has done.
+    504 domain_interface_stats(domain: DomainRef, device: String) -> InterfaceStats
+        { remote: Some(65), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The sizes of a disk.
+    505 domain_get_block_info(domain: DomainRef, path: String, flags: u32) -> BlockInfo
+        { remote: Some(194), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// CPU time: of the whole guest (`start_cpu` -1), or on each of the host's CPUs.
+    506 domain_get_cpu_stats(domain: DomainRef, count: u32, start_cpu: i32, cpus: u32, flags: u32) -> ParameterList
+        { remote: Some(262), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Virtual CPUs: what they do, and where they may do it.
+    507 domain_get_vcpus(domain: DomainRef, max: i32, map_bytes: i32) -> Vcpus
+        { remote: Some(20), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// How many virtual CPUs it may have.
+    509 domain_get_max_vcpus(domain: DomainRef) -> i32
+        { remote: Some(18), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// How many virtual CPUs it has or may have; `flags` are `virDomainVcpuFlags`.
+    510 domain_get_vcpus_flags(domain: DomainRef, flags: u32) -> i32
+        { remote: Some(200), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Does its monitor answer?
+    511 domain_get_control_info(domain: DomainRef, flags: u32) -> ControlInfo
+        { remote: Some(229), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// How far lasting work has come, or how the last came to its end.
+    512 domain_get_job_stats(domain: DomainRef, flags: u32) -> JobStats
+        { remote: Some(298), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The guest's clock, by its agent.
+    513 domain_get_time(domain: DomainRef, flags: u32) -> GuestTime
+        { remote: Some(337), class: Class::Query, repeatable: true }
+    /// Sets the guest's clock, by its agent.
+    514 domain_set_time(domain: DomainRef, seconds: i64, nanoseconds: u32, flags: u32) -> ()
+        { remote: Some(338), repeatable: true }
+    /// The title, description, or an element of another namespace.
+    520 domain_get_metadata(domain: DomainRef, kind: i32, uri: Option<String>, flags: u32) -> String
+        { remote: Some(265), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Sets the title, description, or an element of another namespace; nothing removes it.
+    521 domain_set_metadata(domain: DomainRef, kind: i32, metadata: Option<String>, key: Option<String>, uri: Option<String>, flags: u32) -> ()
+        { remote: Some(264), repeatable: true }
+    /// Gives a domain that does not run another name.
+    522 domain_rename(domain: DomainRef, new_name: Option<String>, flags: u32) -> i32
+        { remote: Some(358) }
+    /// The guest's own name, by its agent.
+    525 domain_get_hostname(domain: DomainRef, flags: u32) -> String
+        { remote: Some(277), class: Class::Query, repeatable: true }
+    /// How the host schedules it.
+    526 domain_get_scheduler_type(domain: DomainRef) -> SchedulerType
+        { remote: Some(56), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The parameters of that.
+    527 domain_get_scheduler_parameters(domain: DomainRef, count: i32) -> Vec<Parameter>
+        { remote: Some(57), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The parameters of that, live or persistent.
+    528 domain_get_scheduler_parameters_flags(domain: DomainRef, count: i32, flags: u32) -> Vec<Parameter>
+        { remote: Some(223), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Sets parameters of that.
+    529 domain_set_scheduler_parameters(domain: DomainRef, parameters: Vec<Parameter>) -> ()
+        { remote: Some(58), repeatable: true }
+    /// Sets parameters of that, live or persistent.
+    530 domain_set_scheduler_parameters_flags(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(219), repeatable: true }
+    /// Sets the number of virtual CPUs.
+    531 domain_set_vcpus(domain: DomainRef, count: u32) -> ()
+        { remote: Some(32), repeatable: true }
+    /// Sets the number of virtual CPUs; `flags` are `virDomainVcpuFlags`.
+    532 domain_set_vcpus_flags(domain: DomainRef, count: u32, flags: u32) -> ()
+        { remote: Some(199), repeatable: true }
+    /// Sets the memory of a guest that runs, in KiB.
+    533 domain_set_memory(domain: DomainRef, memory: u64) -> ()
+        { remote: Some(31), repeatable: true }
+    /// Sets the memory, in KiB; `flags` are `virDomainMemoryModFlags`.
+    534 domain_set_memory_flags(domain: DomainRef, memory: u64, flags: u32) -> ()
+        { remote: Some(204), repeatable: true }
+    /// Sets the most memory that it may have, in KiB.
+    535 domain_set_max_memory(domain: DomainRef, memory: u64) -> ()
+        { remote: Some(30), repeatable: true }
+    /// Has the balloon ask the guest for its statistics every so many seconds.
+    536 domain_set_memory_stats_period(domain: DomainRef, period: i32, flags: u32) -> ()
+        { remote: Some(308), repeatable: true }
+    /// Where virtual CPUs may run.
+    537 domain_get_vcpu_pin_info(domain: DomainRef, cpus: i32, map_bytes: i32, flags: u32) -> CpuMaps
+        { remote: Some(230), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Says where a virtual CPU may run.
+    538 domain_pin_vcpu(domain: DomainRef, vcpu: u32, map: ByteString) -> ()
+        { remote: Some(26), repeatable: true }
+    /// Says where a virtual CPU may run, live or persistent.
+    539 domain_pin_vcpu_flags(domain: DomainRef, vcpu: u32, map: ByteString, flags: u32) -> ()
+        { remote: Some(225), repeatable: true }
+    /// Where QEMU's other threads may run.
+    540 domain_get_emulator_pin_info(domain: DomainRef, map_bytes: i32, flags: u32) -> CpuMaps
+        { remote: Some(280), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Says where QEMU's other threads may run.
+    541 domain_pin_emulator(domain: DomainRef, map: ByteString, flags: u32) -> ()
+        { remote: Some(279), repeatable: true }
+    /// Limits of memory.
+    542 domain_get_memory_parameters(domain: DomainRef, count: i32, flags: u32) -> ParameterList
+        { remote: Some(198), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Sets limits of memory.
+    543 domain_set_memory_parameters(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(197), repeatable: true }
+    /// Shares and limits of disk throughput on the host.
+    544 domain_get_blkio_parameters(domain: DomainRef, count: i32, flags: u32) -> ParameterList
+        { remote: Some(206), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Sets shares of disk throughput on the host.
+    545 domain_set_blkio_parameters(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(205), repeatable: true }
+    /// From which of the host's NUMA nodes it has its memory.
+    546 domain_get_numa_parameters(domain: DomainRef, count: i32, flags: u32) -> ParameterList
+        { remote: Some(255), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Says from which of the host's NUMA nodes it has its memory.
+    547 domain_set_numa_parameters(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(254), repeatable: true }
+    /// Presses keys; `code_set` is a `virKeycodeSet`.
+    560 domain_send_key(domain: DomainRef, code_set: u32, hold_ms: u32, codes: Vec<u32>, flags: u32) -> ()
+        { remote: Some(226) }
+    /// Sends a non-maskable interrupt.
+    561 domain_inject_nmi(domain: DomainRef, flags: u32) -> ()
+        { remote: Some(210) }
+    /// Reads a guest's memory; `flags` are `virDomainMemoryFlags`.
+    562 domain_memory_peek(domain: DomainRef, offset: u64, size: u32, flags: u32) -> ByteString
+        { remote: Some(104), class: Class::Query, repeatable: true }
+    /// Gives a disk another size.
+    563 domain_block_resize(domain: DomainRef, disk: String, size: u64, flags: u32) -> ()
+        { remote: Some(251), repeatable: true }
+    /// Limits of a disk's throughput.
+    564 domain_get_block_io_tune(domain: DomainRef, disk: Option<String>, count: i32, flags: u32) -> ParameterList
+        { remote: Some(253), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Sets limits of a disk's throughput.
+    565 domain_set_block_io_tune(domain: DomainRef, disk: String, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(252), repeatable: true }
+    /// Disks that failed.
+    566 domain_get_disk_errors(domain: DomainRef, max: u32, flags: u32) -> DiskErrors
+        { remote: Some(263), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// The definition in the stored state that the next start goes on from.
+    567 domain_managed_save_get_xml_desc(domain: DomainRef, flags: u32) -> String
+        { remote: Some(388), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// File systems in the guest, by its agent.
+    580 domain_get_fsinfo(domain: DomainRef, flags: u32) -> FileSystems
+        { remote: Some(349), class: Class::Query, repeatable: true }
+    /// Has the guest hold its file systems still, by its agent.
+    581 domain_fsfreeze(domain: DomainRef, mount_points: Vec<String>, flags: u32) -> i32
+        { remote: Some(335) }
+    /// Lets the guest's file systems go on, by its agent.
+    582 domain_fsthaw(domain: DomainRef, mount_points: Vec<String>, flags: u32) -> i32
+        { remote: Some(336) }
+    /// Has the guest give back free room of its file systems, by its agent.
+    583 domain_fstrim(domain: DomainRef, mount_point: Option<String>, minimum: u64, flags: u32) -> ()
+        { remote: Some(294) }
+    /// Addresses of a guest's interfaces; `source` is a `virDomainInterfaceAddressesSource`.
+    584 domain_interface_addresses(domain: DomainRef, source: u32, flags: u32) -> Vec<GuestInterface>
+        { remote: Some(353), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Sets a user's password in the guest, by its agent.
+    585 domain_set_user_password(domain: DomainRef, user: Option<String>, password: Option<String>, flags: u32) -> ()
+        { remote: Some(357), repeatable: true }
+    /// What the guest says of itself, by its agent; `types` are `virDomainGuestInfoTypes`.
+    586 domain_get_guest_info(domain: DomainRef, types: u32, flags: u32) -> Vec<Parameter>
+        { remote: Some(418), class: Class::Query, repeatable: true }
+    /// I/O threads, and where they may run.
+    587 domain_get_iothread_info(domain: DomainRef, flags: u32) -> IoThreads
+        { remote: Some(351), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Makes an I/O thread.
+    588 domain_add_iothread(domain: DomainRef, id: u32, flags: u32) -> ()
+        { remote: Some(355) }
+    /// Ends an I/O thread.
+    589 domain_del_iothread(domain: DomainRef, id: u32, flags: u32) -> ()
+        { remote: Some(356) }
+    /// Begins to measure how fast the guest writes to its memory.
+    590 domain_start_dirty_rate_calc(domain: DomainRef, seconds: i32, flags: u32) -> ()
+        { remote: Some(427) }
+    /// What measures and secures a confidential guest; nothing of a guest that is none.
+    591 domain_get_launch_security_info(domain: DomainRef, flags: u32) -> Vec<Parameter>
+        { remote: Some(396), class: Class::Query, repeatable: true }
+    /// Which of the host's performance counters count for it.
+    592 domain_get_perf_events(domain: DomainRef, flags: u32) -> Vec<Parameter>
+        { remote: Some(365), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Free pages of the host by size (in KiB) and NUMA node.
+    605 node_get_free_pages(pages: Vec<u32>, start_cell: i32, cells: u32, flags: u32) -> Vec<u64>
+        { remote: Some(340), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// CPU models that guests of an architecture may have.
+    606 connect_get_cpu_model_names(arch: String, need_results: i32, flags: u32) -> CpuModels
+        { remote: Some(312), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// A command for QEMU's monitor; `flags` are `virDomainQemuMonitorCommandFlags`.
+    593 domain_monitor_command(domain: DomainRef, command: String, flags: u32) -> String
+        { qemu: Some(1) }
+    /// A command for the guest's agent, which gets so many seconds; -2 waits long, -1 as long as usual, 0 not at all.
+    594 domain_agent_command(domain: DomainRef, command: String, timeout: i32, flags: u32) -> Option<String>
+        { qemu: Some(3), deadline: Duration::from_secs(60) }
     /// All domains at a glance.
     51 domains_overview() -> Vec<DomainOverview>
         { permission: Permission::Read, class: Class::Query, repeatable: true }

@@ -124,6 +124,8 @@ pub struct CallInfo {
     pub deadline: Duration,
     /// Procedure number in libvirt's `remote` program.
     pub remote: Option<u32>,
+    /// Procedure number in libvirt's `qemu` program.
+    pub qemu: Option<u32>,
     /// Is the descriptor in its reply, for libvirt's clients, a stream?
     pub stream: bool,
     /// Bytes that the arguments may have.
@@ -143,6 +145,7 @@ impl CallInfo {
         repeatable: false,
         deadline: Duration::from_secs(10),
         remote: None,
+        qemu: None,
         stream: false,
         body_max_bytes: 64 << 10,
         sensitive: false,
@@ -209,6 +212,8 @@ pub const REVISION: u64 = {
     hash = fingerprint(stack::TEXT, hash);
     hash = fingerprint(include_str!("../types.rs"), hash);
     hash = fingerprint(include_str!("../types/secret.rs"), hash);
+    hash = fingerprint(include_str!("../types/guest.rs"), hash);
+    hash = fingerprint(include_str!("../types/parameters.rs"), hash);
     fingerprint(include_str!("../control.rs"), hash)
 };
 
@@ -360,14 +365,17 @@ mod tests {
 
     #[test]
     fn operations_and_libvirt_numbers_are_unique() {
-        let mut remote = std::collections::HashSet::new();
+        let mut numbers = std::collections::HashSet::new();
         for (driver, calls) in TABLES {
             let mut operations = std::collections::HashSet::new();
             for call in *calls {
                 assert!(operations.insert(call.operation), "{driver}: {} shares its number", call.name);
                 assert_eq!(call.driver, *driver);
-                if let Some(number) = call.remote {
-                    assert!(remote.insert(number), "libvirt procedure {number} stands twice");
+                for number in [("remote", call.remote), ("qemu", call.qemu)] {
+                    assert!(
+                        number.1.is_none() || numbers.insert(number),
+                        "procedure {number:?} stands twice"
+                    );
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! The network driver's calls.
 
-use super::{CallInfo, Driver, Permission, calls};
-use crate::types::Tap;
+use super::{CallInfo, Class, Driver, Permission, calls};
+use crate::types::{InterfaceStats, Tap};
+use std::time::Duration;
 
 calls! {
     driver: Network;
@@ -13,4 +14,7 @@ calls! {
     /// Removes a tap that `tap_open` made. One that is gone already is no error.
     2 tap_close(name: String) -> ()
         { permission: Permission::Driver, repeatable: true }
+    /// What has gone through an interface, as the host counts it: received is what came out of the guest.
+    3 interface_counters(name: String) -> InterfaceStats
+        { permission: Permission::Driver, class: Class::Query, repeatable: true, deadline: Duration::from_secs(2) }
 }

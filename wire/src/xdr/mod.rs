@@ -19,7 +19,7 @@ use std::os::fd::OwnedFd;
 /// Names of the newtypes around `[u8; N]` that are fixed opaque data.
 pub const OPAQUE: &[&str] = &["Uuid"];
 /// Names of the enums that are unions: the number of a case is its position, from 1.
-pub const UNIONS: &[&str] = &["TypedValue"];
+pub const UNIONS: &[&str] = &["ParameterValue"];
 /// Longest string, in bytes.
 pub const STRING_MAX_BYTES: usize = 4 << 20;
 /// Most elements of a list.

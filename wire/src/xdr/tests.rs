@@ -1,6 +1,6 @@
 use super::*;
 use crate::descriptor::Descriptor;
-use crate::types::{DomainInfo, DomainList, DomainRef, Stream, Uuid};
+use crate::types::{ByteString, DomainInfo, DomainList, DomainRef, Parameter, ParameterValue, Stream, Uuid};
 use proptest::prelude::*;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -44,6 +44,34 @@ fn optional_values_lists_and_truth_are_a_word_first() {
     assert_eq!(bytes(&vec![true, false]), [0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0]);
     let wrong = XdrError::Value { what: "flag of an optional value", value: 2 };
     assert_eq!(read::<Option<u32>>(&[0, 0, 0, 2, 0, 0, 0, 0]), Err(wrong));
+}
+
+#[test]
+fn a_typed_parameter_is_its_name_a_number_from_one_and_the_value() {
+    for (value, number, rest) in [
+        (ParameterValue::Int(-2), 1, vec![0xff, 0xff, 0xff, 0xfe]),
+        (ParameterValue::UnsignedLong(3), 4, vec![0, 0, 0, 0, 0, 0, 0, 3]),
+        (ParameterValue::Double(1.5), 5, vec![0x3f, 0xf8, 0, 0, 0, 0, 0, 0]),
+        (ParameterValue::Boolean(true), 6, vec![0, 0, 0, 1]),
+        (ParameterValue::Text("ab".to_owned()), 7, b"\0\0\0\x02ab\0\0".to_vec()),
+    ] {
+        let parameter = Parameter::new("x", value);
+        let mut expected = b"\0\0\0\x01x\0\0\0\0\0\0".to_vec();
+        expected.push(number);
+        expected.extend(rest);
+        assert_eq!(bytes(&parameter), expected);
+        assert_eq!(read(&expected), Ok(parameter));
+    }
+    for number in [0, 8, 0xff] {
+        let wrong = [&b"\0\0\0\x01x\0\0\0\0\0\0"[..], &[number, 0, 0, 0, 0]].concat();
+        assert!(read::<Parameter>(&wrong).is_err(), "{number}");
+    }
+}
+
+#[test]
+fn bytes_are_counted_and_padded() {
+    assert_eq!(bytes(&ByteString(vec![1, 2, 3])), [0, 0, 0, 3, 1, 2, 3, 0]);
+    assert_eq!(read(&[0, 0, 0, 1, 9, 0, 0, 0]), Ok(ByteString(vec![9])));
 }
 
 #[test]

@@ -23,7 +23,7 @@ mod os;
 mod place;
 mod read;
 mod refuse;
-mod sets;
+pub(crate) mod sets;
 mod tuning;
 
 pub use host::Host;

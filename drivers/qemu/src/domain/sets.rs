@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 const MAXIMUM: u32 = 16383;
 
 /// Reads a set; `None` if it is none, or names no number at all.
-pub(super) fn parse(text: &str) -> Option<BTreeSet<u32>> {
+pub(crate) fn parse(text: &str) -> Option<BTreeSet<u32>> {
     let mut set = BTreeSet::new();
     for part in text.split(',') {
         let part = part.trim();
@@ -34,7 +34,7 @@ fn number(text: &str) -> Option<u32> {
 }
 
 /// The usual spelling of a set: ascending, runs as ranges.
-pub(super) fn format(set: &BTreeSet<u32>) -> String {
+pub(crate) fn format(set: &BTreeSet<u32>) -> String {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for &number in set {
         match runs.last_mut() {

@@ -118,6 +118,15 @@ impl Place {
         remove(&self.complete)
     }
 
+    /// Moves the stored state, if there is one, to another place in the same folder.
+    pub(super) fn rename_to(&self, other: &Self) -> io::Result<()> {
+        if !self.is_stored() {
+            return Ok(());
+        }
+        std::fs::rename(&self.complete, &other.complete)?;
+        self.sync()
+    }
+
     /// Opens the stored state.
     pub(super) fn open(&self) -> io::Result<File> {
         File::open(&self.complete)

@@ -11,13 +11,21 @@
 //!
 //! [`view`] is what readers see, [`live`] what is on disk while it runs, [`start`] and [`stop`] the two sagas,
 //! [`monitor_events`] what QEMU tells, [`streams`] what is handed out as open files,
-//! [`prepare`] what a start needs beside the definition, [`tpm`] the TPM beside QEMU, [`display`] where displays listen, [`save`] and [`image`] the state that a guest goes on from.
+//! [`amend`] and [`rename`] how its description changes, [`agent`] the way to the guest's agent,
+//! [`process`] and [`blocks`] what kernel and QEMU count of it,
+//! [`prepare`] what a start needs beside the definition, [`tpm`] the TPM beside QEMU, [`display`] where displays listen,
+//! [`save`] and [`image`] the state that a guest goes on from.
 
+pub(crate) mod agent;
+pub(crate) mod amend;
+pub(crate) mod blocks;
 mod display;
 mod image;
 pub(crate) mod live;
 mod monitor_events;
 mod prepare;
+pub(crate) mod process;
+mod rename;
 mod save;
 mod start;
 mod stop;
@@ -50,7 +58,9 @@ pub(crate) const COMMAND_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) mod lifecycle {
     pub(crate) const DEFINED: (i32, i32) = (0, 0);
     pub(crate) const REDEFINED: (i32, i32) = (0, 1);
+    pub(crate) const DEFINED_RENAMED: (i32, i32) = (0, 2);
     pub(crate) const UNDEFINED: (i32, i32) = (1, 0);
+    pub(crate) const UNDEFINED_RENAMED: (i32, i32) = (1, 1);
     pub(crate) const STARTED: (i32, i32) = (2, 0);
     pub(crate) const STARTED_RESTORED: (i32, i32) = (2, 2);
     pub(crate) const PAUSED: (i32, i32) = (3, 0);
@@ -91,6 +101,14 @@ pub(crate) struct Running {
     ending: Option<(i32, (i32, i32))>,
     /// The next shutdown is half of a reboot.
     reboot: bool,
+    /// Whose turn it is to speak with the guest's agent.
+    agent: agent::Turn,
+}
+
+/// The error of whoever needs a guest that runs.
+pub(crate) fn not_running(name: &str) -> Error {
+    let message = format!("Domain '{name}': domain is not running; start it first");
+    Error::new(Code::OPERATION_INVALID, Origin::DOMAIN, message)
 }
 
 /// A domain.
@@ -145,7 +163,19 @@ impl GuestHandle {
     }
 }
 
+impl Running {
+    /// The XML as it runs.
+    pub(crate) fn live_root(&self) -> Arc<Element> {
+        Arc::clone(&self.live)
+    }
+}
+
 impl Guest {
+    /// What readers see at present.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.get()
+    }
+
     /// The helper's key: what the broker knows this guest by.
     fn key(&self) -> String {
         self.uuid.to_string()
@@ -158,6 +188,8 @@ impl Guest {
             pid: running.pid,
             root: Arc::clone(&running.live),
             memory_kib: running.memory_kib,
+            monitor: running.monitor.clone(),
+            agent: Arc::clone(&running.agent),
         });
         self.view.set(View {
             name: self.name.clone(),
@@ -173,7 +205,14 @@ impl Guest {
 
     /// Publishes that it is being started: it has its number, and no process yet.
     fn publish_start(&self, id: i32, live: &Element) {
-        let live = LiveView { id, pid: 0, root: Arc::new(live.clone()), memory_kib: start::memory_kib(live) };
+        let live = LiveView {
+            id,
+            pid: 0,
+            root: Arc::new(live.clone()),
+            memory_kib: start::memory_kib(live),
+            monitor: watch::channel(None).1,
+            agent: agent::Turn::default(),
+        };
         let view = View::clone(&self.view.get());
         let (state, reason) = (State::Paused, reason::PAUSED_STARTING);
         self.view.set(View { state, reason, live: Some(live), ..view });
@@ -184,17 +223,17 @@ impl Guest {
         self.environment.emit(&DomainEvent::Lifecycle { domain, event, detail });
     }
 
-    fn invalid(&self, why: &str) -> Error {
+    pub(crate) fn invalid(&self, why: &str) -> Error {
         let message = format!("Domain '{}': {why}", self.name);
         Error::new(Code::OPERATION_INVALID, Origin::QEMU, message)
     }
 
-    fn active(&self) -> Result<&Running, Error> {
-        self.running.as_ref().ok_or_else(|| self.invalid("domain is not running"))
+    pub(crate) fn active(&self) -> Result<&Running, Error> {
+        self.running.as_ref().ok_or_else(|| not_running(&self.name))
     }
 
     /// The monitor of a guest that runs.
-    fn monitor(&self) -> Result<Monitor, Error> {
+    pub(crate) fn monitor(&self) -> Result<Monitor, Error> {
         let monitor = self.active()?.monitor.borrow().clone();
         monitor.ok_or_else(|| {
             let message = format!(
@@ -222,7 +261,7 @@ impl Guest {
     }
 
     /// An error of the monitor, with the guest's name.
-    fn monitor_error(&self, error: &MonitorError) -> Error {
+    pub(crate) fn monitor_error(&self, error: &MonitorError) -> Error {
         let mut error = Error::from(error);
         error.message = format!("Domain '{}': {}", self.name, error.message);
         error

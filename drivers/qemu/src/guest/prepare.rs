@@ -4,35 +4,17 @@
 
 use super::Guest;
 use bulkhead_actors::state::Folder;
-use bulkhead_wire::control::{Access, HelperRequest};
-use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::{Element, Node};
-use serde::Deserialize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use tokio::io::AsyncReadExt;
 
 /// Layers of one disk; more is a circle or an attack.
 const LAYERS_MAX: usize = 64;
-/// Time to read one image's header; a file server may be slow.
-const HEADER_WITHIN: Duration = Duration::from_secs(10);
-/// Bytes of the answer about one image.
-const ANSWER_MAX_BYTES: u64 = 1 << 20;
 /// Bytes of firmware variables.
 const VARIABLES_MAX_BYTES: u64 = 64 << 20;
 /// The first port of VNC, and how many are tried.
 const FIRST_PORT: u16 = 5900;
 const PORTS: u16 = 4096;
-
-/// What `qemu-img info` says of one image, as far as it matters here.
-#[derive(Deserialize)]
-struct Image {
-    #[serde(rename = "full-backing-filename")]
-    full_backing_filename: Option<String>,
-    #[serde(rename = "backing-filename-format")]
-    backing_filename_format: Option<String>,
-}
 
 impl Guest {
     /// Makes the firmware variables of this guest from their template, the first time.
@@ -132,49 +114,9 @@ impl Guest {
         Error::new(Code::CONFIG_UNSUPPORTED, Origin::QEMU, format!("Domain '{}': {why}", self.name))
     }
 
-    /// Reads one image's header, in a helper that can open this image and nothing else.
+    /// What stands below one image.
     async fn layer_below(&self, path: &str, format: &str) -> Result<Option<(String, String)>, Error> {
-        let system = |error: std::io::Error| {
-            Error::system(Origin::QEMU, format!("Domain '{}': image {path}", self.name), &error)
-        };
-        let (reading, writing) =
-            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| system(errno.into()))?;
-        let key = format!("image-{}", self.environment.next_number());
-        let request = HelperRequest {
-            key: key.clone(),
-            class: "qemu-img".to_owned(),
-            program: PathBuf::from("/usr/bin/qemu-img"),
-            arguments: ["info", "--output=json", "-U", "-f", format, path].map(str::to_owned).to_vec(),
-            environment: vec![("LC_ALL".to_owned(), "C".to_owned())],
-            files: vec![(PathBuf::from(path), Access::Read)],
-            listeners: Vec::new(),
-            outputs: Vec::new(),
-            descriptors: vec![(1, Descriptor::new(writing))],
-            ports: Vec::new(),
-            network: false,
-            errors: None,
-            autodestroy: true,
-        };
-        self.environment.stack.start_helper(request).await.map_err(|error| self.named(&error))?;
-        let mut text = Vec::new();
-        let read = async {
-            let flags = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
-            nix::fcntl::fcntl(&reading, flags)?;
-            let pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(reading)?;
-            pipe.take(ANSWER_MAX_BYTES).read_to_end(&mut text).await
-        };
-        let read = tokio::time::timeout(HEADER_WITHIN, read).await;
-        if !matches!(read, Ok(Ok(_))) {
-            let _ = self.environment.stack.kill_helper(&key).await;
-            let message = format!(
-                "Domain '{}': image {path} could not be read within {} s",
-                self.name,
-                HEADER_WITHIN.as_secs()
-            );
-            return Err(Error::new(Code::OPERATION_TIMEOUT, Origin::QEMU, message));
-        }
-        let image: Image = serde_json::from_slice(&text)
-            .map_err(|_| self.refused(&format!("image {path} is damaged, or not of the format {format}")))?;
+        let image = self.environment.image(&self.name, path, format).await?;
         let Some(below) = image.full_backing_filename else {
             return Ok(None);
         };

@@ -56,7 +56,7 @@ pub(super) struct Stored {
 }
 
 impl Guest {
-    fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Place {
         Place::new(std::path::Path::new(&self.environment.host.state_folder), &self.name)
     }
 
@@ -96,8 +96,10 @@ impl Guest {
                 Ok((image, file, offset))
             })
             .await?;
-        let definition = Definition::read(image.xml.as_bytes(), &self.environment.host, Purpose::Create)
+        let mut definition = Definition::read(image.xml.as_bytes(), &self.environment.host, Purpose::Create)
             .map_err(|error| self.named(&error))?;
+        // It may have been renamed since.
+        definition.root.child_or_insert("name").set_text(self.name.clone());
         if definition.uuid() != self.key() {
             let message = format!(
                 "Domain '{}': the stored state is of domain '{}' ({}); remove it, or start with --force-boot",
@@ -108,6 +110,14 @@ impl Guest {
             return Err(Error::new(Code::OPERATION_INVALID, Origin::QEMU, message));
         }
         Ok(Some((definition, Stored { runs: image.runs, file, offset })))
+    }
+
+    /// The definition in the stored state.
+    pub(crate) async fn saved_definition(&self) -> Result<Definition, Error> {
+        match self.open_saved().await? {
+            Some((definition, _)) => Ok(definition),
+            None => Err(self.invalid("no state of it is stored")),
+        }
     }
 
     /// Fills a QEMU that waits for it with the stored state.

@@ -266,6 +266,7 @@ impl Guest {
             memory_kib,
             ending: None,
             reboot: false,
+            agent: super::agent::Turn::default(),
         })
     }
 
@@ -570,6 +571,7 @@ impl Guest {
             memory_kib,
             ending: None,
             reboot: false,
+            agent: super::agent::Turn::default(),
         });
         (self.state, self.reason) = (State::from_number(record.state), record.reason);
         let saving = match record.phase {

@@ -1,8 +1,9 @@
 //! The ways down: asked, rebooted, destroyed, and what is done when QEMU's process has ended.
 
+use super::agent::AgentLine;
 use super::view::reason;
 use super::{COMMAND_WITHIN, Guest, Running, lifecycle};
-use crate::monitor::agent::{Agent, ShutdownMode};
+use crate::monitor::agent::ShutdownMode;
 use bulkhead_actors::fault;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::types::State;
@@ -13,8 +14,6 @@ use std::time::Duration;
 const ACPI: u32 = 1;
 /// Ask the guest agent.
 const AGENT: u32 = 2;
-/// Time after which a guest agent that took the command and says nothing is believed to be doing it.
-const AGENT_GRACE: Duration = Duration::from_secs(1);
 /// Time in which a killed QEMU must be gone; the kernel needs some for a large guest.
 pub(super) const GONE_WITHIN: Duration = Duration::from_secs(8);
 
@@ -42,28 +41,13 @@ impl Guest {
     }
 
     async fn ask_agent(&self, reboot: bool) -> Result<(), Error> {
-        let running = self.active()?;
-        let alias = running.live.child("devices").and_then(|devices| {
-            let agent = devices
-                .all("channel")
-                .find(|channel| channel.path_attr("target", "name") == Some("org.qemu.guest_agent.0"))?;
-            agent.path_attr("alias", "name").map(str::to_owned)
-        });
-        let alias = alias.ok_or_else(|| {
-            let message =
-                format!("Domain '{}': QEMU guest agent is not configured; add its channel", self.name);
-            Error::new(Code::ARGUMENT_UNSUPPORTED, Origin::QEMU, message)
-        })?;
-        let socket = self.environment.stack.connect_helper(&self.key(), &format!("{alias}.sock")).await?;
-        let stream = std::os::unix::net::UnixStream::from(socket);
-        let stream = stream.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(stream));
-        let stream = stream
-            .map_err(|error| Error::system(Origin::QEMU, format!("Domain '{}': agent", self.name), &error))?;
-        let mode = if reboot { ShutdownMode::Reboot } else { ShutdownMode::Powerdown };
-        Agent::new(stream).shutdown(mode, COMMAND_WITHIN, AGENT_GRACE).await.map_err(|error| {
-            let error = Error::from(&error);
-            Error { message: format!("Domain '{}': {}", self.name, error.message), ..error }
-        })
+        self.active()?;
+        let view = self.view.get();
+        let Some(live) = &view.live else {
+            return Err(self.invalid("domain is not running"));
+        };
+        let line = AgentLine { name: &self.name, key: self.key(), stack: &self.environment.stack, live };
+        line.shutdown(if reboot { ShutdownMode::Reboot } else { ShutdownMode::Powerdown }).await
     }
 
     /// Waits for the end of a QEMU that the broker was told to kill, and does what follows from it.

@@ -1,9 +1,13 @@
 //! What readers see of a domain. Queries are answered from it, whatever QEMU and the domain's own task are doing.
 
+use super::agent::Turn;
+use super::process::{self, Usage};
 use crate::domain::Definition;
+use crate::monitor::Monitor;
 use bulkhead_wire::types::{DomainInfo, DomainRef, DomainState, State, Uuid};
 use bulkhead_xml::Element;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Reasons for states, numbered as libvirt numbers them per state.
 pub(crate) mod reason {
@@ -56,6 +60,10 @@ pub(crate) struct LiveView {
     pub(crate) root: Arc<Element>,
     /// What the guest has now, in KiB.
     pub(crate) memory_kib: u64,
+    /// The way to QEMU for those who only look; nothing while it does not answer.
+    pub(crate) monitor: watch::Receiver<Option<Monitor>>,
+    /// Whose turn it is to speak with the guest's agent.
+    pub(crate) agent: Turn,
 }
 
 /// A domain.
@@ -130,10 +138,11 @@ impl View {
             max_memory_kib: number("memory"),
             memory_kib: self.live.as_ref().map_or_else(|| number("currentMemory"), |live| live.memory_kib),
             vcpus: u16::try_from(self.vcpus().0).unwrap_or(u16::MAX),
-            cpu_time_ns: self.live.as_ref().map_or(0, |live| {
-                let (user, system) = cpu_times_ns(live.pid);
-                user + system
-            }),
+            cpu_time_ns: self
+                .live
+                .as_ref()
+                .and_then(|live| process::usage(live.pid))
+                .map_or(0, Usage::total_ns),
         }
     }
 }
@@ -143,24 +152,4 @@ pub(crate) fn vcpus_of(root: Option<&Element>) -> (u32, u32) {
     let Some(vcpu) = root.and_then(|root| root.child("vcpu")) else { return (0, 0) };
     let most = vcpu.text().trim().parse().unwrap_or(0);
     (vcpu.attr("current").and_then(|current| current.parse().ok()).unwrap_or(most), most)
-}
-
-/// Memory of a process that is really there, in KiB; 0 for one that has gone.
-pub(crate) fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
-/// User and system time of a process and its threads; 0 for one that has gone.
-pub(crate) fn cpu_times_ns(pid: u32) -> (u64, u64) {
-    // Clock ticks are 10 ms wherever Linux runs: the number is part of its interface to programs.
-    const TICK_NS: u64 = 10_000_000;
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return (0, 0);
-    };
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let mut ticks =
-        fields.split_whitespace().skip(11).map(|field| field.parse::<u64>().unwrap_or(0) * TICK_NS);
-    (ticks.next().unwrap_or(0), ticks.next().unwrap_or(0))
 }
