@@ -132,7 +132,7 @@ async fn run(own: &Path, socket: OwnedFd) -> Result<(), Failed> {
     let (mut deposits, mut helpers) = (Vec::new(), Vec::new());
     let mut welcome = loop {
         match broker.hear().await? {
-            ToDriver::Returned { deposits: mut files, helpers: mut running } => {
+            ToDriver::Inheritance { deposits: mut files, helpers: mut running } => {
                 deposits.append(&mut files);
                 helpers.append(&mut running);
             }
