@@ -6,6 +6,7 @@
 //! `calls` what it serves.
 
 pub mod args;
+mod autostart;
 mod calls;
 pub mod capabilities;
 pub mod device;
