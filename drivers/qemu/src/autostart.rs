@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
 
 /// Starts of one domain that end this driver, before the others are started without it.
 const ATTEMPTS: u32 = 2;
@@ -58,7 +59,8 @@ impl Pending {
             || Record { opening: self.opening, domains: all().into_iter().map(|name| (name, 0)).collect() };
         let mut record = known.clone().unwrap_or_else(fresh);
         change(&mut record.domains);
-        if before.as_ref() != Some(&record) {
+        // With nothing to start there is nothing to write: whoever comes next finds that again.
+        if before.as_ref() != Some(&record) && (before.is_some() || !record.domains.is_empty()) {
             self.folder.write(FILE, &serde_json::to_vec(&record)?)?;
             *known = Some(record.clone());
         }
@@ -127,8 +129,14 @@ async fn change(
     change: impl FnOnce(&mut BTreeMap<String, u32>) + Send + 'static,
 ) -> Result<BTreeMap<String, u32>, Error> {
     let shared = Arc::clone(&driver.environment);
-    driver
-        .environment
-        .on_disk("What starts with the stack", move || shared.pending.change(|| all, change))
-        .await
+    let work = move || {
+        // A mark that was set since then is for the next opening.
+        let is_older = |name: &String| {
+            let modified = std::fs::metadata(shared.autostart.path_of(name)).and_then(|mark| mark.modified());
+            let since = modified.ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+            since.as_micros() < u128::from(shared.pending.opening)
+        };
+        shared.pending.change(|| all.into_iter().filter(is_older).collect(), change)
+    };
+    driver.environment.on_disk("What starts with the stack", work).await
 }
