@@ -112,6 +112,7 @@ const fn pool_file(subject: &'static str, text: &'static str) -> FileKind {
 pub const FILE_KINDS: &[FileKind] = &[
     file("definition", "definition of a domain"),
     file("autostart", "mark that a domain starts with the stack"),
+    file("pending", "list of the domains that are still to be started with the stack"),
     file("live", "record of a running guest"),
     file("capabilities", "what a QEMU binary can do"),
     file("variables", "firmware variables of a guest"),

@@ -145,17 +145,37 @@ macro_rules! served_by {
     };
 }
 
+/// Dropped, it drops a domain that never came to exist: its caller may have gone before its turn came.
+struct Tidy(GuestHandle);
+
+impl Drop for Tidy {
+    fn drop(&mut self) {
+        if !self.0.view.get().exists() {
+            // Whoever fills the mailbox of a domain that does not exist is about to make it.
+            let _ = self
+                .0
+                .object
+                .post("tidy", |guest: &mut Guest| Box::pin(async move { guest.forget_if_gone() }));
+        }
+    }
+}
+
 impl Qemu {
     async fn start(
         &self,
         guest: &GuestHandle,
-        definition: crate::domain::Definition,
+        definition: Option<crate::domain::Definition>,
         flags: u32,
     ) -> Result<DomainRef, Error> {
         guest
             .object
             .run_job("domain_create", move |guest: &mut Guest, job| {
-                Box::pin(async move { guest.start(definition, flags, &job).await })
+                Box::pin(async move {
+                    match definition {
+                        Some(definition) => guest.start(definition, flags, &job).await,
+                        None => guest.start_defined(flags, &job).await,
+                    }
+                })
             })
             .await??;
         Ok(guest.view.get().reference())
@@ -231,15 +251,13 @@ impl Server for Qemu {
         unsupported_flags(&call, arguments.flags, 1)?;
         let (definition, _) = self.environment.read(arguments.xml.as_bytes()).await?;
         let guest = self.guest_for(&definition)?;
+        let _tidy = Tidy(guest.clone());
         let defined = guest
             .object
             .run("domain_define", move |guest: &mut Guest| Box::pin(guest.define(definition)))
             .await;
         let defined = defined.and_then(std::convert::identity);
         let view = guest.view.get();
-        if defined.is_err() {
-            self.environment.forget(view.uuid);
-        }
         defined.map(|()| view.reference())
     }
 
@@ -277,9 +295,7 @@ impl Server for Qemu {
             .run("domain_undefine", move |guest: &mut Guest| {
                 Box::pin(guest.undefine(with_state, tpm, variables))
             })
-            .await??;
-        self.environment.forget(arguments.domain.uuid);
-        Ok(())
+            .await?
     }
 
     async fn domain_create_with_flags(
@@ -290,14 +306,11 @@ impl Server for Qemu {
         unsupported_flags(&call, arguments.flags, crate::guest::START_FLAGS)?;
         let guest = self.guest(&arguments.domain)?;
         let view = guest.view.get();
-        let definition = match (&view.persistent, &view.live) {
-            (Some(definition), None) => crate::domain::Definition::clone(definition),
-            _ => {
-                let message = format!("Domain '{}': domain is already running", view.name);
-                return Err(Error::new(Code::OPERATION_INVALID, Origin::QEMU, message));
-            }
-        };
-        self.start(&guest, definition, arguments.flags).await
+        if view.persistent.is_none() || view.live.is_some() {
+            let message = format!("Domain '{}': domain is already running", view.name);
+            return Err(Error::new(Code::OPERATION_INVALID, Origin::QEMU, message));
+        }
+        self.start(&guest, None, arguments.flags).await
     }
 
     async fn domain_create_xml(
@@ -308,11 +321,8 @@ impl Server for Qemu {
         unsupported_flags(&call, arguments.flags, crate::guest::START_FLAGS | 8)?;
         let (definition, _) = self.environment.read(arguments.xml.as_bytes()).await?;
         let guest = self.guest_for(&definition)?;
-        let started = self.start(&guest, definition, arguments.flags & crate::guest::START_FLAGS).await;
-        if started.is_err() {
-            self.environment.forget(guest.view.get().uuid);
-        }
-        started
+        let _tidy = Tidy(guest.clone());
+        self.start(&guest, Some(definition), arguments.flags & crate::guest::START_FLAGS).await
     }
 
     async fn domain_lookup_by_name(

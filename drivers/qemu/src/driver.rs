@@ -1,16 +1,19 @@
 //! The driver as a whole: its domains, what they share, and how it comes to life.
 
+use crate::autostart::{self, Pending};
 use crate::capabilities::{Capabilities, HostFacts};
 use crate::domain::host::RandomIdentifiers;
 use crate::domain::{Definition, Host};
 use crate::guest::amend;
 use crate::guest::live::{self, Phase, Record};
+use crate::guest::view::View;
 use crate::guest::{Guest, GuestHandle, tpm};
 use crate::installed::Installed;
 use crate::probe::{self, Probes};
 use bulkhead_actors::driver::{DriverLogic, HelperEnd, Leave, Start};
 use bulkhead_actors::events::Fanout;
 use bulkhead_actors::fault;
+use bulkhead_actors::snapshot::Snapshot;
 use bulkhead_actors::stack::Stack;
 use bulkhead_actors::state::Folder;
 use bulkhead_wire::channel::EventSink;
@@ -20,7 +23,7 @@ use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::{CallContext, Driver, domain, log};
 use bulkhead_wire::types::{Busy, DomainEvent, DomainRef, Uuid};
 use bulkhead_xml::Element;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -55,6 +58,12 @@ pub(crate) struct Environment {
     /// Who waits for the end of which helper.
     ends: Mutex<HashMap<String, oneshot::Sender<Option<i32>>>>,
     guests: RwLock<Guests>,
+    /// Names of definitions that ended this driver and are not adopted.
+    set_aside: Mutex<HashSet<String>>,
+    /// Guests that run and are not adopted for that reason: uuid and process.
+    unseen: Mutex<HashMap<String, u32>>,
+    /// What is still to be started with the stack.
+    pub(crate) pending: Pending,
 }
 
 /// All domains, by identity and by name. Names and uuids are unique here and nowhere else.
@@ -171,13 +180,53 @@ impl Environment {
         self.events.subscribe(sink);
     }
 
-    /// Drops a domain of which nothing is left.
-    pub(crate) fn forget(&self, uuid: Uuid) {
+    /// Drops a domain of which nothing is left. Called by its own task alone, so that nothing of it begins meanwhile.
+    pub(crate) fn forget(&self, uuid: Uuid, view: &Arc<Snapshot<View>>) {
         let mut guests = self.guests.write().unwrap_or_else(PoisonError::into_inner);
-        if guests.by_uuid.get(&uuid).is_some_and(|guest| !guest.view.get().exists()) {
+        if guests
+            .by_uuid
+            .get(&uuid)
+            .is_some_and(|guest| Arc::ptr_eq(&guest.view, view) && !view.get().exists())
+        {
             guests.by_uuid.remove(&uuid);
             guests.by_name.retain(|_, named| *named != uuid);
         }
+    }
+
+    /// Makes sure that a domain which is about to exist can be found: it may have been dropped while its turn was awaited.
+    pub(crate) fn enroll(&self, guest: GuestHandle) -> Result<(), Error> {
+        let view = guest.view.get();
+        let mut guests = self.guests.write().unwrap_or_else(PoisonError::into_inner);
+        let other = match guests.by_uuid.get(&view.uuid) {
+            Some(known) if Arc::ptr_eq(&known.view, &guest.view) => return Ok(()),
+            Some(_) => true,
+            None => guests.by_name.contains_key(&view.name),
+        };
+        if other {
+            let message = format!("Domain '{}' was removed and made anew meanwhile; try again", view.name);
+            return Err(Error::new(Code::OPERATION_FAILED, Origin::QEMU, message));
+        }
+        guests.by_name.insert(view.name.clone(), view.uuid);
+        guests.by_uuid.insert(view.uuid, guest);
+        Ok(())
+    }
+
+    /// Is its definition one that is not adopted any more?
+    pub(crate) fn is_set_aside(&self, name: &str) -> bool {
+        self.set_aside.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
+    /// Has a definition that was made anew adopted again.
+    pub(crate) async fn reinstate(&self, name: &str) {
+        match self.stack.reinstate(name).await {
+            Ok(()) => drop(self.set_aside.lock().unwrap_or_else(PoisonError::into_inner).remove(name)),
+            Err(error) => tracing::error!(domain = name, %error, "is not adopted at the next start"),
+        }
+    }
+
+    /// The process of a guest that runs and was set aside.
+    pub(crate) fn runs_unseen(&self, uuid: Uuid) -> Option<u32> {
+        self.unseen.lock().unwrap_or_else(PoisonError::into_inner).get(&uuid.to_string()).copied()
     }
 
     /// All domains.
@@ -271,6 +320,7 @@ impl DriverLogic for Qemu {
     async fn recover(start: Start) -> Result<Arc<Self>, Error> {
         let Start { welcome, stack, helper_ends, .. } = start;
         let layout = welcome.layout;
+        let layout_run = layout.run.join("qemu");
         let system = |error: io::Error| Error::system(Origin::QEMU, "The driver's folders", &error);
         let etc = layout.etc.join("qemu");
         let state_folder = layout.lib.join("qemu").display().to_string();
@@ -293,14 +343,15 @@ impl DriverLogic for Qemu {
             helpers: AtomicU64::new(1),
             ends: Mutex::default(),
             guests: RwLock::default(),
+            set_aside: Mutex::new(welcome.set_aside.iter().cloned().collect()),
+            unseen: Mutex::default(),
+            pending: Pending::open(&layout_run, welcome.opening).map_err(system)?,
         };
         let driver = Arc::new(Self { environment: Arc::new(environment) });
         driver.recall(&welcome.set_aside).await?;
         driver.adopt(welcome.helpers, &welcome.set_aside).await?;
         tokio::spawn(watch_ends(Arc::clone(&driver.environment), helper_ends));
-        if welcome.incarnation == 1 {
-            tokio::spawn(autostart(Arc::clone(&driver)));
-        }
+        tokio::spawn(autostart::run(Arc::clone(&driver)));
         Ok(driver)
     }
 
@@ -397,7 +448,10 @@ impl Qemu {
             if set_aside.contains(&record.name) {
                 // Its guest goes on: only this driver can't bear to look at it.
                 helpers.remove(&tpm::key_of(&record.uuid));
-                helpers.remove(&record.uuid);
+                if let Some(helper) = helpers.remove(&record.uuid) {
+                    let mut unseen = environment.unseen.lock().unwrap_or_else(PoisonError::into_inner);
+                    unseen.insert(record.uuid, helper.pid);
+                }
                 continue;
             }
             let name = record.uuid.clone();
@@ -454,32 +508,13 @@ impl Qemu {
 async fn watch_ends(environment: Arc<Environment>, mut ends: mpsc::Receiver<HelperEnd>) {
     while let Some((key, pid, status)) = ends.recv().await {
         environment.helper_ended(&key, status);
+        environment.unseen.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, unseen| *unseen != pid);
         let guest = Uuid::parse(&key).and_then(|uuid| environment.by_uuid(uuid));
         let Some(guest) = guest else { continue };
         let told =
             guest.object.post("ended", move |guest: &mut Guest| Box::pin(guest.process_ended(pid, status)));
         if let Err(error) = told {
             tracing::error!(key, %error, "end of a guest");
-        }
-    }
-}
-
-/// Starts the domains that start with the stack.
-async fn autostart(driver: Arc<Qemu>) {
-    for guest in driver.environment.all() {
-        let view = guest.view.get();
-        let Some(definition) = view.persistent.clone().filter(|_| view.autostart && view.live.is_none())
-        else {
-            continue;
-        };
-        let started = guest
-            .object
-            .run_job("autostart", move |guest: &mut Guest, job| {
-                Box::pin(async move { guest.start(Definition::clone(&definition), 0, &job).await })
-            })
-            .await;
-        if let Ok(Err(error)) | Err(error) = started {
-            tracing::error!(domain = view.name, %error, "autostart");
         }
     }
 }

@@ -7,6 +7,7 @@
 //! programs that run no guest.
 
 pub mod args;
+mod autostart;
 mod calls;
 pub mod capabilities;
 pub mod device;

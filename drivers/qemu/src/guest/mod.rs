@@ -220,6 +220,18 @@ impl Guest {
         self.view.set(View { state, reason, live: Some(live), ..view });
     }
 
+    /// Makes sure that it can be found, before it exists.
+    fn enroll(&self) -> Result<(), Error> {
+        let object = self.myself.upgrade().ok_or_else(|| self.invalid("its driver is ending"))?;
+        let (view, destroyed) = (Arc::clone(&self.view), Arc::clone(&self.destroyed));
+        self.environment.enroll(GuestHandle { object, view, destroyed })
+    }
+
+    /// Drops it if nothing is left of it.
+    pub(crate) fn forget_if_gone(&self) {
+        self.environment.forget(self.uuid, &self.view);
+    }
+
     fn emit(&self, (event, detail): (i32, i32)) {
         let domain = self.view.get().reference();
         self.environment.emit(&DomainEvent::Lifecycle { domain, event, detail });
@@ -271,11 +283,21 @@ impl Guest {
 
     /// Gives it a definition that outlives its runs.
     pub(crate) async fn define(&mut self, definition: Definition) -> Result<(), Error> {
+        self.enroll()?;
+        let defined = self.take_definition(definition).await;
+        self.forget_if_gone();
+        defined
+    }
+
+    async fn take_definition(&mut self, definition: Definition) -> Result<(), Error> {
         let (folder, name) = (self.environment.definitions.clone(), self.name.clone());
         let text = definition.root.to_xml();
         self.environment
             .on_disk(&format!("Definition of domain '{name}'"), move || folder.write(&name, text.as_bytes()))
             .await?;
+        if self.environment.is_set_aside(&self.name) {
+            self.environment.reinstate(&self.name).await;
+        }
         let known = self.persistent.replace(Arc::new(definition)).is_some();
         if self.running.is_some() {
             self.record(Phase::Running).await?;
@@ -330,6 +352,7 @@ impl Guest {
         }
         self.publish();
         self.emit(lifecycle::UNDEFINED);
+        self.forget_if_gone();
         Ok(())
     }
 

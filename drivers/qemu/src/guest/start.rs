@@ -62,10 +62,33 @@ struct Taken {
 }
 
 impl Guest {
+    /// Starts the guest from the definition that it has when its turn comes.
+    pub(crate) async fn start_defined(&mut self, flags: u32, job: &Job) -> Result<(), Error> {
+        match &self.persistent {
+            Some(definition) => {
+                let definition = Definition::clone(definition);
+                self.start(definition, flags, job).await
+            }
+            None => Err(self.invalid("it has no definition any more")),
+        }
+    }
+
     /// Starts the guest from this definition, or from the state that is stored of it.
     pub(crate) async fn start(&mut self, definition: Definition, flags: u32, job: &Job) -> Result<(), Error> {
+        self.enroll()?;
+        let started = self.start_enrolled(definition, flags, job).await;
+        self.forget_if_gone();
+        started
+    }
+
+    async fn start_enrolled(&mut self, definition: Definition, flags: u32, job: &Job) -> Result<(), Error> {
         if self.running.is_some() {
             return Err(self.invalid("domain is already running"));
+        }
+        if let Some(pid) = self.environment.runs_unseen(self.uuid) {
+            return Err(self.invalid(&format!(
+                "it runs already, as process {pid}, and was set aside since adopting it ended this driver; end that process"
+            )));
         }
         if flags & FLAG_FORCE_BOOT != 0 {
             self.remove_saved().await?;

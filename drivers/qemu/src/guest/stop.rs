@@ -109,9 +109,7 @@ impl Guest {
         (self.state, self.reason) = (State::Shutoff, why);
         self.publish();
         self.emit(event);
-        if self.persistent.is_none() {
-            self.environment.forget(self.uuid);
-        }
+        self.forget_if_gone();
     }
 
     /// Asks QEMU to quit because its application has gone.
