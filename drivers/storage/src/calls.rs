@@ -77,6 +77,9 @@ impl Storage {
             let _registry = self.environment.registry.lock().await;
             if !pool.view.get().persistent {
                 self.environment.forget(pool);
+                if let Err(cause) = self.environment.remove_raw(pool).await {
+                    tracing::warn!(%cause, "state of a pool that is gone");
+                }
             }
         }
     }

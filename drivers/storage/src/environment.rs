@@ -214,6 +214,11 @@ impl Environment {
     pub(crate) async fn remove_definition(&self, pool: &Pool) -> Result<(), Error> {
         self.remove(&self.autostart, &pool.name, pool.name.clone()).await?;
         self.remove(&self.definitions, &pool.name, pool.name.clone()).await?;
+        self.remove_raw(pool).await
+    }
+
+    /// Removes what is kept of a pool that had no definition.
+    pub(crate) async fn remove_raw(&self, pool: &Pool) -> Result<(), Error> {
         self.remove(&self.raw, &pool.name, pool.uuid.to_string()).await
     }
 
@@ -263,8 +268,14 @@ impl Environment {
             }
         }
         let mut known = self.known_raw.lock().unwrap_or_else(PoisonError::into_inner);
+        let exists = |uuid| {
+            let mut all = definitions.iter().chain(active.iter().map(|(definition, _)| definition));
+            all.any(|definition: &Definition| definition.uuid == uuid)
+        };
         for (name, text) in self.raw.read_all()? {
             match (Uuid::parse(&name), serde_json::from_slice(&text)) {
+                // Its pool was undefined, and the driver ended before this went too.
+                (Some(uuid), _) if !exists(uuid) => self.raw.remove(&name)?,
                 (Some(uuid), Ok(files)) => drop(known.insert(uuid, files)),
                 _ => self.raw.set_aside(&name, "it names no raw files"),
             }
