@@ -115,7 +115,7 @@ impl Storage {
                 pool
             }
         };
-        environment.tell(event::lifecycle(pool.to_ref(), event::DEFINED));
+        environment.tell(&event::lifecycle(pool.to_ref(), event::DEFINED));
         Ok(pool.to_ref())
     }
 
@@ -324,7 +324,7 @@ impl storage::Server for Storage {
             must_be_inactive(&pool)?;
             environment.remove_definition(&pool).await?;
             environment.forget(&pool);
-            environment.tell(event::lifecycle(pool.to_ref(), event::UNDEFINED));
+            environment.tell(&event::lifecycle(pool.to_ref(), event::UNDEFINED));
             Ok(())
         })
         .await
