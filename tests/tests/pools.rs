@@ -3,6 +3,7 @@
 
 use bulkhead::wire::table::storage;
 use bulkhead::{Connection, FaultRule};
+use bulkhead_base::points::{FILE_KINDS, FILE_MOMENTS, POINTS};
 use bulkhead_tests::fixture::{Root, driver, kill, libexec, skip, wait_for};
 use nix::sys::signal::Signal;
 use std::os::unix::fs::symlink;
@@ -335,4 +336,145 @@ async fn pools_outlive_their_driver_and_their_stack() {
         if listed.contains("images") { Ok(()) } else { Err(listed) }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_are_installed_on_volumes_and_cloned_with_them() {
+    let Some(files) = bulkhead_tests::fixture::guest_files() else {
+        return skip("the guests' files are not built; tools/guest/build makes them");
+    };
+    if !has(&["virsh", "virt-install", "virt-clone"]) {
+        return;
+    }
+    let served = Served::new().await;
+    let disk = served.image("ticker.img");
+    std::fs::copy(files.join("ticker.img"), &disk).unwrap();
+    let common = [
+        "--memory",
+        "32",
+        "--osinfo",
+        "generic",
+        "--virt-type",
+        "qemu",
+        "--network",
+        "user",
+        "--graphics",
+        "none",
+        "--noautoconsole",
+    ];
+    let imported = format!("{disk},format=raw,bus=ide");
+    let install = [&["--name", "web", "--import", "--disk", &imported][..], &common[..]].concat();
+    let (said, well) = served.said("virt-install", &install).await;
+    assert!(well, "{said}\n{}", served.log());
+    let xml = served.virsh(&["dumpxml", "web"]).await;
+    assert!(xml.contains(&disk), "{xml}");
+    // It made a pool of the image's folder.
+    assert_eq!(served.virsh(&["vol-pool", &disk]).await.trim(), "images");
+    served.virsh(&["destroy", "web"]).await;
+    let clone = ["--original", "web", "--name", "copy", "--auto-clone"];
+    let (said, well) = served.said("virt-clone", &clone).await;
+    assert!(well, "{said}\n{}", served.log());
+    let xml = served.virsh(&["dumpxml", "copy"]).await;
+    let copy = served.image("ticker-clone.img");
+    assert!(xml.contains("ticker-clone.img") || xml.contains("copy.img"), "{xml}\n{said}");
+    let copy = if xml.contains(&copy) { copy } else { served.image("copy.img") };
+    assert!(std::fs::read(&copy).unwrap() == std::fs::read(&disk).unwrap());
+    served.virsh(&["start", "copy"]).await;
+    served.virsh(&["destroy", "copy"]).await;
+    // A disk made on the way.
+    let sized = "size=0.01,pool=images,format=qcow2,bus=ide";
+    let install = [&["--name", "fresh", "--boot", "hd", "--disk", sized][..], &common[..]].concat();
+    let install = [&install[..], &["--install", "no_install=yes"][..]].concat();
+    let (said, well) = served.said("virt-install", &install).await;
+    assert!(well, "{said}\n{}", served.log());
+    assert!(served.virsh(&["vol-list", "images"]).await.contains("fresh.qcow2"));
+    served.virsh(&["destroy", "fresh"]).await;
+}
+
+/// What is left of a definition, of a record and of volumes after the driver died at a point.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_dies_leaves_the_old_state_or_the_new_one() {
+    let kinds = FILE_KINDS.iter().filter(|kind| kind.driver == "storage");
+    let moments = |subject| FILE_MOMENTS.iter().map(move |(moment, _)| format!("{subject}.{moment}"));
+    let written = kinds.flat_map(|kind| moments(kind.subject));
+    let own = POINTS.iter().filter(|point| point.driver == "storage");
+    let points: Vec<_> =
+        written.chain(own.map(|point| format!("{}.{}", point.subject, point.moment))).collect();
+    assert!(points.len() > 20);
+    for point in points {
+        // The list of raw files is written beside the calls, and removed with the definition.
+        let fault = FaultRule { driver: Driver::Storage, point: point.clone(), nth: 1, hang: false };
+        let served = Served::with_faults(vec![fault]).await;
+        let pools = served.pools();
+        let target = served.images().display().to_string();
+        let pool =
+            format!("<pool type='dir'><name>images</name><target><path>{target}</path></target></pool>");
+        let volume = "<volume><name>disk.img</name><capacity unit='MiB'>1</capacity></volume>";
+        let mut died = 0;
+        // Each is done, or not, and done again if not; none finds anything between the two.
+        let known = loop {
+            match pools.storage_pool_define_xml(pool.clone(), 0).await {
+                Ok(known) => break known,
+                Err(error) => died += dies(&point, &error),
+            }
+            if let Ok(known) = pools.storage_pool_lookup_by_name("images".to_owned()).await {
+                break known;
+            }
+        };
+        if let Err(error) = pools.storage_pool_set_autostart(known.clone(), 1).await {
+            died += dies(&point, &error);
+        }
+        if let Err(error) = pools.storage_pool_create(known.clone(), 0).await {
+            died += dies(&point, &error);
+            if pools.storage_pool_is_active(known.clone()).await.unwrap() == 0 {
+                pools.storage_pool_create(known.clone(), 0).await.unwrap();
+            }
+        }
+        if let Err(error) = pools.storage_vol_create_xml(known.clone(), volume.to_owned(), 0).await {
+            died += dies(&point, &error);
+            let found = pools.storage_vol_lookup_by_name(known.clone(), "disk.img".to_owned()).await;
+            if let Err(error) = found {
+                assert_eq!(error.code, bulkhead::wire::error::Code::NO_STORAGE_VOL, "{point}: {error}");
+                pools.storage_vol_create_xml(known.clone(), volume.to_owned(), 0).await.unwrap();
+            }
+        }
+        let listed: Vec<_> =
+            std::fs::read_dir(served.images()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(listed, ["disk.img"], "{point}");
+        assert_eq!(sizes(&served.images().join("disk.img")), (1 << 20, 1 << 20), "{point}");
+        if let Err(error) = pools.storage_pool_destroy(known.clone()).await {
+            died += dies(&point, &error);
+            if pools.storage_pool_is_active(known.clone()).await.unwrap() == 1 {
+                pools.storage_pool_destroy(known.clone()).await.unwrap();
+            }
+        }
+        if let Err(error) = pools.storage_pool_undefine(known.clone()).await {
+            died += dies(&point, &error);
+            if pools.storage_pool_lookup_by_uuid(known.uuid).await.is_ok() {
+                pools.storage_pool_undefine(known.clone()).await.unwrap();
+            }
+        }
+        let gone = pools.storage_pool_lookup_by_name("images".to_owned()).await.unwrap_err();
+        assert_eq!(gone.code, bulkhead::wire::error::Code::NO_STORAGE_POOL, "{point}");
+        let (_, incarnation) =
+            wait_for("the driver is ready", SOON, || driver(&served.stack, "storage")).await;
+        // Calls that may be repeated hide a death from their caller.
+        assert!(incarnation == 2 && died <= 1, "{point}: incarnation {incarnation}, {died} calls died");
+        let left =
+            ["etc/storage", "run/storage"].map(|folder| left(&served.root.path().join(folder))).concat();
+        assert!(left.is_empty(), "{point}: {left:?}");
+        served.stack.stop().await.unwrap();
+    }
+}
+
+/// One call that ended with its driver.
+fn dies(point: &str, error: &bulkhead::Error) -> usize {
+    assert!(error.message.contains("ended while it served"), "{point}: {error}");
+    1
+}
+
+/// Files below a folder.
+fn left(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { left(&path) } else { vec![path] }).collect()
 }

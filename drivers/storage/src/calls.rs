@@ -77,6 +77,9 @@ impl Storage {
             let _registry = self.environment.registry.lock().await;
             if !pool.view.get().persistent {
                 self.environment.forget(pool);
+                if let Err(cause) = self.environment.remove_raw(pool).await {
+                    tracing::warn!(%cause, "state of a pool that is gone");
+                }
             }
         }
     }
@@ -112,7 +115,7 @@ impl Storage {
                 pool
             }
         };
-        environment.tell(event::lifecycle(pool.to_ref(), event::DEFINED));
+        environment.tell(&event::lifecycle(pool.to_ref(), event::DEFINED));
         Ok(pool.to_ref())
     }
 
@@ -321,7 +324,7 @@ impl storage::Server for Storage {
             must_be_inactive(&pool)?;
             environment.remove_definition(&pool).await?;
             environment.forget(&pool);
-            environment.tell(event::lifecycle(pool.to_ref(), event::UNDEFINED));
+            environment.tell(&event::lifecycle(pool.to_ref(), event::UNDEFINED));
             Ok(())
         })
         .await

@@ -45,6 +45,9 @@ pub(crate) struct Record {
     pub persistent: bool,
 }
 
+/// Definitions, names of pools that start with the stack, and what was active with its record.
+type Recalled = (Vec<Definition>, Vec<String>, Vec<(Definition, Record)>);
+
 /// What all pools share.
 pub struct Environment {
     pub(crate) stack: Stack,
@@ -69,8 +72,8 @@ pub struct Environment {
 }
 
 /// An error that says of which pool it is.
-pub(crate) fn of_pool(name: &str, cause: Error) -> Error {
-    Error { origin: Origin::STORAGE, message: format!("Pool '{name}': {}", cause.message), ..cause }
+pub(crate) fn of_pool(name: &str, cause: &Error) -> Error {
+    Error { origin: Origin::STORAGE, message: format!("Pool '{name}': {}", cause.message), ..*cause }
 }
 
 fn on_disk(name: &str, cause: &io::Error) -> Error {
@@ -120,8 +123,8 @@ impl Environment {
         Uuid(bits.to_be_bytes())
     }
 
-    pub(crate) fn tell(&self, event: PoolEvent) {
-        self.events.publish(&event, |missed| PoolEvent::Lagged { missed });
+    pub(crate) fn tell(&self, event: &PoolEvent) {
+        self.events.publish(event, |missed| PoolEvent::Lagged { missed });
     }
 
     // Pools.
@@ -214,6 +217,11 @@ impl Environment {
     pub(crate) async fn remove_definition(&self, pool: &Pool) -> Result<(), Error> {
         self.remove(&self.autostart, &pool.name, pool.name.clone()).await?;
         self.remove(&self.definitions, &pool.name, pool.name.clone()).await?;
+        self.remove_raw(pool).await
+    }
+
+    /// Removes what is kept of a pool that had no definition.
+    pub(crate) async fn remove_raw(&self, pool: &Pool) -> Result<(), Error> {
         self.remove(&self.raw, &pool.name, pool.uuid.to_string()).await
     }
 
@@ -235,7 +243,7 @@ impl Environment {
     }
 
     /// Definitions, names of those that start with the stack, and records of active pools. What makes no sense is set aside.
-    pub(crate) fn recall(&self) -> io::Result<(Vec<Definition>, Vec<String>, Vec<(Definition, Record)>)> {
+    pub(crate) fn recall(&self) -> io::Result<Recalled> {
         let mut definitions = Vec::new();
         for (name, text) in self.definitions.read_all()? {
             match Definition::read(&String::from_utf8_lossy(&text), Uuid::default) {
@@ -263,8 +271,14 @@ impl Environment {
             }
         }
         let mut known = self.known_raw.lock().unwrap_or_else(PoisonError::into_inner);
+        let exists = |uuid| {
+            let mut all = definitions.iter().chain(active.iter().map(|(definition, _)| definition));
+            all.any(|definition: &Definition| definition.uuid == uuid)
+        };
         for (name, text) in self.raw.read_all()? {
             match (Uuid::parse(&name), serde_json::from_slice(&text)) {
+                // Its pool was undefined, and the driver ended before this went too.
+                (Some(uuid), _) if !exists(uuid) => self.raw.remove(&name)?,
                 (Some(uuid), Ok(files)) => drop(known.insert(uuid, files)),
                 _ => self.raw.set_aside(&name, "it names no raw files"),
             }
@@ -384,7 +398,7 @@ impl Environment {
         };
         if let Err(cause) = self.stack.start_helper(request).await {
             self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-            return Err(of_pool(pool, cause));
+            return Err(of_pool(pool, &cause));
         }
         let mut said = Vec::new();
         // Its end closes the pipe.

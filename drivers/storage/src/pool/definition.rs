@@ -190,6 +190,10 @@ fn copy(from: &Element, name: &str, attributes: &[&str]) -> Element {
 /// The source in the order in which it is written.
 fn source(kind: &Kind, given: &Element, name: Option<&str>) -> Result<Element, Error> {
     let mut source = Element::new("source");
+    if kind.name == "dir" {
+        // It stands on its target alone.
+        return Ok(source);
+    }
     for host in given.all("host") {
         if host.attr("name").is_none() {
             return Err(wrong_xml("<host> in <source> lacks its attribute 'name'"));

@@ -51,7 +51,7 @@ impl Pool {
             self.change(|view| *view = View { next: None, ..closed(view) });
             return Err(cause);
         }
-        environment.tell(event::lifecycle(self.to_ref(), event::STARTED));
+        environment.tell(&event::lifecycle(self.to_ref(), event::STARTED));
         Ok(())
     }
 
@@ -141,7 +141,7 @@ impl Pool {
             self.change(|view| view.state = State::Inaccessible);
             return Err(cause);
         }
-        environment.tell(event::refresh(self.to_ref()));
+        environment.tell(&event::refresh(self.to_ref()));
         Ok(())
     }
 
@@ -164,7 +164,7 @@ impl Pool {
         environment.remove_record(&self.name).await?;
         fault::point("pool_stop", "after_record");
         self.change(|view| *view = closed(view));
-        environment.tell(event::lifecycle(self.to_ref(), event::STOPPED));
+        environment.tell(&event::lifecycle(self.to_ref(), event::STOPPED));
         Ok(!view.persistent)
     }
 
@@ -178,7 +178,7 @@ impl Pool {
             return Err(not_driven(&view.definition, "a build"));
         }
         let folder = PathBuf::from(view.folder());
-        let of_pool = |cause: Error| crate::environment::of_pool(&self.name, cause);
+        let of_pool = |cause: Error| crate::environment::of_pool(&self.name, &cause);
         environment.stack.pool_folder(&folder, true).await.map_err(of_pool)?;
         let permissions = view.definition.permissions;
         if permissions != Permissions::default() {
@@ -186,7 +186,7 @@ impl Pool {
                 Worker::start(&environment.stack, environment.key("pool"), &self.name, &folder).await?;
             worker.ask(Order::Own { permissions }, Some(SOON)).await?;
         }
-        environment.tell(event::lifecycle(self.to_ref(), event::CREATED));
+        environment.tell(&event::lifecycle(self.to_ref(), event::CREATED));
         Ok(())
     }
 
@@ -202,9 +202,9 @@ impl Pool {
         if !view.definition.kind.driven {
             return Err(not_driven(&view.definition, "a removal"));
         }
-        let of_pool = |cause: Error| crate::environment::of_pool(&self.name, cause);
+        let of_pool = |cause: Error| crate::environment::of_pool(&self.name, &cause);
         environment.stack.pool_folder(&PathBuf::from(view.folder()), false).await.map_err(of_pool)?;
-        environment.tell(event::lifecycle(self.to_ref(), event::DELETED));
+        environment.tell(&event::lifecycle(self.to_ref(), event::DELETED));
         Ok(())
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn kind_of(stat: &FileStat) -> SFlag {
 }
 
 impl Folder {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
         let handle = std::fs::OpenOptions::new()
             .read(true)
             .custom_flags((OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).bits())

@@ -33,7 +33,7 @@ type Sent = (Vec<u8>, Vec<OwnedFd>);
 pub fn main(path: Option<OsString>) -> Result<(), String> {
     let path = path.ok_or("the first argument is no folder")?;
     let [socket] = bulkhead_actors::inherited([SOCKET_NUMBER]);
-    let folder = Folder::open(Path::new(&path)).map_err(|error| format!("{}: {error}", path.display()))?;
+    let folder = Folder::at(Path::new(&path)).map_err(|error| format!("{}: {error}", path.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(AT_ONCE)
