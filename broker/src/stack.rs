@@ -3,6 +3,9 @@
 //! Everything reaches it as a message and nothing waits for anybody in here: links are written by tasks of their own, and
 //! a driver that does not read its link is a driver that hangs.
 
+mod clients;
+mod report;
+
 use crate::birth;
 use crate::ceiling::pool_folder;
 use crate::helpers::{self, Running};
@@ -23,7 +26,7 @@ use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::frame::Token;
 use bulkhead_wire::link::LinkError;
 use bulkhead_wire::table::Driver;
-use bulkhead_wire::types::{Busy, DriverStatus, HelperStatus, StackStatus};
+use bulkhead_wire::types::{Busy, StackStatus};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::collections::{BTreeMap, HashMap};
@@ -499,61 +502,6 @@ impl Stack {
         }
     }
 
-    fn client_gone(&mut self, token: Token) {
-        self.clients.remove(&token);
-        self.connections.remove(&token);
-        self.waiting.retain(|(waiting, _, _)| *waiting != token);
-        for driver in self.alive.keys().copied().collect::<Vec<_>>() {
-            self.tell_welcomed(driver, &ToDriver::ClientDown { token });
-        }
-    }
-
-    /// Nobody is accepted whom the drivers could not be told of at once.
-    fn takes_connections(&self) -> bool {
-        self.connections.len() < CONNECTIONS_MAX
-            && self.alive.values().all(|alive| alive.outbox.capacity() > OUTBOX / 2)
-    }
-
-    fn connected(&mut self, (identity, socket): Connected) {
-        let of_user = |token: &&Token| self.clients.get(token).is_some_and(|known| known.uid == identity.uid);
-        if identity.uid != 0 && self.connections.keys().filter(of_user).count() >= CONNECTIONS_OF_USER_MAX {
-            tracing::warn!(uid = identity.uid, "has {CONNECTIONS_OF_USER_MAX} connections already");
-            return;
-        }
-        let (Ok(token), Ok(state)) = (self.token(), helpers::memory_file("client", &[])) else { return };
-        for driver in manifest::of(Driver::Gateway).map_or(&[][..], |manifest| manifest.calls) {
-            self.tell_welcomed(*driver, &ToDriver::ClientUp { token, identity: identity.clone() });
-        }
-        self.clients.insert(token, identity);
-        self.connections.insert(token, Connection { socket, state, handed_over: false });
-        self.step(Event::Want(Driver::Gateway));
-        self.hand_over();
-    }
-
-    /// Gives the gateway the connections that it has not got. What it has no room for now it gets after its next beat.
-    fn hand_over(&mut self) {
-        let Some(alive) = self.alive.get(&Driver::Gateway).filter(|_| self.serves(Driver::Gateway)) else {
-            return;
-        };
-        for (token, connection) in
-            self.connections.iter_mut().filter(|(_, connection)| !connection.handed_over)
-        {
-            let files = (connection.socket.try_clone(), connection.state.try_clone());
-            let (Some(identity), (Ok(socket), Ok(state))) = (self.clients.get(token), files) else {
-                continue;
-            };
-            let (socket, state) = (Descriptor::new(socket), Descriptor::new(state));
-            let (token, identity) = (*token, identity.clone());
-            let message = codec::encode(&ToDriver::Connection { token, identity, socket, state });
-            if alive.outbox.capacity() <= OUTBOX / 2
-                || !message.is_ok_and(|encoded| alive.outbox.try_send(encoded).is_ok())
-            {
-                break;
-            }
-            connection.handed_over = true;
-        }
-    }
-
     fn said(&mut self, driver: Driver, message: FromDriver) {
         match message {
             FromDriver::ClientGone { token } => {
@@ -845,51 +793,6 @@ impl Stack {
                     self.step(Event::Want(driver));
                 }
             }
-        }
-    }
-
-    fn status(&self) -> StackStatus {
-        let now = self.now();
-        let driver = |(driver, life): (Driver, &crate::supervisor::Life)| {
-            let alive = self.alive.get(&driver);
-            DriverStatus {
-                name: driver.name().to_owned(),
-                pid: alive.map(|alive| alive.pid),
-                state: life.phase.label().to_owned(),
-                incarnation: life.incarnation,
-                restarts: life.deaths,
-                uptime_ms: match life.phase {
-                    Phase::Ready { since } => {
-                        u64::try_from(now.saturating_sub(since).as_millis()).unwrap_or(u64::MAX)
-                    }
-                    _ => 0,
-                },
-                memory_kib: alive.map_or(0, |alive| process::resident_kib(alive.pid)),
-                confinement: alive.map(|alive| alive.in_force.clone()).unwrap_or_default(),
-                confinement_missing: alive.map(|alive| alive.missing.clone()).unwrap_or_default(),
-                reason: match &life.phase {
-                    Phase::Held { reason } => Some(reason.clone()),
-                    _ => life.last_end.clone(),
-                },
-                busy: alive.map(Alive::busy).unwrap_or_default(),
-                set_aside: self.set_aside(driver).into_iter().map(|(_, object)| object).collect(),
-            }
-        };
-        let helper = |helper: &Running| HelperStatus {
-            key: helper.record.key.clone(),
-            class: helper.record.class.clone(),
-            owner: helper.record.owner.clone(),
-            pid: helper.record.pid,
-            memory_kib: process::resident_kib(helper.record.pid),
-            confinement: helper.record.confinement.clone(),
-        };
-        StackStatus {
-            mode: self.config.mode.name().to_owned(),
-            root: self.root.path.display().to_string(),
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            drivers: self.supervisor.lives().map(driver).collect(),
-            helpers: self.helpers.values().map(helper).collect(),
         }
     }
 }
