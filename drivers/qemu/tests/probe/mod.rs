@@ -108,7 +108,8 @@ pub(crate) fn ask(
         } else {
             json!({"execute": command, "arguments": arguments})
         };
-        writeln!(to, "{request}")?;
+        // In one piece: QEMU knows a request by its last brace, and has ended before a line's end comes after it.
+        to.write_all(format!("{request}\n").as_bytes())?;
         for line in from.by_ref() {
             let answer: Value = serde_json::from_str(&line?)?;
             if let Some(value) = answer.get("return") {
