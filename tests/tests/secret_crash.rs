@@ -127,7 +127,7 @@ async fn one(what: Act, point: &str, nth: u32) {
     match done {
         Ok(()) => assert!(repeated, "{what:?} {point} did not fail"),
         Err(error) => {
-            assert!(!repeated && error.message.contains("ended while it served"), "{point}: {error}")
+            assert!(!repeated && error.message.contains("ended while it served"), "{point}: {error}");
         }
     }
     wait_for(point, SOON, || async {

@@ -1,5 +1,4 @@
 //! Firmware variables of a domain that is undefined: what becomes of them has to be said.
-#![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
 
 use bulkhead::wire::error::Code;
 use bulkhead_tests::fixture::{Root, domain, skip};

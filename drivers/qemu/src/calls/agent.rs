@@ -312,7 +312,7 @@ async fn info(guest: &Observed<'_>, part: u32, into: &mut Vec<Parameter>) -> Res
     };
     match part {
         INFO_HOSTNAME => {
-            add("hostname".to_owned(), text(&ask(guest, "guest-get-host-name").await?, "host-name"))
+            add("hostname".to_owned(), text(&ask(guest, "guest-get-host-name").await?, "host-name"));
         }
         INFO_TIMEZONE => {
             let zone = ask(guest, "guest-get-timezone").await?;
