@@ -133,8 +133,7 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
     // Who serves no client of libvirt's needs no gateway.
     let started =
         |manifest: &&manifest::Manifest| config.sockets.is_some() || manifest.driver != Driver::Gateway;
-    let programs = manifest::MANIFESTS.iter().filter(started).map(|manifest| manifest.program);
-    for program in programs.chain(["bulkhead-launch", "bulkhead-pool"]) {
+    for program in manifest::programs() {
         let program = config.libexec.join(program);
         if !program.is_file() {
             return Err(OpenError::Libexec(program));

@@ -82,6 +82,11 @@ pub fn of(driver: Driver) -> Option<&'static Manifest> {
     MANIFESTS.iter().find(|manifest| manifest.driver == driver)
 }
 
+/// All programs of ours that a stack needs: the drivers, and what is started as a helper.
+pub fn programs() -> impl Iterator<Item = &'static str> {
+    MANIFESTS.iter().map(|manifest| manifest.program).chain(["bulkhead-launch", "bulkhead-pool"])
+}
+
 /// How often a driver may die before it is taken out of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Intensity {

@@ -4,7 +4,7 @@
 
 use bulkhead::Connection;
 use bulkhead::wire::control::Layout;
-use bulkhead_broker::manifest::MANIFESTS;
+use bulkhead_broker::manifest::programs;
 use bulkhead_sandbox::matrix::{DRIVERS, Process, WISHES, Wish};
 use bulkhead_tests::fixture::{Root, driver, figure, libexec, skip, wait_for};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
@@ -106,7 +106,7 @@ impl Aims {
     fn programs(&self, captured: &str) -> PathBuf {
         let folder = self.home.path().join("libexec");
         fs::create_dir_all(&folder).unwrap();
-        for name in MANIFESTS.iter().map(|manifest| manifest.program).chain(["bulkhead-launch"]) {
+        for name in programs() {
             let real = if name == format!("bulkhead-{captured}") { "bulkhead-test-captured" } else { name };
             symlink(libexec().join(real), folder.join(name)).unwrap();
         }

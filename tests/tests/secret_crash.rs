@@ -139,14 +139,16 @@ async fn one(what: Act, point: &str, nth: u32) {
     let (old, new) = (known("old", "old"), known("new", "old"));
     let expected: (&[_], &[_], &[_]) = match what {
         Act::FirstValue => (&[known("old", "new")], &[None], &[None]),
-        Act::Define => (&[old.clone()], &[old.clone()], &[None, Some(("new".to_owned(), None))]),
-        Act::Redefine | Act::BecomeEphemeral => (&[old.clone(), new], &[old.clone()], &[None]),
-        Act::SetValue => (&[known("old", "new")], &[old.clone()], &[None]),
-        Act::Undefine => (&[old.clone(), None], &[old.clone()], &[None]),
-        Act::Rotate => (&[old.clone()], &[old.clone()], &[None]),
-        Act::BecomeStored => (&[old.clone()], &[old.clone(), new], &[None]),
-        Act::SetEphemeral => (&[old.clone()], &[known("old", "new")], &[None]),
-        Act::UndefineEphemeral => (&[old.clone()], &[old.clone(), None], &[None]),
+        Act::Define => {
+            (std::slice::from_ref(&old), std::slice::from_ref(&old), &[None, Some(("new".to_owned(), None))])
+        }
+        Act::Redefine | Act::BecomeEphemeral => (&[old.clone(), new], std::slice::from_ref(&old), &[None]),
+        Act::SetValue => (&[known("old", "new")], std::slice::from_ref(&old), &[None]),
+        Act::Undefine => (&[old.clone(), None], std::slice::from_ref(&old), &[None]),
+        Act::Rotate => (std::slice::from_ref(&old), std::slice::from_ref(&old), &[None]),
+        Act::BecomeStored => (std::slice::from_ref(&old), &[old.clone(), new], &[None]),
+        Act::SetEphemeral => (std::slice::from_ref(&old), &[known("old", "new")], &[None]),
+        Act::UndefineEphemeral => (std::slice::from_ref(&old), &[old.clone(), None], &[None]),
     };
     assert!(expected.0.contains(&first), "{what:?} {point}: {first:?}");
     assert!(expected.1.contains(&second), "{what:?} {point}: {second:?}");

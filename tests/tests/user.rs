@@ -1,7 +1,7 @@
 //! An ordinary user runs guests: with user networking, and with a tap that an administrator made in advance.
 #![expect(clippy::unwrap_used, reason = "parts of a test outside of its function")]
 
-use bulkhead_broker::manifest::MANIFESTS;
+use bulkhead_broker::manifest::programs;
 use bulkhead_tests::fixture::{guest_files, libexec, linux_xml, skip, ticker_xml};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -25,8 +25,7 @@ impl Home {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("bh-user-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
-        let drivers = MANIFESTS.iter().map(|manifest| manifest.program);
-        for program in drivers.chain(["bulkhead", "bulkhead-launch"]) {
+        for program in programs().chain(["bulkhead"]) {
             std::fs::copy(libexec().join(program), path.join(program)).unwrap();
         }
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();

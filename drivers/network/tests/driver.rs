@@ -6,7 +6,7 @@
 )]
 
 use bulkhead_actors::driver::{DriverLogic, Leave, Start, driver_main};
-use bulkhead_broker::manifest::{Intensity, MANIFESTS};
+use bulkhead_broker::manifest::{Intensity, programs};
 use bulkhead_broker::root::{Mode, embed_layout};
 use bulkhead_broker::{Config, Handle, open};
 use bulkhead_wire::descriptor::Descriptor;
@@ -72,8 +72,7 @@ fn as_user(user: u32) {
     let folder = TemporaryFolder::new(user);
     let own = std::env::current_exe().unwrap();
     // The other drivers and the trampoline must be there; nothing here starts them.
-    let programs = MANIFESTS.iter().map(|manifest| manifest.program);
-    for program in programs.chain(["bulkhead-launch", "test"]) {
+    for program in programs().chain(["test"]) {
         let real = Path::new(env!("CARGO_BIN_EXE_bulkhead-network"));
         let file = if program == "bulkhead-network" { real } else { &own };
         fs::copy(file, folder.0.join(program)).unwrap();
