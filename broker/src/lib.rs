@@ -131,9 +131,8 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
         root::check(&config.root)?;
     }
     // Who serves no client of libvirt's needs no gateway.
-    let started =
-        |manifest: &&manifest::Manifest| config.sockets.is_some() || manifest.driver != Driver::Gateway;
-    for program in manifest::programs() {
+    let needed = |program: &&str| config.sockets.is_some() || *program != "bulkhead-gateway";
+    for program in manifest::programs().filter(needed) {
         let program = config.libexec.join(program);
         if !program.is_file() {
             return Err(OpenError::Libexec(program));
