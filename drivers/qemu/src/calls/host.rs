@@ -101,7 +101,8 @@ pub(super) async fn connect_get_cpu_model_names(
 ) -> Result<CpuModels, Error> {
     unsupported_flags(&call, arguments.flags, 0)?;
     let environment = &driver.environment;
-    let emulator = environment.host.emulator(&arguments.arch).ok_or_else(|| {
+    let host = environment.installed.usual();
+    let emulator = host.emulator(&arguments.arch).ok_or_else(|| {
         let message = format!("There is no emulator for architecture '{}' here", arguments.arch);
         invalid(Origin::QEMU, message)
     })?;

@@ -103,8 +103,8 @@ impl Guest {
         {
             let mut root = definition.root.clone();
             edit(&mut root)?;
-            let host = &self.environment.host;
-            amended.config = Some(Definition::read(root.to_xml().as_bytes(), host, Purpose::Define)?);
+            let host = self.environment.installed.usual();
+            amended.config = Some(Definition::read(root.to_xml().as_bytes(), &host, Purpose::Define)?);
         }
         Ok(amended)
     }

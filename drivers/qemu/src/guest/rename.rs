@@ -29,7 +29,8 @@ impl Guest {
         if moves && let Some(nvram) = root.child_mut("os").and_then(|os| os.child_mut("nvram")) {
             nvram.set_text(new.display().to_string());
         }
-        let definition = Definition::read(root.to_xml().as_bytes(), &self.environment.host, Purpose::Define)?;
+        let host = self.environment.installed.usual();
+        let definition = Definition::read(root.to_xml().as_bytes(), &host, Purpose::Define)?;
         let (before, after) =
             (self.place(), super::image::Place::new(Path::new(&self.environment.host.state_folder), &name));
         let (definitions, autostart) =
