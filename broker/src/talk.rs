@@ -40,9 +40,12 @@ pub(crate) async fn talk(
             Ok(frame) => frame,
             Err(error) => break error,
         };
-        if frame.header.kind != Kind::Control || frame.body.len() > SAID_MAX_BYTES {
-            let (kind, bytes) = (frame.header.kind, frame.body.len());
-            break LinkError::Violation(format!("{kind:?} of {bytes} bytes on the control link"));
+        let (kind, bytes) = (frame.header.kind, frame.body.len());
+        if kind != Kind::Control {
+            break LinkError::Violation(format!("{kind:?} on the control link"));
+        }
+        if bytes > SAID_MAX_BYTES {
+            break LinkError::Violation(format!("{bytes} bytes on the control link"));
         }
         match codec::decode::<FromDriver>(&frame.body, frame.descriptors) {
             Ok(message) => {

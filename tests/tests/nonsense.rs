@@ -55,7 +55,7 @@ async fn a_driver_that_tells_its_broker_nonsense_is_restarted_and_then_held() {
         ("oversized", "at most 33554432"),
         ("revision", "revision"),
         ("body", "does not decode"),
-        ("kind", "Cancel of 0 bytes on the control link"),
+        ("kind", "Cancel on the control link"),
         ("descriptors", "descriptors"),
     ];
     for (what, said) in cases {
