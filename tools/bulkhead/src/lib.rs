@@ -78,7 +78,7 @@ pub enum OpenError {
     Stack(#[from] bulkhead_broker::OpenError),
     /// An embedded stack does not have this driver.
     #[error(
-        "The {0} driver can't be embedded; open qemu:///embed, network:///embed or secret:///embed, or reach the host's with {0}:///system"
+        "The {0} driver can't be embedded; open qemu, network, secret or storage:///embed, or reach the host's with {0}:///system"
     )]
     NotEmbeddable(Driver),
     /// Nobody serves the stack that was named.
