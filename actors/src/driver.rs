@@ -75,6 +75,8 @@ pub struct Start {
 pub trait DriverLogic: Send + Sync + Sized + 'static {
     /// Which.
     const DRIVER: Driver;
+    /// The origin of errors about waiting for its objects.
+    const ORIGIN: Origin = Origin::NONE;
 
     /// Reads what is on disk, finds what runs, and is ready.
     fn recover(start: Start) -> impl Future<Output = Result<Arc<Self>, Error>> + Send;
@@ -184,7 +186,7 @@ impl<D: DriverLogic> Serve for Served<D> {
             let name = call.info.name;
             fault::point(name, "before");
             let time_left = call.time_left;
-            let answer = deadline::scope(time_left, driver.dispatch(call, body, files)).await;
+            let answer = deadline::scope(time_left, D::ORIGIN, driver.dispatch(call, body, files)).await;
             fault::point(name, "after");
             answer
         })

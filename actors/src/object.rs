@@ -3,7 +3,7 @@
 
 use crate::deadline;
 use crate::job::Job;
-use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::error::{Code, Error};
 use bulkhead_wire::types::Busy;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -148,7 +148,7 @@ impl<S: Send + 'static> Object<S> {
         answered.map_err(|_gone| {
             Error::new(
                 Code::OPERATION_INVALID,
-                Origin::NONE,
+                deadline::origin(),
                 format!("{} has gone while {operation} waited", self.name),
             )
         })
@@ -209,14 +209,14 @@ impl<S: Send + 'static> Object<S> {
             self.doing.waiting.fetch_sub(1, Ordering::Relaxed);
             if matches!(refused, TrySendError::Closed(_)) {
                 let message = format!("{} has gone; {operation} was not begun", self.name);
-                return Error::new(Code::OPERATION_INVALID, Origin::NONE, message);
+                return Error::new(Code::OPERATION_INVALID, deadline::origin(), message);
             }
             let busy = self.busy().map_or_else(String::new, |busy| {
                 format!(" with {} for {} ms", busy.operation, busy.since_ms)
             });
             let message =
                 format!("{} is busy{busy}, and {MAILBOX} operations wait for it already", self.name);
-            Error::new(Code::OPERATION_TIMEOUT, Origin::NONE, message)
+            Error::new(Code::OPERATION_TIMEOUT, deadline::origin(), message)
         })
     }
 
@@ -262,6 +262,7 @@ impl<S> WeakObject<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bulkhead_wire::error::Origin;
     use std::time::Duration;
 
     #[tokio::test]
@@ -345,11 +346,11 @@ mod tests {
                 let _ = gate.await;
             })
         });
-        let begun = deadline::scope(soon, stuck).await.unwrap_err();
+        let begun = deadline::scope(soon, Origin::NONE, stuck).await.unwrap_err();
         assert_eq!(begun.code, Code::OPERATION_TIMEOUT);
         assert!(begun.message.contains("domain web: stuck has not ended"), "{begun}");
         let waits = object.run("waits", |list: &mut Vec<u8>| Box::pin(async move { list.push(2) }));
-        let waits = deadline::scope(soon, waits).await.unwrap_err();
+        let waits = deadline::scope(soon, Origin::NONE, waits).await.unwrap_err();
         assert!(waits.message.contains("domain web: waits was not begun"), "{waits}");
         assert!(waits.message.contains("waits for stuck"), "{waits}");
         go.send(()).unwrap();

@@ -316,6 +316,7 @@ fn identity(definition: &Definition) -> Result<(String, Uuid), Error> {
 
 impl DriverLogic for Qemu {
     const DRIVER: Driver = Driver::Qemu;
+    const ORIGIN: Origin = Origin::QEMU;
 
     async fn recover(start: Start) -> Result<Arc<Self>, Error> {
         let Start { welcome, stack, helper_ends, .. } = start;
@@ -356,14 +357,7 @@ impl DriverLogic for Qemu {
     }
 
     fn dispatch(self: Arc<Self>, call: CallContext, body: Vec<u8>, files: Vec<OwnedFd>) -> Answer {
-        let answer = domain::dispatch(self, call, body, files);
-        Box::pin(async move {
-            answer.await.map_err(|error| match error.origin {
-                // What objects in general say, this driver's objects say.
-                Origin::NONE => Error { origin: Origin::QEMU, ..error },
-                _ => error,
-            })
-        })
+        domain::dispatch(self, call, body, files)
     }
 
     fn busy(&self) -> Vec<Busy> {
