@@ -226,7 +226,7 @@ pub(super) async fn domain_set_block_io_tune(
         .run("domain_set_block_io_tune", move |guest: &mut Guest| {
             Box::pin(async move {
                 let sides = guest.sides(flags)?;
-                let amended = guest.amended(sides, &edit)?;
+                let amended = guest.amended(sides, &edit).await?;
                 if sides.live {
                     // Worked out once more on its own, to see what became of the disk.
                     let before = guest.active()?.live_root();

@@ -70,25 +70,27 @@ async fn set_vcpus(driver: &Qemu, domain: &DomainRef, count: u32, flags: u32) ->
                     }
                     Ok(())
                 };
-                let amended = guest.amended(sides, |root| {
-                    most(root)?;
-                    let (now, most) = (current(root), maximum(root));
-                    let (now, most) =
-                        if flags & MAXIMUM != 0 { (now.min(count), count) } else { (count, most) };
-                    let vcpu = root.child_or_insert("vcpu");
-                    vcpu.set_text(most.to_string());
-                    if now < most {
-                        vcpu.set("current", now.to_string());
-                    } else {
-                        vcpu.unset("current");
-                    }
-                    let switched = root.child("vcpus").is_some();
-                    if switched {
-                        let why = "its CPUs are switched one by one in <vcpus>; change them there";
-                        return Err(wrong(Code::OPERATION_UNSUPPORTED, &view.name, why));
-                    }
-                    Ok(())
-                })?;
+                let amended = guest
+                    .amended(sides, |root| {
+                        most(root)?;
+                        let (now, most) = (current(root), maximum(root));
+                        let (now, most) =
+                            if flags & MAXIMUM != 0 { (now.min(count), count) } else { (count, most) };
+                        let vcpu = root.child_or_insert("vcpu");
+                        vcpu.set_text(most.to_string());
+                        if now < most {
+                            vcpu.set("current", now.to_string());
+                        } else {
+                            vcpu.unset("current");
+                        }
+                        let switched = root.child("vcpus").is_some();
+                        if switched {
+                            let why = "its CPUs are switched one by one in <vcpus>; change them there";
+                            return Err(wrong(Code::OPERATION_UNSUPPORTED, &view.name, why));
+                        }
+                        Ok(())
+                    })
+                    .await?;
                 if sides.live {
                     guest.plug_cpus(count).await?;
                 }
@@ -182,24 +184,26 @@ async fn set_memory(driver: &Qemu, domain: &DomainRef, memory: u64, flags: u32) 
                     return Err(wrong(Code::OPERATION_INVALID, &view.name, why));
                 }
                 let config = crate::guest::amend::Sides { live: false, config: sides.config };
-                let amended = guest.amended(config, |root| {
-                    if flags & MAXIMUM != 0 {
-                        if root.at("cpu/numa").is_some() {
-                            let why = "its memory is that of its NUMA cells; change them";
-                            return Err(wrong(Code::OPERATION_INVALID, &view.name, why));
+                let amended = guest
+                    .amended(config, |root| {
+                        if flags & MAXIMUM != 0 {
+                            if root.at("cpu/numa").is_some() {
+                                let why = "its memory is that of its NUMA cells; change them";
+                                return Err(wrong(Code::OPERATION_INVALID, &view.name, why));
+                            }
+                            let now = kib(root, "currentMemory");
+                            set_kib(root, "memory", memory);
+                            set_kib(root, "currentMemory", now.min(memory));
+                            return Ok(());
                         }
-                        let now = kib(root, "currentMemory");
-                        set_kib(root, "memory", memory);
-                        set_kib(root, "currentMemory", now.min(memory));
-                        return Ok(());
-                    }
-                    if memory > kib(root, "memory") {
-                        let why = "it can't have more memory than the most it may have";
-                        return Err(wrong(Code::INVALID_ARG, &view.name, why));
-                    }
-                    set_kib(root, "currentMemory", memory);
-                    Ok(())
-                })?;
+                        if memory > kib(root, "memory") {
+                            let why = "it can't have more memory than the most it may have";
+                            return Err(wrong(Code::INVALID_ARG, &view.name, why));
+                        }
+                        set_kib(root, "currentMemory", memory);
+                        Ok(())
+                    })
+                    .await?;
                 if sides.live {
                     let root = &guest.active()?.live_root();
                     if memory > kib(root, "memory") {
@@ -243,17 +247,19 @@ pub(super) async fn domain_set_memory_stats_period(
             Box::pin(async move {
                 let sides = guest.sides(flags)?;
                 let view = guest.view();
-                let amended = guest.amended(sides, |root| {
-                    balloon_of(root, &view.name)?;
-                    let devices = root.child_or_insert("devices");
-                    let Some(balloon) = devices.child_mut("memballoon") else { return Ok(()) };
-                    balloon.take("stats");
-                    if period > 0 {
-                        let stats = Element::new("stats").with("period", period.to_string());
-                        balloon.children.insert(0, bulkhead_xml::Node::Element(stats));
-                    }
-                    Ok(())
-                })?;
+                let amended = guest
+                    .amended(sides, |root| {
+                        balloon_of(root, &view.name)?;
+                        let devices = root.child_or_insert("devices");
+                        let Some(balloon) = devices.child_mut("memballoon") else { return Ok(()) };
+                        balloon.take("stats");
+                        if period > 0 {
+                            let stats = Element::new("stats").with("period", period.to_string());
+                            balloon.children.insert(0, bulkhead_xml::Node::Element(stats));
+                        }
+                        Ok(())
+                    })
+                    .await?;
                 if sides.live {
                     let root = guest.active()?.live_root();
                     let alias = balloon_of(&root, &view.name)?.path_attr("alias", "name").unwrap_or_default();
@@ -341,7 +347,7 @@ async fn change_iothread(
         .run(if adds { "domain_add_iothread" } else { "domain_del_iothread" }, move |guest: &mut Guest| {
             Box::pin(async move {
                 let sides = guest.sides(flags)?;
-                let amended = guest.amended(sides, edit)?;
+                let amended = guest.amended(sides, edit).await?;
                 if sides.live {
                     let object = format!("iothread{id}");
                     let (command, arguments) = if adds {

@@ -5,7 +5,7 @@
 
 use super::live::Phase;
 use super::{Guest, not_running};
-use crate::domain::{Definition, Purpose};
+use crate::domain::Definition;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_xml::{Element, Limits, Node};
 use std::sync::Arc;
@@ -85,10 +85,10 @@ impl Guest {
     }
 
     /// Works out a change.
-    pub(crate) fn amended(
+    pub(crate) async fn amended(
         &self,
         sides: Sides,
-        edit: impl Fn(&mut Element) -> Result<(), Error>,
+        edit: impl Fn(&mut Element) -> Result<(), Error> + Send,
     ) -> Result<Amended, Error> {
         let mut amended = Amended { live: None, config: None };
         if sides.live {
@@ -103,8 +103,8 @@ impl Guest {
         {
             let mut root = definition.root.clone();
             edit(&mut root)?;
-            let host = self.environment.installed.usual();
-            amended.config = Some(Definition::read(root.to_xml().as_bytes(), &host, Purpose::Define)?);
+            let (definition, _) = self.environment.read(root.to_xml().as_bytes()).await?;
+            amended.config = Some(definition);
         }
         Ok(amended)
     }
@@ -137,9 +137,9 @@ impl Guest {
     pub(crate) async fn amend(
         &mut self,
         sides: Sides,
-        edit: impl Fn(&mut Element) -> Result<(), Error>,
+        edit: impl Fn(&mut Element) -> Result<(), Error> + Send,
     ) -> Result<(), Error> {
-        let amended = self.amended(sides, edit)?;
+        let amended = self.amended(sides, edit).await?;
         self.apply(amended).await
     }
 }

@@ -1,7 +1,6 @@
 //! Another name for a domain. What is kept under the name goes with it.
 
 use super::{Guest, lifecycle};
-use crate::domain::{Definition, Purpose};
 use bulkhead_wire::error::Error;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,8 +28,7 @@ impl Guest {
         if moves && let Some(nvram) = root.child_mut("os").and_then(|os| os.child_mut("nvram")) {
             nvram.set_text(new.display().to_string());
         }
-        let host = self.environment.installed.usual();
-        let definition = Definition::read(root.to_xml().as_bytes(), &host, Purpose::Define)?;
+        let (definition, _) = self.environment.read(root.to_xml().as_bytes()).await?;
         let (before, after) =
             (self.place(), super::image::Place::new(Path::new(&self.environment.host.state_folder), &name));
         let (definitions, autostart) =
