@@ -43,8 +43,6 @@ pub(crate) struct Environment {
     pub(crate) host: Host,
     /// The host with its emulators, as they are.
     pub(crate) installed: Installed,
-    /// The programs that the host's owner allows as helpers.
-    pub(crate) programs: Vec<PathBuf>,
     /// `NAME.xml`: definitions.
     pub(crate) definitions: Folder,
     /// `NAME.xml`: the domain starts with the stack.
@@ -108,11 +106,6 @@ impl Environment {
     /// A number that no helper of this incarnation has had.
     pub(crate) fn next_number(&self) -> String {
         format!("{}-{}", std::process::id(), self.helpers.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// Is this one of the programs that may be run?
-    pub(crate) fn is_installed(&self, program: &str) -> bool {
-        self.programs.iter().any(|known| known.as_os_str() == program)
     }
 
     /// The end of a helper that is about to be started under this key: its status, if anybody knows it.
@@ -333,11 +326,10 @@ impl DriverLogic for Qemu {
             definitions: Folder::open(&etc, "definition", ".xml").map_err(system)?,
             autostart: Folder::open(&etc.join("autostart"), "autostart", ".xml").map_err(system)?,
             live: Folder::open(&layout.run.join("qemu"), "live", ".json").map_err(system)?,
-            installed: Installed::new(host.clone(), programs.clone(), Arc::clone(&probes)),
+            installed: Installed::new(host.clone(), programs, Arc::clone(&probes)),
             probes,
             stack,
             host,
-            programs,
             layout,
             events: Fanout::default(),
             last_id: AtomicI32::new(0),

@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 
 /// Clock ticks are 10 ms wherever Linux runs: the number is part of its interface to programs.
-const TICK_NS: u64 = 10_000_000;
+pub(crate) const TICK_NS: u64 = 10_000_000;
+/// The size of ordinary pages on the machines that this runs on.
+pub(crate) const PAGE_KIB: u64 = 4;
 /// Processors that a map is made for at most.
 const CPUS_MAX: usize = 16_384;
 /// All processors, or all nodes, in a call for one.
@@ -49,8 +51,11 @@ fn count<T: TryFrom<usize> + Default>(count: usize) -> T {
 
 /// The value of a line like `MemTotal:  123 kB`, also with `Node 0` in front.
 fn meminfo(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.split_once(&format!("{name}:")).map(|(_, value)| value))?;
-    line.split_whitespace().next()?.parse().ok()
+    let name = format!("{name}:");
+    text.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip_while(|word| *word != name);
+        words.nth(1)?.parse().ok()
+    })
 }
 
 /// Processors, their arrangement, and memory.
@@ -88,9 +93,15 @@ pub(crate) fn info(arch: &str) -> NodeInfo {
     }
 }
 
+/// What `/proc/cpuinfo` tells of the first processor under this name.
+pub(crate) fn of_processor(cpuinfo: &str, name: &str) -> Option<String> {
+    let mut lines = cpuinfo.lines().take_while(|line| !line.trim().is_empty());
+    let line = lines.find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
+    line.split_once(':').map(|(_, value)| value.trim().to_owned())
+}
+
 fn mhz(cpuinfo: &str) -> i32 {
-    let line = cpuinfo.lines().find(|line| line.starts_with("cpu MHz"));
-    let value = line.and_then(|line| line.split_once(':')).map_or("", |(_, value)| value.trim());
+    let value = of_processor(cpuinfo, "cpu MHz").unwrap_or_default();
     value.split('.').next().and_then(|whole| whole.parse().ok()).unwrap_or(0)
 }
 
@@ -101,9 +112,8 @@ pub(crate) fn has_kvm() -> bool {
 
 /// How many bits the processors' physical addresses have.
 pub(crate) fn physical_bits() -> Option<u32> {
-    let cpuinfo = content("/proc/cpuinfo");
-    let sizes = cpuinfo.lines().find(|line| line.starts_with("address sizes"))?;
-    sizes.split_once(':')?.1.split_whitespace().next()?.parse().ok()
+    let sizes = of_processor(&content("/proc/cpuinfo"), "address sizes")?;
+    sizes.split_whitespace().next()?.parse().ok()
 }
 
 /// Free memory, in bytes.
@@ -205,6 +215,8 @@ mod tests {
         assert!(listed("").is_empty());
         assert_eq!(meminfo("MemTotal:  12 kB\nMemFree: 7 kB\n", "MemFree"), Some(7));
         assert_eq!(meminfo("Node 0 MemTotal:  12 kB\n", "MemTotal"), Some(12));
+        assert_eq!(meminfo("Node 0 MemTotal:  7 kB\nNode 0 MemFree: 6 kB\n", "MemFree"), Some(6));
+        assert_eq!(meminfo("MemTotal:  7 kB\n", "MemFree"), None);
         assert_eq!(mhz("model name : x\ncpu MHz\t\t: 2445.406\n"), 2445);
     }
 

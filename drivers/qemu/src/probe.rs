@@ -3,6 +3,7 @@
 
 use crate::capabilities::{CacheKey, Capabilities, HostFacts, Query, Reply, host_model_queries, queries};
 use crate::monitor::{Entry, Monitor, MonitorError, Options};
+use crate::node;
 use bulkhead_actors::deadline;
 use bulkhead_actors::stack::Stack;
 use bulkhead_actors::state::Folder;
@@ -180,13 +181,8 @@ fn file_name(key: &CacheKey) -> String {
 
 /// What the host adds to what a QEMU can do.
 pub(crate) fn host_facts(kvm: bool) -> HostFacts {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let first = |name: &str| {
-        let line = cpuinfo.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));
-        line.and_then(|line| line.split_once(':'))
-            .map(|(_, value)| value.trim().to_owned())
-            .unwrap_or_default()
-    };
+    let cpuinfo = node::content("/proc/cpuinfo");
+    let first = |name: &str| node::of_processor(&cpuinfo, name).unwrap_or_default();
     let kernel = nix::sys::utsname::uname()
         .map(|name| format!("{} {}", name.release().to_string_lossy(), name.version().to_string_lossy()))
         .unwrap_or_default();

@@ -1,18 +1,13 @@
 //! What the host has for guests: free pages, CPU models.
 
 use super::unsupported_flags;
-use crate::domain::sets;
 use crate::driver::Qemu;
+use crate::node;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::CallContext;
 use bulkhead_wire::table::domain::{connect_get_cpu_model_names, node_get_free_pages};
 use bulkhead_wire::types::CpuModels;
-use std::collections::BTreeSet;
-use std::fs::read_to_string;
 
-const NODES: &str = "/sys/devices/system/node";
-/// The size of ordinary pages on the machines that this runs on, in KiB.
-const PAGE_KIB: u32 = 4;
 /// Most numbers in one answer about nodes and pages.
 const ANSWERS_MAX: usize = 1024;
 
@@ -20,35 +15,11 @@ fn invalid(origin: Origin, message: String) -> Error {
     Error::new(Code::INVALID_ARG, origin, message)
 }
 
-/// A set that a file of the kernel's holds.
-fn set(path: &str) -> Option<BTreeSet<u32>> {
-    sets::parse(read_to_string(path).ok()?.trim())
-}
-
-/// The host's NUMA nodes; a kernel without them has one.
-fn nodes() -> BTreeSet<u32> {
-    set(&format!("{NODES}/online")).unwrap_or_else(|| BTreeSet::from([0]))
-}
-
-/// A line of a table of memory, in KiB: `MemFree:  123 kB`, or behind `Node 0`.
-fn kib(table: &str, name: &str) -> Option<u64> {
-    let name = format!("{name}:");
-    table.lines().find_map(|line| {
-        let mut words = line.split_whitespace().skip_while(|word| *word != name);
-        words.nth(1)?.parse().ok()
-    })
-}
-
-fn node_memory(node: u32) -> Option<String> {
-    let own = read_to_string(format!("{NODES}/node{node}/meminfo")).ok();
-    own.or_else(|| if node == 0 { read_to_string("/proc/meminfo").ok() } else { None })
-}
-
 /// Nodes from one on, so many at most. The first must be there.
-fn cells(first: i32, most: usize) -> Result<Vec<u32>, Error> {
-    let there = nodes();
+fn cells(first: i32, most: usize) -> Result<Vec<usize>, Error> {
+    let there = node::nodes();
     let last = there.last().copied().unwrap_or(0);
-    let first = u32::try_from(first).ok().filter(|first| *first <= last).ok_or_else(|| {
+    let first = usize::try_from(first).ok().filter(|first| *first <= last).ok_or_else(|| {
         Error::new(
             Code::OPERATION_FAILED,
             Origin::NONE,
@@ -59,12 +30,11 @@ fn cells(first: i32, most: usize) -> Result<Vec<u32>, Error> {
     Ok(range.collect())
 }
 
-fn free_pages(node: u32, size: u32) -> Option<u64> {
-    if size == PAGE_KIB {
-        return Some(kib(&node_memory(node)?, "MemFree")? / u64::from(PAGE_KIB));
+fn free_pages(node: usize, size: u32) -> Option<u64> {
+    if u64::from(size) == node::PAGE_KIB {
+        return Some(node::node_meminfo(node, "MemFree")? / node::PAGE_KIB);
     }
-    let path = format!("{NODES}/node{node}/hugepages/hugepages-{size}kB/free_hugepages");
-    read_to_string(path).ok()?.trim().parse().ok()
+    node::number(format!("/sys/devices/system/node/node{node}/hugepages/hugepages-{size}kB/free_hugepages"))
 }
 
 pub(super) async fn node_get_free_pages(
@@ -114,16 +84,4 @@ pub(super) async fn connect_get_cpu_model_names(
     let names: Vec<String> = models.filter(|name| !special.contains(&name.as_str())).collect();
     let count = i32::try_from(names.len()).unwrap_or(i32::MAX);
     Ok(CpuModels { names: if arguments.need_results != 0 { names } else { Vec::new() }, count })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_read_from_the_hosts_table_and_from_a_nodes() {
-        assert_eq!(kib("MemTotal:  7 kB\nMemFree:   5 kB\n", "MemFree"), Some(5));
-        assert_eq!(kib("Node 0 MemTotal:  7 kB\nNode 0 MemFree: 6 kB\n", "MemFree"), Some(6));
-        assert_eq!(kib("MemTotal:  7 kB\n", "MemFree"), None);
-    }
 }

@@ -104,6 +104,11 @@ fn places() -> BTreeMap<&'static str, usize> {
 const VENDORS: [(&str, &str); 3] =
     [("AuthenticAMD", "AMD"), ("GenuineIntel", "Intel"), ("HygonGenuine", "Hygon")];
 
+/// The usual name of the vendor whose processors call themselves so.
+pub(crate) fn usual_vendor(own: &str) -> Option<&'static str> {
+    VENDORS.iter().find(|(known, _)| *known == own).map(|(_, usual)| *usual)
+}
+
 /// What QEMU says of one model.
 struct Expanded {
     vendor: &'static str,
@@ -117,7 +122,7 @@ impl Expanded {
         let number = |name: &str| properties[name].as_u64().unwrap_or(0);
         let vendor = properties["vendor"].as_str().unwrap_or_default();
         Ok(Self {
-            vendor: VENDORS.iter().find(|(own, _)| *own == vendor).map_or("", |(_, usual)| usual),
+            vendor: usual_vendor(vendor).unwrap_or_default(),
             signature: (number("family"), number("model")),
             features: features(reply)?,
         })

@@ -10,8 +10,8 @@ mod host_model;
 mod query;
 
 pub use cache::{CacheKey, HostFacts};
-pub(crate) use host_model::usual_name;
 pub use host_model::{HostModel, host_model_queries};
+pub(crate) use host_model::{usual_name, usual_vendor};
 pub use query::{Query, Reply, ReplyError, queries};
 
 use serde::{Deserialize, Serialize};

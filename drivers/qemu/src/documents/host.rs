@@ -1,7 +1,8 @@
 //! The `<host>` of the capabilities: processor, memory, NUMA cells, caches. Read anew each time; the files say how things are.
 
 use super::{parent, text};
-use crate::node::{self, content, listed, number};
+use crate::capabilities::usual_vendor;
+use crate::node::{self, content, listed, number, of_processor};
 use bulkhead_xml::Element;
 use std::collections::BTreeSet;
 
@@ -249,13 +250,6 @@ const OF_MODEL: &[&str] = &[
 /// The processor that every host of this architecture with KVM has at least.
 const MODEL: &str = "kvm64-v1";
 
-/// The first processor, as `/proc/cpuinfo` tells of it.
-fn first(cpuinfo: &str, name: &str) -> Option<String> {
-    let mut lines = cpuinfo.lines().take_while(|line| !line.trim().is_empty());
-    let line = lines.find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
-    line.split_once(':').map(|(_, value)| value.trim().to_owned())
-}
-
 /// libvirt's names of the processor's features.
 fn features(flags: &str) -> Vec<&str> {
     let mut found = Vec::new();
@@ -270,30 +264,25 @@ fn features(flags: &str) -> Vec<&str> {
     found
 }
 
-fn vendor(cpuinfo: &str) -> Option<&'static str> {
-    match first(cpuinfo, "vendor_id")?.as_str() {
-        "GenuineIntel" => Some("Intel"),
-        "AuthenticAMD" => Some("AMD"),
-        "HygonGenuine" => Some("Hygon"),
-        _ => None,
-    }
-}
-
 /// The processor.
 fn processor(arch: &str, cpuinfo: &str) -> Element {
     let info = node::info(arch);
     let mut cpu = Element::new("cpu").with_child(text("arch", arch));
     if arch == "x86_64" {
         cpu.push(text("model", MODEL));
-        cpu = vendor(cpuinfo).into_iter().fold(cpu, |cpu, vendor| cpu.with_child(text("vendor", vendor)));
-        let microcode = first(cpuinfo, "microcode")
+        if let Some(vendor) = of_processor(cpuinfo, "vendor_id").and_then(|own| usual_vendor(&own)) {
+            cpu.push(text("vendor", vendor));
+        }
+        let microcode = of_processor(cpuinfo, "microcode")
             .and_then(|text| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok());
         if let Some(version) = microcode {
             cpu.push(Element::new("microcode").with("version", version.to_string()));
         }
-        if let (Some(family), Some(model), Some(stepping)) =
-            (first(cpuinfo, "cpu family"), first(cpuinfo, "model"), first(cpuinfo, "stepping"))
-        {
+        if let (Some(family), Some(model), Some(stepping)) = (
+            of_processor(cpuinfo, "cpu family"),
+            of_processor(cpuinfo, "model"),
+            of_processor(cpuinfo, "stepping"),
+        ) {
             cpu.push(
                 Element::new("signature")
                     .with("family", family)
@@ -310,12 +299,12 @@ fn processor(arch: &str, cpuinfo: &str) -> Element {
             .with("cores", info.cores.to_string())
             .with("threads", info.threads.to_string()),
     );
-    let bits =
-        first(cpuinfo, "address sizes").and_then(|sizes| sizes.split_whitespace().next().map(str::to_owned));
+    let bits = of_processor(cpuinfo, "address sizes")
+        .and_then(|sizes| sizes.split_whitespace().next().map(str::to_owned));
     if let Some(bits) = bits {
         cpu.push(Element::new("maxphysaddr").with("mode", "emulate").with("bits", bits));
     }
-    for name in features(&first(cpuinfo, "flags").unwrap_or_default()) {
+    for name in features(&of_processor(cpuinfo, "flags").unwrap_or_default()) {
         cpu.push(Element::new("feature").with("name", name));
     }
     for size in page_sizes_kib() {

@@ -60,7 +60,7 @@ pub(crate) async fn domain_capabilities(environment: &Environment, wanted: Wante
         invalid(format!("unknown architecture: {arch}; 'virsh capabilities' lists those known"))
     })?;
     let path = wanted.emulator.clone().unwrap_or_else(|| emulator.path.clone());
-    if !environment.is_installed(&path) {
+    if !environment.installed.is_installed(&path) {
         return Err(invalid(format!(
             "the emulator '{path}' of {arch} is not installed; install it, or choose another"
         )));
@@ -88,7 +88,7 @@ pub(crate) async fn domain_capabilities(environment: &Environment, wanted: Wante
         capabilities: &capabilities,
         firmware: &host.firmware,
         physical_bits: node::physical_bits(),
-        tpm_emulator: environment.programs.iter().any(|program| program.ends_with("swtpm")),
+        tpm_emulator: environment.installed.has_program("swtpm"),
     };
     Ok(subject.describe().to_xml())
 }

@@ -1,11 +1,7 @@
 //! What the kernel tells of a guest's process and its threads. A process that has gone tells nothing.
 
+use crate::node::{PAGE_KIB, TICK_NS};
 use std::fs::read_to_string;
-
-/// Clock ticks are 10 ms wherever Linux runs: the number is part of its interface to programs.
-const TICK_NS: u64 = 10_000_000;
-/// Likewise the unit of resident memory on the machines that this runs on.
-const PAGE_KIB: u64 = 4;
 
 /// What a process or thread has used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -60,8 +60,14 @@ impl Installed {
         self.table.get_or_init(Host::emulators_of_qemu_10_0)
     }
 
-    fn is_installed(&self, program: &str) -> bool {
+    /// Is this one of the programs that may be run?
+    pub(crate) fn is_installed(&self, program: &str) -> bool {
         self.programs.iter().any(|known| known.as_os_str() == program)
+    }
+
+    /// Is there a program of this name among them?
+    pub(crate) fn has_program(&self, name: &str) -> bool {
+        self.programs.iter().any(|program| program.ends_with(name))
     }
 
     /// The program that emulates an architecture: the table's, else one of its name elsewhere.
