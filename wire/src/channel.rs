@@ -591,6 +591,7 @@ fn start<S: Serve>(
         time_left: (header.time_left_ms > 0).then(|| Duration::from_millis(u64::from(header.time_left_ms))),
         // Whoever serves the channel knows who is at its other end.
         caller: None,
+        speaker: None,
         events: events.clone(),
     };
     let time_left = call.time_left;
