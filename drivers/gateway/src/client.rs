@@ -290,7 +290,7 @@ impl Client {
             return fault(format!("unknown procedure: {}", header.procedure));
         };
         let remote = header.program == program::REMOTE;
-        let special = Special::of(number).filter(|_| remote);
+        let special = Special::of(header.program, number);
         if !session.authenticated && !special.is_some_and(Special::authenticates) {
             return fault("authentication required".to_owned());
         }
@@ -300,7 +300,8 @@ impl Client {
         if session.uri.is_none() {
             return Err(Error::new(Code::INTERNAL, Origin::RPC, "hypervisor connection not open"));
         }
-        let Some(translation) = remote::find(number).filter(|_| remote) else {
+        let found = if remote { remote::find(number) } else { remote::find_qemu(number) };
+        let Some(translation) = found else {
             let message = format!("this function is not supported by the connection driver: {name}");
             return Err(Error::new(Code::NO_SUPPORT, origin_of(name), message));
         };

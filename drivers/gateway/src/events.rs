@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::known::Known;
-use crate::{Shared, lock};
+use crate::{Shared, lock, monitor};
 use bulkhead_wire::codec;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::remote::{Header, Kind, Status, program};
@@ -41,6 +41,8 @@ pub(crate) struct Filter {
 pub(crate) struct Callbacks {
     /// With whether events are sent already: not before the registration was answered.
     all: BTreeMap<i32, (Filter, bool)>,
+    /// For the monitor's own events.
+    monitor: monitor::Registrations,
     next: i32,
 }
 
@@ -56,14 +58,41 @@ impl Callbacks {
             let message = "invalid argument: event callback already tracked";
             return Err(Error::new(Code::INVALID_ARG, Origin::NONE, message));
         }
-        if self.all.len() >= CALLBACKS {
+        let id = self.number()?;
+        self.all.insert(id, (filter.clone(), false));
+        Ok(id)
+    }
+
+    /// The number of one more registration, if there may be one more.
+    fn number(&mut self) -> Result<i32, Error> {
+        if self.all.len() + self.monitor.len() >= CALLBACKS {
             let message = format!("operation failed: this client has {CALLBACKS} event callbacks already");
             return Err(Error::new(Code::OPERATION_FAILED, Origin::RPC, message));
         }
         let id = self.next;
         self.next = self.next.wrapping_add(1);
-        self.all.insert(id, (filter.clone(), false));
         Ok(id)
+    }
+
+    /// Adds a registration for the monitor's own events, asleep too.
+    pub(crate) fn add_monitor(&mut self, filter: monitor::Filter) -> Result<i32, Error> {
+        let id = self.number()?;
+        self.monitor.add(id, filter);
+        Ok(id)
+    }
+
+    pub(crate) fn remove_monitor(&mut self, id: i32) -> Result<(), Error> {
+        self.monitor.remove(id)
+    }
+
+    /// Drops a registration of whatever kind.
+    pub(crate) fn drop_one(&mut self, id: i32) {
+        self.all.remove(&id);
+        drop(self.monitor.remove(id));
+    }
+
+    pub(crate) fn monitor(&self) -> &monitor::Registrations {
+        &self.monitor
     }
 
     /// Events are sent from now on.
@@ -71,11 +100,13 @@ impl Callbacks {
         if let Some((_, armed)) = self.all.get_mut(&id) {
             *armed = true;
         }
+        self.monitor.arm(id);
     }
 
     /// As another process left them: whatever it answered is in force.
     pub(crate) fn arm_all(&mut self) {
         self.all.values_mut().for_each(|(_, armed)| *armed = true);
+        self.monitor.arm_all();
     }
 
     pub(crate) fn remove(&mut self, id: i32) -> Result<(), Error> {
@@ -102,6 +133,7 @@ impl Callbacks {
 
     pub(crate) fn clear(&mut self) {
         self.all.clear();
+        self.monitor.clear();
     }
 }
 
@@ -125,7 +157,8 @@ impl Message {
             DomainEvent::Watchdog { domain, action } => {
                 (3, 321, 171, domain, encode(xdr::encode(&(domain, action)))?)
             }
-            DomainEvent::Lagged { .. } => return None,
+            // The monitor's own go another way.
+            DomainEvent::Monitor { .. } | DomainEvent::Lagged { .. } => return None,
         };
         Some(Self { event: number, procedure, legacy, domain: domain.uuid, payload })
     }
@@ -160,6 +193,9 @@ impl Client {
 }
 
 fn publish(shared: &Shared, event: &DomainEvent) {
+    if let DomainEvent::Monitor { .. } = event {
+        return monitor::publish(shared, event);
+    }
     if let Some(message) = Message::of(event) {
         for client in lock(&shared.clients).values() {
             client.tell(&message);

@@ -9,6 +9,7 @@ mod client;
 mod console;
 mod events;
 mod known;
+mod monitor;
 mod outbox;
 mod special;
 mod state;

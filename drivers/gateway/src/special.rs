@@ -2,8 +2,9 @@
 
 use crate::client::Client;
 use crate::events::Filter;
+use crate::monitor;
 use bulkhead_wire::error::{Code, Error, Origin};
-use bulkhead_wire::remote::{Incoming, undecodable};
+use bulkhead_wire::remote::{Incoming, program, undecodable};
 use bulkhead_wire::types::DomainRef;
 use bulkhead_wire::xdr;
 use serde::de::DeserializeOwned;
@@ -45,10 +46,19 @@ pub(crate) enum Special {
     DeregisterLegacyAny,
     RegisterAny,
     DeregisterAny,
+    RegisterMonitor,
+    DeregisterMonitor,
 }
 
 impl Special {
-    pub(crate) fn of(number: u32) -> Option<Self> {
+    pub(crate) fn of(program: u32, number: u32) -> Option<Self> {
+        if program == program::QEMU {
+            return match number {
+                4 => Some(Self::RegisterMonitor),
+                5 => Some(Self::DeregisterMonitor),
+                _ => None,
+            };
+        }
         Some(match number {
             1 => Self::Open,
             2 => Self::Close,
@@ -165,6 +175,23 @@ impl Client {
                 crate::lock(&self.callbacks).remove(id)?;
                 Vec::new()
             }
+            Special::RegisterMonitor => {
+                if session.read_only || self.identity.read_only {
+                    let message = "operation forbidden: read only access prevents virConnectDomainQemuMonitorEventRegister";
+                    return Err(Error::new(Code::OPERATION_DENIED, Origin::NONE, message));
+                }
+                let (domain, event, flags): (Option<DomainRef>, Option<String>, u32) = decode(payload)?;
+                let filter = monitor::Filter::new(domain.map(|domain| domain.uuid), event, flags)?;
+                let id = crate::lock(&self.callbacks).add_monitor(filter)?;
+                self.events_come(id).await?;
+                registration = Some(id);
+                encode(&id)?
+            }
+            Special::DeregisterMonitor => {
+                let id: i32 = decode(payload)?;
+                crate::lock(&self.callbacks).remove_monitor(id)?;
+                Vec::new()
+            }
             Special::RegisterLegacy | Special::RegisterLegacyAny => {
                 let lifecycle = special == Special::RegisterLegacy;
                 let event: i32 = if lifecycle { 0 } else { decode(payload)? };
@@ -184,18 +211,24 @@ impl Client {
 
     async fn register(&self, filter: &Filter) -> Result<i32, Error> {
         let id = crate::lock(&self.callbacks).add(filter)?;
+        self.events_come(id).await?;
+        Ok(id)
+    }
+
+    /// Waits until the events of a new registration come, or takes it back.
+    async fn events_come(&self, id: i32) -> Result<(), Error> {
         // Whatever happens after the answer is to be told: the events come already, or this fails.
         let mut subscribed = self.shared.subscribed.subscribe();
         let waited = timeout(SUBSCRIBED_WITHIN, subscribed.wait_for(|subscribed| *subscribed)).await;
         if waited.is_err() {
-            drop(crate::lock(&self.callbacks).remove(id));
+            crate::lock(&self.callbacks).drop_one(id);
             return Err(Error::new(
                 Code::OPERATION_TIMEOUT,
                 Origin::RPC,
                 "The qemu driver's events can't be had at the moment; try again when 'bulkhead status' shows it ready",
             ));
         }
-        Ok(id)
+        Ok(())
     }
 
     /// Is this a URI that the stack serves? As stock, a second open leaves nothing open.

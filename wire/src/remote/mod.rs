@@ -60,6 +60,12 @@ pub fn find(procedure: u32) -> Option<&'static Translation> {
     tables.into_iter().flatten().find(|translation| translation.info.remote == Some(procedure))
 }
 
+/// The public call of that number in libvirt's `qemu` program.
+#[must_use]
+pub fn find_qemu(procedure: u32) -> Option<&'static Translation> {
+    domain::TRANSLATIONS.iter().find(|translation| translation.info.qemu == Some(procedure))
+}
+
 /// The error for bytes that are not the arguments of their procedure.
 #[must_use]
 pub fn undecodable() -> Error {
