@@ -3,6 +3,7 @@
 use crate::clients::Clients;
 use crate::deadline;
 use crate::fault;
+use crate::logging;
 use crate::stack::Stack;
 use bulkhead_sandbox::{Profile, Report, confine};
 use bulkhead_wire::channel::{self, Serve};
@@ -103,13 +104,7 @@ pub fn driver_main<D: DriverLogic>() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        // What can't be logged is lost. Saying so to the same place would fail too, which is a panic.
-        .log_internal_errors(false)
-        .init();
+    logging::begin();
     let runtime =
         match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build() {
             Ok(runtime) => runtime,

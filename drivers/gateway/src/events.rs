@@ -185,7 +185,7 @@ impl Client {
             };
             if self.outbox.message(header, &payload).is_err() {
                 // libvirt's protocol has no word for events that were lost: who would miss some is let go.
-                self.cut_off();
+                self.cut_off("it does not read its events");
                 return;
             }
         }

@@ -5,6 +5,7 @@
 //! who it is, and the driver that serves the call decides. A procedure needs no code here: what the tables in `wire` say is
 //! enough.
 
+mod admin;
 mod client;
 mod console;
 mod events;
@@ -26,6 +27,7 @@ use bulkhead_wire::types::Busy;
 use client::Client;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -42,6 +44,11 @@ pub(crate) struct Shared {
     pub(crate) subscribed: watch::Sender<bool>,
     pub(crate) long_frames: Arc<Semaphore>,
     pub(crate) consoles: console::Consoles,
+    pub(crate) settings: Mutex<admin::Settings>,
+    /// Where what this process logs is found.
+    pub(crate) log_file: String,
+    /// The highest number that a client has.
+    pub(crate) last_number: AtomicU64,
 }
 
 impl Shared {
@@ -72,7 +79,11 @@ impl DriverLogic for Gateway {
             subscribed: watch::Sender::new(false),
             long_frames: Arc::new(Semaphore::new(LONG_FRAMES_KIB)),
             consoles: console::Consoles::default(),
+            settings: Mutex::new(admin::Settings::inherited(start.welcome.deposits)),
+            log_file: start.welcome.layout.log.join("gateway.driver.log").display().to_string(),
+            last_number: AtomicU64::new(0),
         });
+        lock(&shared.settings).log(&shared.log_file);
         tokio::spawn(events::follow(Arc::clone(&shared)));
         tokio::spawn(welcome(Arc::clone(&shared), start.connections));
         Ok(Arc::new(Self { shared }))

@@ -107,7 +107,7 @@ impl Client {
             };
             let message = [&id.to_be_bytes()[..], payload].concat();
             if self.outbox.message(header, &message).is_err() {
-                return self.cut_off();
+                return self.cut_off("it does not read its events");
             }
         }
     }

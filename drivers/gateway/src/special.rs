@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -28,6 +29,10 @@ pub(crate) struct Session {
     pub(crate) read_only: bool,
     /// Does it give signs of life?
     pub(crate) pinged: bool,
+    /// Its number among this stack's clients.
+    pub(crate) number: u64,
+    /// When it came, in seconds since 1970.
+    pub(crate) since_seconds: i64,
 }
 
 /// One of these procedures.
@@ -144,6 +149,7 @@ impl Client {
         let reply = match special {
             Special::AuthList => {
                 session.authenticated = true;
+                self.authenticated.store(true, Ordering::Relaxed);
                 encode(&vec![AUTH_NONE])?
             }
             Special::AuthOther => {
