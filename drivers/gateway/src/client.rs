@@ -4,8 +4,9 @@ use crate::outbox::{self, Outbox};
 use crate::special::{Session, Special};
 use crate::state::{Busy, Left, Record, State};
 use crate::stream::Streams;
-use crate::{Shared, events, lock};
+use crate::{Shared, events, lock, secret_events};
 use bulkhead_actors::driver::Connection;
+use bulkhead_wire::channel::Bytes;
 use bulkhead_wire::control::Identity;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::frame::Token;
@@ -13,7 +14,7 @@ use bulkhead_wire::link::LinkError;
 use bulkhead_wire::remote::{
     self, Header, Incoming, Kind, QEMU_NAMES, REMOTE_NAMES, Reader, Status, Translation, origin_of, program,
 };
-use bulkhead_wire::table::{Class, Permission};
+use bulkhead_wire::table::{Class, Driver, Permission};
 use bulkhead_wire::types::Busy as BusyWith;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -96,6 +97,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
         }
     };
     callbacks.arm_all();
+    if callbacks.concern(Driver::Secret) {
+        drop(secret_events::begin(&shared));
+    }
     let (outbox, queue) = Outbox::new(&state);
     let (mut reader, writer) = match remote::split(socket) {
         Ok(halves) => halves,
@@ -325,7 +329,7 @@ impl Client {
                 Some(file) => self.streams.open(self, header, reply, file, console).await,
                 None => self.outbox.answer(header, Err(no_file(translation))).await,
             },
-            answer => self.outbox.answer(header, answer).await,
+            answer => self.outbox.answer_with(header, answer, translation.info.sensitive).await,
         }
     }
 
@@ -335,11 +339,13 @@ impl Client {
         payload: Vec<u8>,
         files: Vec<OwnedFd>,
     ) -> Result<remote::Encoded, Error> {
+        let sensitive = translation.info.sensitive;
+        let payload = Bytes::new(payload, sensitive);
         let (body, files) = (translation.arguments)(&payload, files)?;
         drop(payload);
-        let caller = self.shared.caller(translation.info.driver).with_token(self.token);
+        let caller = self.shared.caller_on_demand(translation.info.driver).await?.with_token(self.token);
         let (body, files) = caller.call_encoded(translation.info, body, files).await?;
-        (translation.reply)(&body, files)
+        (translation.reply)(&Bytes::new(body, sensitive), files)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Events of the qemu driver, to the clients that asked for them.
+//! Events of the drivers, to the clients that asked for them. Following the qemu driver's; the secret driver's are followed in
+//! [`crate::secret_events`].
 
 use crate::client::Client;
 use crate::known::Known;
@@ -16,22 +17,26 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Events on their way from the driver.
-const QUEUE: usize = 1024;
+pub(crate) const QUEUE: usize = 1024;
 /// Registrations of one client.
 const CALLBACKS: usize = 4096;
 /// libvirt's domain events are numbered from 0 to this; the older form knows those to 15.
 const EVENT_LAST: i32 = 27;
 const EVENT_LAST_LEGACY: i32 = 15;
+/// Its secret events, to this.
+const SECRET_EVENT_LAST: i32 = 1;
 /// Pause before a subscription that failed is tried again.
-const AGAIN_AFTER: Duration = Duration::from_millis(200);
+pub(crate) const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Which events a registration is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Filter {
-    /// `virDomainEventID`.
+    /// Whose events.
+    pub(crate) driver: Driver,
+    /// `virDomainEventID`, or that of the driver's other kind of object.
     pub(crate) event: i32,
-    /// Of this domain alone.
-    pub(crate) domain: Option<Uuid>,
+    /// Of this object alone.
+    pub(crate) object: Option<Uuid>,
     /// In the older form, without the registration's number.
     pub(crate) legacy: bool,
 }
@@ -47,9 +52,13 @@ pub(crate) struct Callbacks {
 impl Callbacks {
     /// Adds a registration, which is asleep until it is armed.
     pub(crate) fn add(&mut self, filter: &Filter) -> Result<i32, Error> {
-        let last = if filter.legacy { EVENT_LAST_LEGACY } else { EVENT_LAST };
+        let (last, kind) = match filter.driver {
+            Driver::Secret => (SECRET_EVENT_LAST, "secret "),
+            _ if filter.legacy => (EVENT_LAST_LEGACY, ""),
+            _ => (EVENT_LAST, ""),
+        };
         if !(0..=last).contains(&filter.event) {
-            let message = format!("unsupported event ID {}", filter.event);
+            let message = format!("unsupported {kind}event ID {}", filter.event);
             return Err(Error::new(Code::INTERNAL, Origin::RPC, message));
         }
         if self.all.values().any(|(known, _)| known == filter) {
@@ -78,21 +87,26 @@ impl Callbacks {
         self.all.values_mut().for_each(|(_, armed)| *armed = true);
     }
 
-    pub(crate) fn remove(&mut self, id: i32) -> Result<(), Error> {
-        match self.all.remove(&id) {
-            Some(_) => Ok(()),
-            None => {
-                let message = format!("domain event callback {id} not registered");
-                Err(Error::new(Code::INTERNAL, Origin::RPC, message))
-            }
+    /// Is there one for events of this driver?
+    pub(crate) fn concern(&self, driver: Driver) -> bool {
+        self.all.values().any(|(filter, _)| filter.driver == driver)
+    }
+
+    pub(crate) fn remove(&mut self, driver: Driver, id: i32) -> Result<(), Error> {
+        if self.all.get(&id).is_some_and(|(filter, _)| filter.driver == driver) {
+            self.all.remove(&id);
+            return Ok(());
         }
+        let kind = if driver == Driver::Secret { "secret" } else { "domain" };
+        let message = format!("{kind} event callback {id} not registered");
+        Err(Error::new(Code::INTERNAL, Origin::RPC, message))
     }
 
     pub(crate) fn remove_legacy(&mut self, event: i32) -> Result<(), Error> {
-        let filter = Filter { event, domain: None, legacy: true };
+        let filter = Filter { driver: Driver::Qemu, event, object: None, legacy: true };
         let id = self.all.iter().find(|(_, (known, _))| *known == filter).map(|(id, _)| *id);
         match id {
-            Some(id) => self.remove(id),
+            Some(id) => self.remove(Driver::Qemu, id),
             None => {
                 let message = format!("domain event {event} not registered");
                 Err(Error::new(Code::INTERNAL, Origin::RPC, message))
@@ -106,12 +120,13 @@ impl Callbacks {
 }
 
 /// An event as it travels: its number, its message in both forms, and what follows the registration's number.
-struct Message {
-    event: i32,
-    procedure: i32,
-    legacy: i32,
-    domain: Uuid,
-    payload: Vec<u8>,
+pub(crate) struct Message {
+    pub(crate) driver: Driver,
+    pub(crate) event: i32,
+    pub(crate) procedure: i32,
+    pub(crate) legacy: i32,
+    pub(crate) object: Uuid,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Message {
@@ -127,17 +142,17 @@ impl Message {
             }
             DomainEvent::Lagged { .. } => return None,
         };
-        Some(Self { event: number, procedure, legacy, domain: domain.uuid, payload })
+        Some(Self { driver: Driver::Qemu, event: number, procedure, legacy, object: domain.uuid, payload })
     }
 }
 
 impl Client {
-    fn tell(&self, message: &Message) {
+    pub(crate) fn tell(&self, message: &Message) {
         let callbacks = lock(&self.callbacks);
         let matching = callbacks.all.iter().filter(|(_, (filter, armed))| {
             *armed
-                && filter.event == message.event
-                && filter.domain.is_none_or(|domain| domain == message.domain)
+                && (filter.driver, filter.event) == (message.driver, message.event)
+                && filter.object.is_none_or(|object| object == message.object)
         });
         for (id, (filter, _)) in matching {
             let mut payload = if filter.legacy { Vec::new() } else { id.to_be_bytes().to_vec() };
@@ -223,8 +238,8 @@ mod tests {
     use super::*;
     use bulkhead_wire::types::DomainRef;
 
-    fn filter(event: i32, domain: Option<Uuid>) -> Filter {
-        Filter { event, domain, legacy: false }
+    fn filter(event: i32, object: Option<Uuid>) -> Filter {
+        Filter { driver: Driver::Qemu, event, object, legacy: false }
     }
 
     #[test]
@@ -235,8 +250,9 @@ mod tests {
         assert_ne!(all, one);
         assert_eq!(callbacks.add(&filter(0, None)).unwrap_err().code, Code::INVALID_ARG);
         assert!(callbacks.add(&filter(28, None)).unwrap_err().message.contains("unsupported event ID 28"));
-        callbacks.remove(all).unwrap();
-        assert!(callbacks.remove(all).unwrap_err().message.contains("not registered"));
+        assert!(callbacks.remove(Driver::Secret, all).is_err());
+        callbacks.remove(Driver::Qemu, all).unwrap();
+        assert!(callbacks.remove(Driver::Qemu, all).unwrap_err().message.contains("not registered"));
     }
 
     #[test]

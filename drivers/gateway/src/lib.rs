@@ -10,6 +10,7 @@ mod console;
 mod events;
 mod known;
 mod outbox;
+mod secret_events;
 mod special;
 mod state;
 mod stream;
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) clients: Mutex<HashMap<Token, Arc<Client>>>,
     /// Is this process subscribed to the qemu driver's events?
     pub(crate) subscribed: watch::Sender<bool>,
+    pub(crate) secret_events: secret_events::Following,
     pub(crate) long_frames: Arc<Semaphore>,
     pub(crate) consoles: console::Consoles,
 }
@@ -47,6 +49,16 @@ impl Shared {
     /// The channel to a driver.
     pub(crate) fn caller(&self, driver: Driver) -> Caller {
         self.stack.peer(driver)
+    }
+
+    /// The channel to a driver that may have to begin first.
+    pub(crate) async fn caller_on_demand(&self, driver: Driver) -> Result<Caller, Error> {
+        if driver == Driver::Secret {
+            // Asked once: whatever becomes of the driver then, the broker starts it again.
+            self.secret_events.wanted.get_or_try_init(|| self.stack.peer_on_demand(driver)).await.cloned()
+        } else {
+            Ok(self.caller(driver))
+        }
     }
 }
 
@@ -69,6 +81,7 @@ impl DriverLogic for Gateway {
             mode: start.welcome.mode,
             clients: Mutex::default(),
             subscribed: watch::Sender::new(false),
+            secret_events: secret_events::Following::default(),
             long_frames: Arc::new(Semaphore::new(LONG_FRAMES_KIB)),
             consoles: console::Consoles::default(),
         });

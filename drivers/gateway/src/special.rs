@@ -4,7 +4,9 @@ use crate::client::Client;
 use crate::events::Filter;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::remote::{Incoming, undecodable};
+use bulkhead_wire::table::Driver;
 use bulkhead_wire::types::DomainRef;
+use bulkhead_wire::types::secret::SecretRef;
 use bulkhead_wire::xdr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Time in which the qemu driver's events are subscribed to, when this process has just begun.
+/// Time in which a driver's events are subscribed to, when this process, or the driver, has just begun.
 const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What was said on a connection so far.
@@ -45,6 +47,8 @@ pub(crate) enum Special {
     DeregisterLegacyAny,
     RegisterAny,
     DeregisterAny,
+    RegisterSecret,
+    DeregisterSecret,
 }
 
 impl Special {
@@ -63,6 +67,8 @@ impl Special {
             316 => Self::RegisterAny,
             317 => Self::DeregisterAny,
             360 | 361 => Self::CloseCallback,
+            380 => Self::RegisterSecret,
+            381 => Self::DeregisterSecret,
             _ => return None,
         })
     }
@@ -155,20 +161,31 @@ impl Client {
             Special::GetUri => encode(&session.uri)?.split_off(4),
             Special::RegisterAny => {
                 let (event, domain): (i32, Option<DomainRef>) = decode(payload)?;
-                let filter = Filter { event, domain: domain.map(|domain| domain.uuid), legacy: false };
+                let object = domain.map(|domain| domain.uuid);
+                let filter = Filter { driver: Driver::Qemu, event, object, legacy: false };
                 let id = self.register(&filter).await?;
                 registration = Some(id);
                 encode(&id)?
             }
-            Special::DeregisterAny => {
+            Special::RegisterSecret => {
+                let (event, secret): (i32, Option<SecretRef>) = decode(payload)?;
+                let object = secret.map(|secret| secret.uuid);
+                let filter = Filter { driver: Driver::Secret, event, object, legacy: false };
+                let id = self.register(&filter).await?;
+                registration = Some(id);
+                encode(&id)?
+            }
+            Special::DeregisterAny | Special::DeregisterSecret => {
                 let id: i32 = decode(payload)?;
-                crate::lock(&self.callbacks).remove(id)?;
+                let secrets = special == Special::DeregisterSecret;
+                let driver = if secrets { Driver::Secret } else { Driver::Qemu };
+                crate::lock(&self.callbacks).remove(driver, id)?;
                 Vec::new()
             }
             Special::RegisterLegacy | Special::RegisterLegacyAny => {
                 let lifecycle = special == Special::RegisterLegacy;
                 let event: i32 = if lifecycle { 0 } else { decode(payload)? };
-                let filter = Filter { event, domain: None, legacy: true };
+                let filter = Filter { driver: Driver::Qemu, event, object: None, legacy: true };
                 registration = Some(self.register(&filter).await?);
                 if lifecycle { encode(&0_i32)? } else { Vec::new() }
             }
@@ -185,15 +202,18 @@ impl Client {
     async fn register(&self, filter: &Filter) -> Result<i32, Error> {
         let id = crate::lock(&self.callbacks).add(filter)?;
         // Whatever happens after the answer is to be told: the events come already, or this fails.
-        let mut subscribed = self.shared.subscribed.subscribe();
+        let mut subscribed = match filter.driver {
+            Driver::Secret => crate::secret_events::begin(&self.shared),
+            _ => self.shared.subscribed.subscribe(),
+        };
         let waited = timeout(SUBSCRIBED_WITHIN, subscribed.wait_for(|subscribed| *subscribed)).await;
         if waited.is_err() {
-            drop(crate::lock(&self.callbacks).remove(id));
-            return Err(Error::new(
-                Code::OPERATION_TIMEOUT,
-                Origin::RPC,
-                "The qemu driver's events can't be had at the moment; try again when 'bulkhead status' shows it ready",
-            ));
+            drop(crate::lock(&self.callbacks).remove(filter.driver, id));
+            let message = format!(
+                "The {} driver's events can't be had at the moment; try again when 'bulkhead status' shows it ready",
+                filter.driver
+            );
+            return Err(Error::new(Code::OPERATION_TIMEOUT, Origin::RPC, message));
         }
         Ok(id)
     }
