@@ -10,6 +10,17 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(30);
+/// Where Debian puts the interpreter for which it has libvirt's module.
+pub const PYTHON: &str = "/usr/bin/python3";
+
+/// Are these programs there?
+#[must_use]
+pub fn installed(programs: &[&str]) -> bool {
+    programs.iter().all(|program| {
+        std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+    })
+}
 
 /// A stack with a gateway, and what libvirt's clients are told.
 #[derive(Debug)]

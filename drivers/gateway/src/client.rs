@@ -5,8 +5,9 @@ use crate::outbox::{self, Outbox};
 use crate::special::{Session, Special};
 use crate::state::{Busy, Left, Record, State};
 use crate::stream::Streams;
-use crate::{Shared, events, lock};
+use crate::{Shared, events, following, lock};
 use bulkhead_actors::driver::Connection;
+use bulkhead_wire::channel::Bytes;
 use bulkhead_wire::control::Identity;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::frame::Token;
@@ -136,6 +137,10 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
     };
     shared.last_number.fetch_max(session.number, Ordering::Relaxed);
     callbacks.arm_all();
+    for kind in [events::Kind::Pool, events::Kind::Secret].into_iter().filter(|kind| callbacks.concern(*kind))
+    {
+        drop(following::begin(&shared, kind));
+    }
     let (outbox, queue) = Outbox::new(&state);
     let (mut reader, writer) = match remote::split(socket) {
         Ok(halves) => halves,
@@ -396,7 +401,7 @@ impl Client {
                 Some(file) => self.streams.open(self, header, reply, file, console).await,
                 None => self.outbox.answer(header, Err(no_file(translation))).await,
             },
-            answer => self.outbox.answer(header, answer).await,
+            answer => self.outbox.answer_with(header, answer, translation.info.sensitive).await,
         }
     }
 
@@ -406,11 +411,13 @@ impl Client {
         payload: Vec<u8>,
         files: Vec<OwnedFd>,
     ) -> Result<remote::Encoded, Error> {
+        let sensitive = translation.info.sensitive;
+        let payload = Bytes::new(payload, sensitive);
         let (body, files) = (translation.arguments)(&payload, files)?;
         drop(payload);
-        let caller = self.shared.caller(translation.info.driver).with_token(self.token);
+        let caller = self.shared.caller_on_demand(translation.info.driver).await?.with_token(self.token);
         let (body, files) = caller.call_encoded(translation.info, body, files).await?;
-        (translation.reply)(&body, files)
+        (translation.reply)(&Bytes::new(body, sensitive), files)
     }
 }
 
