@@ -188,6 +188,19 @@ pub enum DomainEvent {
         /// `virDomainEventWatchdogAction`.
         action: i32,
     },
+    /// What QEMU's monitor told, as it told it (the `qemu` program's one event).
+    Monitor {
+        /// Who.
+        domain: DomainRef,
+        /// QEMU's name of the event.
+        event: String,
+        /// When, by QEMU's clock.
+        seconds: i64,
+        /// Microseconds within that second.
+        micros: u32,
+        /// What QEMU told with it, as JSON.
+        details: Option<String>,
+    },
     /// This subscriber was too slow; so many events are lost. It should look at the present state.
     Lagged {
         /// How many.

@@ -1,5 +1,11 @@
 //! What is known of the domains, so that what changed unseen can be told afterwards, as ordinary events.
 
+use crate::events::{self, Message};
+use crate::following::Source;
+use crate::{Shared, monitor};
+use bulkhead_wire::channel::Caller;
+use bulkhead_wire::error::Error;
+use bulkhead_wire::table::{Driver, domain};
 use bulkhead_wire::types::{DomainEvent, DomainOverview, DomainRef, State, Uuid};
 use std::collections::BTreeMap;
 
@@ -36,10 +42,20 @@ fn stop_detail(now: Option<&DomainOverview>) -> i32 {
     }
 }
 
-impl Known {
-    /// Takes an event in.
-    pub(crate) fn learn(&mut self, event: &DomainEvent) {
-        let DomainEvent::Lifecycle { domain, event, .. } = event else { return };
+impl Source for Known {
+    const DRIVER: Driver = Driver::Qemu;
+    type Event = DomainEvent;
+
+    async fn look(&mut self, caller: &Caller) -> Result<Vec<DomainEvent>, Error> {
+        let driver = domain::Client(caller.clone());
+        driver.events_subscribe().await?;
+        Ok(self.compare(driver.domains_overview().await?))
+    }
+
+    fn learn(&mut self, event: &DomainEvent) -> bool {
+        let DomainEvent::Lifecycle { domain, event, .. } = event else {
+            return !matches!(event, DomainEvent::Lagged { .. });
+        };
         let entry = self.domains.entry(domain.uuid).or_insert_with(|| DomainOverview {
             domain: domain.clone(),
             state: State::Shutoff as i32,
@@ -63,8 +79,19 @@ impl Known {
         if entry.persistent == 0 && !runs(entry) {
             self.domains.remove(&domain.uuid);
         }
+        true
     }
 
+    fn publish(shared: &Shared, event: &DomainEvent) {
+        if let DomainEvent::Monitor { .. } = event {
+            monitor::publish(shared, event);
+        } else if let Some(message) = Message::of(event) {
+            events::publish(shared, &message);
+        }
+    }
+}
+
+impl Known {
     /// Takes in how things are now; gives the events that tell the difference.
     pub(crate) fn compare(&mut self, overview: Vec<DomainOverview>) -> Vec<DomainEvent> {
         let now: BTreeMap<Uuid, DomainOverview> =

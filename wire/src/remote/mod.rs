@@ -18,7 +18,7 @@ pub use socket::{Incoming, Reader, Writer, split};
 
 use crate::codec;
 use crate::error::{Code, Error, Origin};
-use crate::table::{CallInfo, domain, storage};
+use crate::table::{CallInfo, domain, secret, storage};
 use crate::xdr;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -56,8 +56,14 @@ pub struct Translation {
 /// The public call of that number in libvirt's `remote` program.
 #[must_use]
 pub fn find(procedure: u32) -> Option<&'static Translation> {
-    let tables = [domain::TRANSLATIONS, storage::TRANSLATIONS];
+    let tables = [domain::TRANSLATIONS, storage::TRANSLATIONS, secret::TRANSLATIONS];
     tables.into_iter().flatten().find(|translation| translation.info.remote == Some(procedure))
+}
+
+/// The public call of that number in libvirt's `qemu` program.
+#[must_use]
+pub fn find_qemu(procedure: u32) -> Option<&'static Translation> {
+    domain::TRANSLATIONS.iter().find(|translation| translation.info.qemu == Some(procedure))
 }
 
 /// The error for bytes that are not the arguments of their procedure.
