@@ -83,7 +83,8 @@ impl Guest {
 
     async fn start_enrolled(&mut self, definition: Definition, flags: u32, job: &Job) -> Result<(), Error> {
         if self.running.is_some() {
-            return Err(self.invalid("domain is already running"));
+            let message = format!("Domain '{}': domain is already active", self.name);
+            return Err(Error::new(Code::OPERATION_INVALID, Origin::DOMAIN, message));
         }
         if let Some(pid) = self.environment.runs_unseen(self.uuid) {
             return Err(self.invalid(&format!(
