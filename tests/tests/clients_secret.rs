@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
 
 use bulkhead_tests::fixture::{driver, kill, skip, wait_for};
-use bulkhead_tests::served::{PYTHON, Served, installed};
+use bulkhead_tests::served::{PYTHON, Served, has};
 use nix::sys::signal::Signal;
 use std::process::Stdio;
 use std::time::Duration;
@@ -42,8 +42,8 @@ async fn listed(served: &Served, filters: &[&str]) -> Vec<String> {
 
 #[tokio::test]
 async fn virsh_takes_secrets_through_their_life() {
-    if !installed(&["virsh", "script"]) {
-        return skip("no virsh; libvirt-clients has it");
+    if !has(&[("virsh", "libvirt-clients"), ("script", "bsdutils")]) {
+        return;
     }
     let served = Served::new().await;
     define_all(&served).await;
@@ -209,8 +209,11 @@ impl Listener {
 async fn an_event_loop_hears_of_secrets_over_the_deaths_of_driver_and_gateway() {
     let served = Served::new().await;
     let (said, well) = served.said(PYTHON, &["-c", "import libvirt"]).await;
-    if !well || !installed(&["virsh"]) {
-        return skip(&format!("no libvirt for Python or no virsh: {}", said.trim()));
+    if !well {
+        return skip(&format!("no libvirt for Python: {}", said.trim()));
+    }
+    if !has(&[("virsh", "libvirt-clients")]) {
+        return;
     }
     define_all(&served).await;
     let mut child = served.command(PYTHON).args(["-c", LISTENER, PRIVATE]).spawn().unwrap();

@@ -276,3 +276,31 @@ fetch_package() {
     mv -- "$work"/*.deb "$file"
     rm -r -- "$work"
 }
+
+# unpack_clients: libvirt's command line clients in each release that apt has and that is not the installed one, each with its
+# library, below the cache. Nothing is installed, and what can't be had is left out: its tests are skipped.
+unpack_clients() {
+    local installed version folder work package
+    installed="$(dpkg-query -W -f '${Version}' libvirt-clients 2>/dev/null || true)"
+    while read -r version; do
+        folder="$cache/clients/${version%%-*}"
+        if [ "${version%%-*}" = "${installed%%-*}" ] || [ -e "$folder/complete" ]; then
+            continue
+        fi
+        say "fetching libvirt's clients $version into the cache"
+        mkdir -p "$cache/clients"
+        work="$(mktemp -d "$cache/clients/.work.XXXXXX")"
+        for package in libvirt-clients libvirt0; do
+            # In a process of its own: without this release the tests are poorer, not impossible.
+            (fetch_package "$package=$version" "$work/$package.deb") && dpkg-deb -x "$work/$package.deb" "$work/tree" || break
+        done
+        if [ -x "$work/tree/usr/bin/virsh" ] && compgen -G "$work/tree/usr/lib/*/libvirt.so.0" >/dev/null; then
+            touch "$work/tree/complete"
+            rm -rf -- "$folder"
+            mv -- "$work/tree" "$folder"
+        else
+            warn "libvirt's clients $version can't be had"
+        fi
+        rm -rf -- "$work"
+    done < <(apt-cache madison libvirt-clients 2>/dev/null | awk -F'|' '{ gsub(/ /, "", $2); print $2 }' | sort -uV)
+}

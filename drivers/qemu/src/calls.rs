@@ -488,7 +488,12 @@ impl Server for Qemu {
         arguments: domain::domain_shutdown_flags::Arguments,
     ) -> Result<(), Error> {
         let flags = arguments.flags;
-        self.guest(&arguments.domain)?
+        let guest = self.guest(&arguments.domain)?;
+        let view = guest.view.get();
+        if view.live.is_none() {
+            return Err(Error { origin: Origin::QEMU, ..not_running(&view.name) });
+        }
+        guest
             .object
             .run("domain_shutdown", move |guest: &mut Guest| Box::pin(guest.ask_down(flags, false)))
             .await?
@@ -619,6 +624,10 @@ impl Server for Qemu {
         arguments: domain::domain_abort_job::Arguments,
     ) -> Result<(), Error> {
         let guest = self.guest(&arguments.domain)?;
+        let view = guest.view.get();
+        if view.live.is_none() {
+            return Err(not_running(&view.name));
+        }
         let Some(job) = guest.object.job() else {
             let message = format!("Domain '{}': no job is active on the domain", guest.view.get().name);
             return Err(Error::new(Code::OPERATION_INVALID, Origin::QEMU, message));
@@ -641,14 +650,15 @@ impl Server for Qemu {
         let root = definition.native(&host)?;
         let capabilities = self.environment.capabilities(&root).await?;
         let name = definition.root.child_text("name").unwrap_or_default();
-        let guest =
-            self.environment.layout.lib.join("qemu").join(format!("domain--1-{name}")).display().to_string();
+        // Nothing of it is there: each folder is the one in which a person would look, named as libvirt names them.
+        let layout = &self.environment.layout;
+        let own = |folder: std::path::PathBuf, name: String| folder.join(name).display().to_string();
         let paths = Paths {
-            channels: guest.clone(),
-            memory: guest.clone(),
-            certificates: self.environment.layout.etc.join("qemu/tls").display().to_string(),
-            guest: guest.clone(),
-            bus: format!("{guest}/dbus.sock"),
+            guest: own(layout.run.join("guests"), format!("domain--1-{name}")),
+            channels: own(layout.run.join("qemu/channel"), format!("-1-{name}")),
+            memory: own(layout.lib.join("qemu/ram"), format!("-1-{name}")),
+            bus: own(layout.run.join("qemu/dbus"), format!("-1-{name}-dbus.sock")),
+            certificates: layout.etc.join("qemu/tls").display().to_string(),
             vhost_net: false,
             incoming: false,
             now: self.environment.now_seconds(),

@@ -277,7 +277,7 @@ impl Qemu {
     /// The domain of this definition: the one that has its uuid, or a new one.
     pub(crate) fn guest_for(&self, definition: &Definition) -> Result<GuestHandle, Error> {
         let (name, uuid) = identity(definition)?;
-        let exists = |message: String| Err(Error::new(Code::OPERATION_FAILED, Origin::QEMU, message));
+        let exists = |message: String| Err(Error::new(Code::OPERATION_FAILED, Origin::DOMAIN, message));
         let mut guests = self.environment.guests.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(guest) = guests.by_uuid.get(&uuid) {
             let known = &guest.view.get().name;

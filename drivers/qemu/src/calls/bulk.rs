@@ -21,6 +21,8 @@ use tokio::task::JoinSet;
 
 /// Time that one QEMU gets for one answer; the first that does not come makes it the last that is asked for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// The same for clients that do not want to wait: what a QEMU that is not stuck needs on a busy host.
+const ANSWER_AT_ONCE: Duration = Duration::from_millis(100);
 /// Guests that are asked at the same time.
 const SIDE_BY_SIDE: usize = 256;
 /// The time after which those that were not asked yet are told of without asking.
@@ -46,7 +48,7 @@ mod group {
         STATE | CPU | BALLOON | VCPU | INTERFACE | BLOCK | PERF | IOTHREAD | MEMORY | DIRTY_RATE | VM;
 }
 
-/// Do not wait for guests that are busy (`VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT`). They are never waited for.
+/// Do not wait for guests that are busy (`VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT`).
 const NOWAIT: u32 = 1 << 29;
 /// The layers below disks too (`VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING`).
 const BACKING: u32 = 1 << 30;
@@ -94,7 +96,7 @@ pub(super) async fn connect_get_all_domain_stats(
             (Arc::clone(&driver.environment), Arc::clone(view), Arc::clone(&turns));
         asked.spawn(async move {
             let _turn = turns.acquire().await;
-            let mut collected = Collected { groups, backing: flags & BACKING != 0, parameters: Vec::new() };
+            let mut collected = Collected::new(groups, flags);
             collected.known(&view);
             // What is here when the time is up is what is told.
             let _ = tokio::time::timeout_at(deadline, collected.live(&environment, &view)).await;
@@ -110,7 +112,7 @@ pub(super) async fn connect_get_all_domain_stats(
     }
     let complete = views.iter().zip(records).map(|(view, record)| {
         record.unwrap_or_else(|| {
-            let mut collected = Collected { groups, backing: flags & BACKING != 0, parameters: Vec::new() };
+            let mut collected = Collected::new(groups, flags);
             collected.known(view);
             collected.defined(view);
             DomainStats { domain: view.reference(), parameters: collected.parameters }
@@ -123,6 +125,8 @@ pub(super) async fn connect_get_all_domain_stats(
 struct Collected {
     groups: u32,
     backing: bool,
+    /// Time for one answer of QEMU's.
+    within: Duration,
     parameters: Vec<Parameter>,
 }
 
@@ -131,6 +135,11 @@ fn count(number: usize) -> u32 {
 }
 
 impl Collected {
+    fn new(groups: u32, flags: u32) -> Self {
+        let within = if flags & NOWAIT == 0 { ANSWER_WITHIN } else { ANSWER_AT_ONCE };
+        Self { groups, backing: flags & BACKING != 0, within, parameters: Vec::new() }
+    }
+
     fn wants(&self, group: u32) -> bool {
         self.groups & group != 0
     }
@@ -184,7 +193,7 @@ impl Collected {
 
     /// What QEMU and the host know of one that runs. QEMU is asked no more once it did not answer.
     async fn live(&mut self, environment: &Arc<Environment>, view: &Arc<View>) {
-        let Some(guest) = Observed::new(environment, Arc::clone(view), ANSWER_WITHIN) else { return };
+        let Some(guest) = Observed::new(environment, Arc::clone(view), self.within) else { return };
         if self.wants(group::INTERFACE) {
             self.interfaces(&guest).await;
         }
@@ -197,6 +206,10 @@ impl Collected {
     }
 
     async fn asked(&mut self, guest: &Observed<'_>) -> Result<(), Error> {
+        // Who has owed somebody an answer for so long already gives none now: that is not waited for again.
+        if guest.monitor()?.silent_for() >= self.within {
+            return Err(guest.wrong(Code::OPERATION_TIMEOUT, "its QEMU does not answer on the monitor"));
+        }
         if self.wants(group::BLOCK) {
             self.disks(guest).await?;
         }
@@ -301,7 +314,8 @@ impl Collected {
     }
 
     fn iothreads(&mut self, threads: &Value) {
-        let Some(threads) = threads.as_array() else { return };
+        // Where there are none, libvirt says nothing.
+        let Some(threads) = threads.as_array().filter(|threads| !threads.is_empty()) else { return };
         self.add("iothread.count", count(threads.len()));
         for thread in threads {
             let id = thread.get("id").and_then(Value::as_str).and_then(|id| id.strip_prefix("iothread"));

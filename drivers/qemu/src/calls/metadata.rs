@@ -180,7 +180,7 @@ pub(super) async fn domain_rename(
         return Err(invalid("cannot rename a domain that runs; shut it down first"));
     }
     if new == view.name {
-        return Err(invalid("it has that name already"));
+        return Err(Error { origin: Origin::DOMAIN, ..invalid("it has that name already") });
     }
     if new.is_empty() || new.contains('/') || new.contains('\n') || new == "." || new == ".." {
         let message = format!("Domain '{}': '{new}' can't be the name of a domain and its files", view.name);

@@ -6,6 +6,7 @@ use crate::driver::Qemu;
 use crate::guest::blocks::{self, Figures};
 use crate::guest::not_running;
 use crate::guest::process;
+use crate::guest::has_balloon;
 use bulkhead_actors::job::Progress;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::domain::{
@@ -73,7 +74,10 @@ pub(super) async fn domain_memory_stats(
     unsupported_flags(&call, arguments.flags, 0)?;
     let guest = driver.observed(&arguments.domain)?;
     let live = guest.live();
-    let mut stats = vec![MemoryStat { tag: TAG_ACTUAL, value: live.memory_kib }];
+    let mut stats = Vec::new();
+    if has_balloon(guest.root()) {
+        stats.push(MemoryStat { tag: TAG_ACTUAL, value: live.memory_kib });
+    }
     stats.extend(balloon(&guest).await.into_iter().map(|(_, tag, value)| MemoryStat { tag, value }));
     if let Some(usage) = process::usage(live.pid) {
         stats.push(MemoryStat { tag: TAG_RESIDENT, value: usage.resident_kib });

@@ -9,12 +9,15 @@ use bulkhead_xml::Element;
 /// More than any machine type takes.
 const MAXIMUM_VCPUS: u32 = 16384;
 
+/// The domain's name, whatever it is.
+pub(super) fn named(root: &Element) -> Result<String, Error> {
+    let missing = || Error::new(refuse::NO_NAME, Origin::DOMAIN, "<domain> has no <name>; add one");
+    root.child_text("name").filter(|name| !name.is_empty()).ok_or_else(missing)
+}
+
 /// The domain's name, checked.
 pub(super) fn name(root: &Element) -> Result<String, Error> {
-    let name = root.child_text("name").unwrap_or_default();
-    if name.is_empty() {
-        return Err(Error::new(refuse::NO_NAME, Origin::DOMAIN, "<domain> has no <name>; add one"));
-    }
+    let name = named(root)?;
     if name.contains('\n') {
         return Err(Error::new(Code::XML_DETAIL, Origin::XML, "<name> holds a line break; remove it"));
     }

@@ -89,11 +89,7 @@ pub(super) fn settle<'a>(root: &'a Element, host: &'a Host) -> Result<Settled<'a
         Some(text) if !text.trim().is_empty() => text.trim().to_owned(),
         _ if root.child("bootloader").is_some() => "xen".to_owned(),
         _ => {
-            return Err(Error::new(
-                Code::OS_TYPE,
-                Origin::DOMAIN,
-                "<os> has no <type>; add <type>hvm</type>",
-            ));
+            return Err(refuse::xml("<os> has no <type>; add <type>hvm</type>"));
         }
     };
     let given_emulator = root.at("devices/emulator").map(Element::text).filter(|path| !path.is_empty());

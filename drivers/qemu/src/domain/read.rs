@@ -44,6 +44,9 @@ fn checked(document: &mut Element, host: &Host) -> Result<Element, Error> {
             "<domain> is in a namespace; remove its 'xmlns'",
         ));
     }
+    // Who it is comes before what it is, as with libvirt.
+    basics::named(document)?;
+    given_uuid(document)?;
     join_devices(document);
     let settled = machine::settle(document, host)?;
     complete(document, settled)
@@ -60,17 +63,20 @@ fn join_devices(document: &mut Element) {
     document.push(joined);
 }
 
+/// The uuid that the document gives, if it does.
+fn given_uuid(input: &Element) -> Result<Option<String>, Error> {
+    let given = input.child_text("uuid").or_else(|| os::system_uuid(input)).filter(|text| !text.is_empty());
+    let known = |text: String| {
+        value::uuid(&text).ok_or_else(|| refuse::internal(format!("<uuid>: '{text}' is no UUID")))
+    };
+    given.map(known).transpose()
+}
+
 fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
     let Settled { context, emulator, unfit } = settled;
     let context = &context;
     let name = basics::name(input)?;
-    let given = input.child_text("uuid").or_else(|| os::system_uuid(input)).filter(|text| !text.is_empty());
-    let uuid = match given {
-        Some(text) => {
-            value::uuid(&text).ok_or_else(|| refuse::internal(format!("<uuid>: '{text}' is no UUID")))?
-        }
-        None => context.host.new_uuid(),
-    };
+    let uuid = given_uuid(input)?.unwrap_or_else(|| context.host.new_uuid());
     let (vcpu, vcpus) = basics::vcpu(input)?;
     let mut cpu = cpu::complete(input, vcpus, context)?;
     let (os, needs_smm) = os::complete(input, &name, context)?;

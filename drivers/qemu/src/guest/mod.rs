@@ -29,6 +29,7 @@ pub(crate) mod process;
 mod rename;
 mod save;
 mod start;
+pub(crate) use start::has_balloon;
 mod stop;
 mod streams;
 pub(crate) mod tpm;

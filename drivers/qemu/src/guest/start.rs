@@ -83,7 +83,8 @@ impl Guest {
 
     async fn start_enrolled(&mut self, definition: Definition, flags: u32, job: &Job) -> Result<(), Error> {
         if self.running.is_some() {
-            return Err(self.invalid("domain is already running"));
+            let message = format!("Domain '{}': domain is already active", self.name);
+            return Err(Error::new(Code::OPERATION_INVALID, Origin::DOMAIN, message));
         }
         if let Some(pid) = self.environment.runs_unseen(self.uuid) {
             return Err(self.invalid(&format!(
@@ -204,6 +205,7 @@ impl Guest {
         // From now on it can be seen, and destroyed.
         self.publish_start(id, &live);
         self.refuse_what_is_not_served(&live)?;
+        settle_memory(&mut live);
         self.place_displays(&mut live, &environment.layout.guest(&key))?;
         self.prepare_variables(&live).await?;
         self.prepare_layers(&mut live).await?;
@@ -656,6 +658,21 @@ impl Guest {
 /// What the guest has at its start, in KiB.
 pub(super) fn memory_kib(live: &Element) -> u64 {
     live.child_text("currentMemory").and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Can the guest be asked to give memory back?
+pub(crate) fn has_balloon(root: &Element) -> bool {
+    root.path_attr("devices/memballoon", "model").is_some_and(|model| model != "none")
+}
+
+/// Who can give nothing back has all from its start on.
+fn settle_memory(live: &mut Element) {
+    if !has_balloon(live)
+        && let Some(all) = live.child_text("memory")
+        && let Some(current) = live.child_mut("currentMemory")
+    {
+        current.set_text(all);
+    }
 }
 
 /// Does some display leave its port open?

@@ -1,7 +1,7 @@
 //! The firmware variables that a guest has of its own, when its definition goes.
 
 use super::Guest;
-use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 use std::path::{Component, Path, PathBuf};
 
@@ -34,26 +34,25 @@ fn is_in(folder: &Path, path: &Path) -> bool {
 
 impl Guest {
     /// Refuses to undefine what has variables about which nothing was said, and removes them if that was.
+    ///
+    /// The refusal does not depend on whether the file is there yet: a client can't see that, and shall get the same
+    /// answer before the first start and after it.
     pub(super) async fn settle_variables(&self, root: &Element, asked: Variables) -> Result<(), Error> {
         let Some(path) = file(root).filter(|_| asked != Variables::Kept) else {
             return Ok(());
         };
-        let own = is_in(&self.environment.variables_folder(), &path);
         let what = format!("Domain '{}': firmware variables {}", self.name, path.display());
         if asked == Variables::Unsaid {
-            // What lies elsewhere can't be seen from here, and stays.
-            let there = own && self.environment.on_disk(&what, move || path.try_exists()).await?;
-            return if there {
-                Err(self.invalid("cannot undefine domain with nvram; say whether to remove or to keep it"))
-            } else {
-                Ok(())
-            };
+            return Err(self.invalid(&format!(
+                "cannot undefine domain with nvram {}: say whether the file goes with it (flag \
+                 VIR_DOMAIN_UNDEFINE_NVRAM, --nvram) or stays (VIR_DOMAIN_UNDEFINE_KEEP_NVRAM, --keep-nvram)",
+                path.display()
+            )));
         }
-        if !own {
-            let message = format!(
-                "{what} are not this stack's to remove; remove the file yourself, and keep them here"
-            );
-            return Err(Error::new(Code::OPERATION_FAILED, Origin::QEMU, message));
+        if !is_in(&self.environment.variables_folder(), &path) {
+            // No start has made it, and whether it is there can't be seen from here: it was a person's, and stays so.
+            tracing::warn!("{what} were not made by this stack and are left where they are");
+            return Ok(());
         }
         let removal = move || match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),

@@ -13,7 +13,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::ReadBuf;
@@ -33,6 +33,22 @@ pub struct Monitor {
     commands: mpsc::Sender<Command>,
     closed: watch::Receiver<Option<Cause>>,
     version: Arc<Version>,
+    silence: Silence,
+}
+
+/// Since when QEMU owes an answer and gives none, whether or not anybody still waits for it.
+#[derive(Debug, Clone, Default)]
+struct Silence(Arc<Mutex<Option<Instant>>>);
+
+impl Silence {
+    fn since(&self, moment: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+    }
+
+    fn lasts(&self) -> Duration {
+        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 #[derive(Debug)]
@@ -88,6 +104,7 @@ impl Monitor {
         let (commands, inbox) = mpsc::channel(options.limits.pending.max(1));
         let (closing, mut closed) = watch::channel(None);
         let (greeted, greeting) = oneshot::channel();
+        let silence = Silence::default();
         let connection = Connection {
             transport,
             inbox,
@@ -98,6 +115,7 @@ impl Monitor {
             greeted: Some(greeted),
             events,
             lost: 0,
+            silence: silence.clone(),
         };
         tokio::spawn(connection.serve(closing));
 
@@ -116,7 +134,7 @@ impl Monitor {
             }
         }
         let left = || deadline.saturating_duration_since(Instant::now());
-        let mut monitor = Self { commands, closed, version: Arc::default() };
+        let mut monitor = Self { commands, closed, version: Arc::default(), silence };
         // On an adopted connection this is also the request whose answer ends the leftovers. Either answer
         // will do: the previous owner may have died before it negotiated, or after.
         match monitor.execute("qmp_capabilities", Value::Null, left()).await {
@@ -143,6 +161,12 @@ impl Monitor {
     #[must_use]
     pub fn within(&self, deadline: Duration) -> Commands<'_> {
         Commands::new(self, deadline)
+    }
+
+    /// How long QEMU has owed an answer without giving any: zero while it owes none.
+    #[must_use]
+    pub fn silent_for(&self) -> Duration {
+        self.silence.lasts()
     }
 
     /// Resolves once the connection has ended.
@@ -244,6 +268,7 @@ struct Connection<T> {
     events: mpsc::Sender<Notice>,
     /// Events lost since the last one that was delivered.
     lost: u64,
+    silence: Silence,
 }
 
 impl<T: Transport> Connection<T> {
@@ -326,7 +351,12 @@ impl<T: Transport> Connection<T> {
         } else {
             let name = ticket.command.clone();
             match self.state.request(&name, &arguments, deadline.into_std(), ticket) {
-                Ok((number, line)) => self.outbox.push_back(Outgoing { number, line, sent: 0, descriptors }),
+                Ok((number, line)) => {
+                    if self.state.pending() == 1 {
+                        self.silence.since(Some(Instant::now()));
+                    }
+                    self.outbox.push_back(Outgoing { number, line, sent: 0, descriptors });
+                }
                 Err(ticket) => {
                     let pending = self.state.pending();
                     ticket.fail(|command, _| MonitorError::Busy { command, pending });
@@ -382,6 +412,8 @@ impl<T: Transport> Connection<T> {
                 Action::Event(event) => self.publish(event),
             }
         }
+        // Whatever it said, it is not silent.
+        self.silence.since((self.state.pending() > 0).then(Instant::now));
         result
     }
 
