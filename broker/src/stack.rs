@@ -7,7 +7,7 @@ mod clients;
 mod report;
 
 use crate::birth;
-use crate::ceiling::pool_folder;
+use crate::ceiling::{open_for, pool_folder};
 use crate::helpers::{self, Running};
 use crate::launcher::process;
 use crate::launcher::{self, Command};
@@ -650,6 +650,11 @@ impl Stack {
                 self.own_helper(driver, &key)?;
                 helpers::listener(&self.root.layout, &key, &socket)
                     .map(|socket| Response::File(Descriptor::new(socket)))
+            }
+            Request::Open { key, path, opening } => {
+                let class = &self.own_helper(driver, &key)?.record.class;
+                open_for(&self.root.layout, class, &key, &path, opening)
+                    .map(|file| Response::File(Descriptor::new(file)))
             }
             Request::Terminal { key, path } => {
                 helpers::terminal(&self.own_helper(driver, &key)?.record, &path)

@@ -125,6 +125,19 @@ impl Message {
             DomainEvent::Watchdog { domain, action } => {
                 (3, 321, 171, domain, encode(xdr::encode(&(domain, action)))?)
             }
+            DomainEvent::TrayChange { domain, alias, reason } => {
+                (10, 328, 268, domain, encode(xdr::encode(&(domain, alias, reason)))?)
+            }
+            // The newer ones have no older form.
+            DomainEvent::DeviceRemoved { domain, alias } => {
+                (15, 333, 311, domain, encode(xdr::encode(&(domain, alias)))?)
+            }
+            DomainEvent::DeviceAdded { domain, alias } => {
+                (19, 354, 0, domain, encode(xdr::encode(&(domain, alias)))?)
+            }
+            DomainEvent::DeviceRemovalFailed { domain, alias } => {
+                (22, 367, 0, domain, encode(xdr::encode(&(domain, alias)))?)
+            }
             DomainEvent::Lagged { .. } => return None,
         };
         Some(Self { event: number, procedure, legacy, domain: domain.uuid, payload })

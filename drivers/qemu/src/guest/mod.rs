@@ -12,6 +12,7 @@
 //! [`view`] is what readers see, [`live`] what is on disk while it runs, [`start`] and [`stop`] the two sagas,
 //! [`monitor_events`] what QEMU tells, [`streams`] what is handed out as open files,
 //! [`amend`] and [`rename`] how its description changes, [`agent`] the way to the guest's agent,
+//! [`plug`] devices that come and go,
 //! [`process`] and [`blocks`] what kernel and QEMU count of it,
 //! [`prepare`] what a start needs beside the definition, [`tpm`] the TPM beside QEMU, [`display`] where displays listen,
 //! [`save`] and [`image`] the state that a guest goes on from.
@@ -23,6 +24,7 @@ mod display;
 mod image;
 pub(crate) mod live;
 mod monitor_events;
+pub(crate) mod plug;
 mod prepare;
 pub(crate) mod process;
 mod rename;
@@ -105,6 +107,10 @@ pub(crate) struct Running {
     reboot: bool,
     /// Whose turn it is to speak with the guest's agent.
     agent: agent::Turn,
+    /// What is under way with its devices.
+    devices: live::Devices,
+    /// Who waits for devices to be gone.
+    waiting: plug::Waiting,
 }
 
 /// The error of whoever needs a guest that runs.
@@ -377,7 +383,7 @@ impl Guest {
         let Some(running) = &self.running else {
             return Ok(());
         };
-        let record = Record::new(
+        let mut record = Record::new(
             phase,
             running.id,
             &running.definition,
@@ -387,6 +393,7 @@ impl Guest {
             running.taps.clone(),
             (self.state as i32, self.reason),
         );
+        record.devices = running.devices.clone();
         let folder = self.environment.live.clone();
         self.environment
             .on_disk(&format!("Live state of domain '{}'", self.name), move || record.write(&folder))
