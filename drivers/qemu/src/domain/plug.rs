@@ -21,6 +21,28 @@ pub(crate) struct Plugged {
 /// # Errors
 /// What is no device, contradicts itself, or does not suit the guest.
 pub(crate) fn complete(root: &Element, given: &Element, host: &Host) -> Result<Element, Error> {
+    let device = read(root, given, host)?;
+    let Settled { context, .. } = machine::settle(root, host)?;
+    if device.name == "memory" && root.child("maxMemory").is_none() {
+        return Err(refuse::unsupported(
+            "cannot use/hotplug a memory device when domain 'maxMemory' is not defined; define it",
+        ));
+    }
+    device::check(&device, &context)?;
+    if device.child("boot").is_some() && root.at("os/boot").is_some() {
+        return Err(refuse::unsupported(format!(
+            "<{}>: per-device boot elements cannot be used together with os/boot elements; remove one",
+            device.name
+        )));
+    }
+    Ok(device)
+}
+
+/// Reads a device that a client sent, which need not suit the guest.
+///
+/// # Errors
+/// What is no device, or contradicts itself.
+pub(crate) fn read(root: &Element, given: &Element, host: &Host) -> Result<Element, Error> {
     let Settled { context, .. } = machine::settle(root, host)?;
     let unknown = || refuse::unsupported(format!("unknown device type '{}'", given.name));
     if given.name == "redirfilter" {
@@ -32,7 +54,6 @@ pub(crate) fn complete(root: &Element, given: &Element, host: &Host) -> Result<E
         let mac = Element::new("mac").with("address", host.new_mac());
         device.children.insert(0, Node::Element(mac));
     }
-    device::check(&device, &context)?;
     Ok(device)
 }
 
@@ -72,9 +93,9 @@ pub(crate) fn plug(root: &Element, device: Element, host: &Host) -> Result<Plugg
     drives::assign(&mut all)?;
     device::character::number_ports(&mut all);
     siblings::check(&all, &context)?;
+    siblings::check_for_qemu(&all, &context)?;
     addresses::plug(&mut all, &context)?;
     devices::arrange(&mut all);
-    siblings::check_for_qemu(&all, &context)?;
     let mut place = root.children.len();
     if let Some(found) = root
         .children
@@ -154,7 +175,13 @@ impl Definition {
     /// A device of a definition as it is in the live tree, without what belongs to one run of the guest.
     pub(crate) fn inactive_device(live: &Element) -> Element {
         let mut device = live.clone();
-        let own = device.path_attr("alias", "name").is_some_and(|name| name.starts_with("ua-"));
+        let alias = live.path_attr("alias", "name").unwrap_or_default();
+        let own = alias.starts_with("ua-");
+        // A socket that was made for this run.
+        let made = format!("/{alias}.sock");
+        if device.path_attr("source", "path").is_some_and(|path| path.ends_with(&made)) {
+            device.take("source");
+        }
         if !own {
             device.take("alias");
         }
@@ -167,6 +194,13 @@ impl Definition {
         }
         if let Some(source) = device.child_mut("source") {
             source.unset("index");
+        }
+        if device.name == "disk"
+            && device
+                .child("source")
+                .is_some_and(|source| source.attributes.is_empty() && source.children.is_empty())
+        {
+            device.take("source");
         }
         device
     }

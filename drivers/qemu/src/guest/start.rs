@@ -205,6 +205,7 @@ impl Guest {
         self.publish_start(id, &live);
         self.refuse_what_is_not_served(&live)?;
         self.place_displays(&mut live, &environment.layout.guest(&key))?;
+        self.place_channels(&mut live);
         self.prepare_variables(&live).await?;
         self.prepare_layers(&mut live).await?;
         let next_node = args::nodes::number_all(&mut live);
@@ -285,6 +286,24 @@ impl Guest {
             devices: Devices { next_node, network, ..Devices::default() },
             waiting: super::plug::Waiting::default(),
         })
+    }
+
+    /// Writes where the sockets of channels are that the definition leaves open.
+    pub(super) fn place_channels(&self, live: &mut Element) {
+        let folder = self.environment.layout.guest(&self.key());
+        for channel in live.child_mut("devices").into_iter().flat_map(Element::elements_mut) {
+            let open = channel.name == "channel"
+                && channel.attr("type") == Some("unix")
+                && channel.path_attr("source", "path").is_none()
+                && channel.path_attr("source", "mode") != Some("connect");
+            let alias = channel.path_attr("alias", "name").map(str::to_owned);
+            if let Some(alias) = alias.filter(|_| open) {
+                let path = folder.join(format!("{alias}.sock")).display().to_string();
+                channel.take("source");
+                let source = Element::new("source").with("mode", "bind").with("path", path);
+                channel.children.insert(0, bulkhead_xml::Node::Element(source));
+            }
+        }
     }
 
     /// The guest's private places.
@@ -528,7 +547,7 @@ impl Guest {
             let Some(path) = device.path_attr("alias", "name").and_then(terminal) else {
                 continue;
             };
-            if device.name == "console" {
+            if device.name == "console" && device.path_attr("target", "type") == Some("serial") {
                 device.set("tty", path.clone());
             }
             match device.child_mut("source") {

@@ -151,13 +151,6 @@ impl Guest {
         let number =
             |text: Option<String>| text.and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0);
         let most = number(root.child_text("maxMemory"));
-        if most == 0 {
-            return refuse(
-                Origin::DOMAIN,
-                "cannot use/hotplug a memory device when domain 'maxMemory' is not defined; define it"
-                    .to_owned(),
-            );
-        }
         let (size, _) = super::memory_of(device);
         if number(root.child_text("memory")).saturating_add(size) > most {
             return refuse(
@@ -281,6 +274,7 @@ impl Guest {
             // A lease is nothing to QEMU.
             return self.add_lease(given, &host, config).await;
         }
+        self.place_channels(&mut root);
         let mut next_node = self.active()?.devices.next_node;
         if next_node == 0 {
             next_node = nodes::number_all(&mut Element::clone(&live));

@@ -98,7 +98,7 @@ impl Guest {
             return Ok(given.clone());
         }
         let host = self.host_of(root).await;
-        let mut wanted = plug::complete(root, given, &host)?;
+        let mut wanted = plug::read(root, given, &host)?;
         // Any alias names a device here, not only a client's own.
         if let Some(alias) = given.child("alias") {
             wanted.take("alias");

@@ -101,7 +101,15 @@ impl Guest {
             next_node = nodes::number_all(&mut Element::clone(&live));
         }
         self.find_layers(&mut disk).await?;
+        let number = next_node;
         nodes::number(&mut disk, &mut next_node);
+        if !nodes::has_source(&disk) {
+            // Nothing is in it, which has a number too.
+            let place =
+                disk.children.iter().position(|node| matches!(node, Node::Element(e) if e.name == "driver"));
+            let empty = Element::new("source").with("index", number.to_string());
+            disk.children.insert(place.map_or(0, |place| place + 1), Node::Element(empty));
+        }
         self.running_mut()?.devices.next_node = next_node;
         let mut root = Element::clone(&live);
         replace(&mut root, &disk);

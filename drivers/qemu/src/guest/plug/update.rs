@@ -14,6 +14,11 @@ use std::sync::Arc;
 /// Also against the guest's will (`VIR_DOMAIN_DEVICE_MODIFY_FORCE`).
 pub(crate) const FORCE: u32 = 4;
 
+/// A device as it is to be. Of memory it is asked first whether it is there at all.
+fn completed(root: &Element, given: &Element, host: &crate::domain::Host) -> Result<Element, Error> {
+    if given.name == "memory" { plug::read(root, given, host) } else { plug::complete(root, given, host) }
+}
+
 /// Puts a part of the old device into the new one, unless that has one of its own.
 fn keep(new: &mut Element, old: &Element, part: &str) {
     if new.child(part).is_none()
@@ -46,7 +51,7 @@ impl Guest {
         };
         let root = &definition.root;
         let host = self.host_of(root).await;
-        let mut new = plug::complete(root, given, &host)?;
+        let mut new = completed(root, given, &host)?;
         let invalid = |message: &str| Err(self.device_error(Code::INVALID_ARG, message));
         let all: Vec<&Element> = devices(root).collect();
         let number = match new.name.as_str() {
@@ -118,7 +123,7 @@ impl Guest {
     ) -> Result<(), Error> {
         let live = Arc::clone(&self.active()?.live);
         let host = self.host_of(&live).await;
-        let new = plug::complete(&live, given, &host)?;
+        let new = completed(&live, given, &host)?;
         match new.name.as_str() {
             "disk" => self.update_disk(&live, &new, force, config).await,
             "interface" => {
