@@ -2,7 +2,7 @@
 
 use bulkhead_wire::channel::Caller;
 use bulkhead_wire::codec;
-use bulkhead_wire::control::{FromDriver, Helper, HelperRequest, Request, Response};
+use bulkhead_wire::control::{FromDriver, Helper, HelperRequest, Opening, Request, Response};
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::frame::Token;
@@ -154,6 +154,14 @@ impl Stack {
     /// A name that is no plain file name; what the disk says.
     pub async fn listen_for_helper(&self, key: &str, socket: &str) -> Result<OwnedFd, Error> {
         self.ask_file(Request::Listen { key: key.to_owned(), socket: socket.to_owned() }).await
+    }
+
+    /// Opens a file for a helper that runs.
+    ///
+    /// # Errors
+    /// A file that such a helper is never given; what the file system says.
+    pub async fn open_for_helper(&self, key: &str, path: &Path, opening: Opening) -> Result<OwnedFd, Error> {
+        self.ask_file(Request::Open { key: key.to_owned(), path: path.to_owned(), opening }).await
     }
 
     /// Opens a terminal that a helper made.

@@ -2,8 +2,8 @@
 //! judged by what was really opened.
 
 use crate::helpers::{failed, refused};
-use bulkhead_sandbox::ceiling::{self, DEVICES, NEVER_BY_ANY_NAME, POOL};
-use bulkhead_wire::control::{Access, Layout};
+use bulkhead_sandbox::ceiling::{self, CEILINGS, DEVICES, NEVER_BY_ANY_NAME, POOL};
+use bulkhead_wire::control::{Access, Layout, Opening};
 use bulkhead_wire::error::Error;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use std::fs::{self, File, OpenOptions};
@@ -172,6 +172,30 @@ pub(crate) fn open_output(key: &str, layout: &Layout, path: &Path, append: bool)
     Ok(file.into())
 }
 
+/// Opens a file for a helper that runs: what it may open is settled when it starts, so it is handed the file itself. The
+/// same is given as at its start, to those classes that are told of files later.
+pub(crate) fn open_for(
+    layout: &Layout,
+    class: &str,
+    key: &str,
+    path: &Path,
+    opening: Opening,
+) -> Result<OwnedFd, Error> {
+    if !CEILINGS.iter().any(|ceiling| ceiling.class == class && ceiling.grows) {
+        return Err(refused(key, format!("class '{class}' is given no files later")));
+    }
+    let access = match opening {
+        Opening::Output { append } => return open_output(key, layout, path, append),
+        Opening::Read => Access::Read,
+        Opening::ReadWrite => Access::ReadWrite,
+    };
+    let file = open_checked(class, key, layout, path, access)?;
+    let through = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let mut how = OpenOptions::new();
+    how.read(true).write(opening == Opening::ReadWrite).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    how.open(through).map(OwnedFd::from).map_err(failed(format!("Can't open {}", path.display())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +238,18 @@ mod tests {
             assert!(!open(&path, Access::Read), "{}", path.display());
         }
         assert!(!open(&other, Access::Folder) && !open(&root, Access::Folder));
+        let later = |class, path: &Path, opening| open_for(&layout, class, "own", path, opening).is_ok();
+        assert!(later("qemu", &root.join("disk"), Opening::ReadWrite));
+        assert!(later("qemu", &own.join("mine"), Opening::Read));
+        assert!(!later("qemu-img", &root.join("disk"), Opening::Read));
+        for path in
+            ["/etc/shadow".into(), own.join("link"), root.join("link"), network.join("state"), own.clone()]
+        {
+            let path: PathBuf = path;
+            for opening in [Opening::Read, Opening::ReadWrite, Opening::Output { append: true }] {
+                assert!(!later("qemu", &path, opening), "{}", path.display());
+            }
+        }
         let write = |path: &Path| open_output("own", &layout, path, true).is_ok();
         assert!(write(&own.join("log")) && write(&root.join("new")));
         for path in [

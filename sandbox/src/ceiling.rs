@@ -14,12 +14,14 @@ pub struct Ceiling {
     pub network: bool,
     /// How many may run at one time.
     pub instances_max: usize,
+    /// May an instance that runs be given more files?
+    pub grows: bool,
     /// The program, if it is one of ours, beside the drivers: then the wish chooses none.
     pub own: Option<&'static str>,
 }
 
 const fn class(class: &'static str, programs: &'static [&'static str], instances_max: usize) -> Ceiling {
-    Ceiling { class, programs, network: false, instances_max, own: None }
+    Ceiling { class, programs, network: false, instances_max, grows: false, own: None }
 }
 
 impl Ceiling {
@@ -38,7 +40,7 @@ pub const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/usr/local/bin", "/usr/libex
 
 /// All classes.
 pub static CEILINGS: &[Ceiling] = &[
-    Ceiling { network: true, ..class("qemu", &["qemu-system-"], 4096) },
+    Ceiling { network: true, grows: true, ..class("qemu", &["qemu-system-"], 4096) },
     class("qemu-probe", &["qemu-system-"], 8),
     class("qemu-img", &["qemu-img"], 16),
     class("swtpm", &["swtpm"], 4096),

@@ -95,6 +95,20 @@ pub enum Access {
     Folder,
 }
 
+/// What a file is opened for, for a helper that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Opening {
+    /// Reading.
+    Read,
+    /// Reading and writing.
+    ReadWrite,
+    /// Output: it is made if it is not there.
+    Output {
+        /// What it holds stays.
+        append: bool,
+    },
+}
+
 /// A driver's wish for a helper. A wish: the class's ceiling in the manifest decides.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct HelperRequest {
@@ -180,6 +194,15 @@ pub enum Request {
         key: String,
         /// Its path, as the helper named it.
         path: PathBuf,
+    },
+    /// Open a file for a helper that runs, as far as its class's ceiling lets it have the file.
+    Open {
+        /// The helper's key.
+        key: String,
+        /// Which.
+        path: PathBuf,
+        /// What for.
+        opening: Opening,
     },
     /// Keep a descriptor for the next incarnation.
     Deposit {

@@ -201,6 +201,36 @@ pub enum DomainEvent {
         /// What QEMU told with it, as JSON.
         details: Option<String>,
     },
+    /// `VIR_DOMAIN_EVENT_ID_DEVICE_ADDED`.
+    DeviceAdded {
+        /// Who.
+        domain: DomainRef,
+        /// The device's alias.
+        alias: String,
+    },
+    /// `VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED`.
+    DeviceRemoved {
+        /// Who.
+        domain: DomainRef,
+        /// The device's alias.
+        alias: String,
+    },
+    /// `VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED`.
+    DeviceRemovalFailed {
+        /// Who.
+        domain: DomainRef,
+        /// The device's alias.
+        alias: String,
+    },
+    /// `VIR_DOMAIN_EVENT_ID_TRAY_CHANGE`.
+    TrayChange {
+        /// Who.
+        domain: DomainRef,
+        /// The drive's alias.
+        alias: String,
+        /// `virDomainEventTrayChangeReason`: opened 0, closed 1.
+        reason: i32,
+    },
     /// This subscriber was too slow; so many events are lost. It should look at the present state.
     Lagged {
         /// How many.

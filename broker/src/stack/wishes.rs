@@ -3,7 +3,7 @@
 //! A wish that may wait for a disk, and so for ever, is done beside the stack's task: its driver alone waits for it.
 
 use super::{Alive, Happening, NAME_MAX_BYTES, Stack, WAITING_MAX, describe};
-use crate::ceiling::pool_folder;
+use crate::ceiling::{open_for, pool_folder};
 use crate::helpers::{self, Running};
 use crate::launcher::process;
 use crate::manifest::{self, Manifest};
@@ -41,6 +41,7 @@ pub(super) struct Starting {
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Done,
+    File(OwnedFd),
     Helper(Running),
 }
 
@@ -109,6 +110,12 @@ impl Stack {
             Request::Listen { key, socket } => {
                 self.own_helper(driver, &key)?;
                 helpers::listener(&self.root.layout, &key, &socket).map(file)
+            }
+            Request::Open { key, path, opening } => {
+                let class = self.own_helper(driver, &key)?.record.class.clone();
+                let layout = self.root.layout.clone();
+                self.beside(wish, move || open_for(&layout, &class, &key, &path, opening).map(Outcome::File));
+                Ok(None)
             }
             Request::Terminal { key, path } => {
                 helpers::terminal(&self.own_helper(driver, &key)?.record, &path).map(file)
@@ -200,6 +207,7 @@ impl Stack {
         let hears = self.alive.get(&driver).is_some_and(|alive| alive.incarnation == incarnation);
         let result = outcome.and_then(|outcome| match outcome {
             Outcome::Done => Ok(Response::Done),
+            Outcome::File(file) => Ok(Response::File(Descriptor::new(file))),
             Outcome::Helper(running) => {
                 let described = describe(&running).map_err(helpers::failed("Can't watch the helper"));
                 if !hears || !wanted || described.is_err() {

@@ -232,6 +232,19 @@ impl Message {
             }
             // The monitor's own go another way.
             DomainEvent::Monitor { .. } | DomainEvent::Lagged { .. } => return None,
+            DomainEvent::TrayChange { domain, alias, reason } => {
+                (10, 328, 268, domain, encode(xdr::encode(&(domain, alias, reason)))?)
+            }
+            // The newer ones have no older form.
+            DomainEvent::DeviceRemoved { domain, alias } => {
+                (15, 333, 311, domain, encode(xdr::encode(&(domain, alias)))?)
+            }
+            DomainEvent::DeviceAdded { domain, alias } => {
+                (19, 354, 0, domain, encode(xdr::encode(&(domain, alias)))?)
+            }
+            DomainEvent::DeviceRemovalFailed { domain, alias } => {
+                (22, 367, 0, domain, encode(xdr::encode(&(domain, alias)))?)
+            }
         };
         Some(Self { kind: Kind::Domain, event: number, procedure, legacy, object: domain.uuid, payload })
     }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod bulk;
+mod devices;
 mod disks;
 mod hardware;
 mod host;
@@ -737,6 +738,8 @@ impl Server for Qemu {
             domain_pin_vcpu_flags domain_get_emulator_pin_info domain_pin_emulator domain_get_perf_events;
         hardware: domain_send_key domain_inject_nmi domain_memory_peek domain_get_iothread_info domain_start_dirty_rate_calc
             domain_get_launch_security_info domain_managed_save_get_xml_desc domain_monitor_command;
+        devices: domain_attach_device domain_attach_device_flags domain_detach_device domain_detach_device_flags
+            domain_detach_device_alias domain_update_device_flags;
         disks: domain_block_resize domain_get_block_io_tune domain_set_block_io_tune domain_get_disk_errors;
         host:
              node_get_free_pages connect_get_cpu_model_names;

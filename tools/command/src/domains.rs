@@ -209,6 +209,19 @@ fn describe(event: &DomainEvent) -> String {
             let details = details.as_deref().unwrap_or_default();
             format!("monitor: domain '{}' {event} {details}", domain.name)
         }
+        DomainEvent::DeviceAdded { domain, alias } => {
+            format!("device added: domain '{}', {alias}", domain.name)
+        }
+        DomainEvent::DeviceRemoved { domain, alias } => {
+            format!("device removed: domain '{}', {alias}", domain.name)
+        }
+        DomainEvent::DeviceRemovalFailed { domain, alias } => {
+            format!("device removal failed: domain '{}', {alias}", domain.name)
+        }
+        DomainEvent::TrayChange { domain, alias, reason } => {
+            let moved = if *reason == 0 { "opened" } else { "closed" };
+            format!("tray {moved}: domain '{}', {alias}", domain.name)
+        }
         DomainEvent::Lagged { missed } => format!("lagged: {missed} events missed"),
     }
 }

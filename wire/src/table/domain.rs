@@ -387,6 +387,24 @@ calls! {
     /// CPU models that guests of an architecture may have.
     606 connect_get_cpu_model_names(arch: String, need_results: i32, flags: u32) -> CpuModels
         { remote: Some(312), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Adds a device, in the form without flags.
+    620 domain_attach_device(domain: DomainRef, xml: String) -> ()
+        { remote: Some(8), deadline: Duration::from_secs(60) }
+    /// Takes a device away, in the form without flags.
+    621 domain_detach_device(domain: DomainRef, xml: String) -> ()
+        { remote: Some(13), deadline: Duration::from_secs(60) }
+    /// Adds a device; `flags` are `virDomainDeviceModifyFlags`.
+    622 domain_attach_device_flags(domain: DomainRef, xml: String, flags: u32) -> ()
+        { remote: Some(160), deadline: Duration::from_secs(60) }
+    /// Takes a device away; a guest that runs may take its time over it.
+    623 domain_detach_device_flags(domain: DomainRef, xml: String, flags: u32) -> ()
+        { remote: Some(161), deadline: Duration::from_secs(60) }
+    /// Changes a device: its medium, its link, its password.
+    624 domain_update_device_flags(domain: DomainRef, xml: String, flags: u32) -> ()
+        { remote: Some(174), deadline: Duration::from_secs(60) }
+    /// Takes away the device of an alias.
+    625 domain_detach_device_alias(domain: DomainRef, alias: String, flags: u32) -> ()
+        { remote: Some(392), deadline: Duration::from_secs(60) }
     /// A command for QEMU's monitor; `flags` are `virDomainQemuMonitorCommandFlags`.
     593 domain_monitor_command(domain: DomainRef, command: String, flags: u32) -> String
         { qemu: Some(1) }

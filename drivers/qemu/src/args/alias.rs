@@ -92,7 +92,13 @@ impl Counters {
     }
 
     fn take(&mut self, prefix: &str) -> String {
+        self.take_from(prefix, 0)
+    }
+
+    /// The next number of a prefix, that or higher.
+    fn take_from(&mut self, prefix: &str, least: u64) -> String {
         let next = self.0.entry(prefix.to_owned()).or_default();
+        *next = (*next).max(least);
         let alias = format!("{prefix}{next}");
         *next = next.saturating_add(1);
         alias
@@ -107,13 +113,13 @@ fn derive(device: &Element, place: u64, guest: &Guest, lsi: &[u64], next: &mut C
         "interface" if device.attr("type") == Some("hostdev") => "hostdev",
         "interface" => "net",
         "filesystem" => "fs",
-        "memballoon" => return Some(format!("balloon{place}")),
-        "redirdev" => return Some(format!("redir{place}")),
+        "memballoon" => return Some(next.take_from("balloon", place)),
+        "redirdev" => return Some(next.take_from("redir", place)),
         "nvram" => return Some("nvram".to_owned()),
         // These are counted whether their aliases are derived or chosen.
         "serial" | "parallel" | "channel" | "console" | "input" | "hub" | "smartcard" | "sound" | "video"
         | "watchdog" | "tpm" | "panic" | "vsock" | "iommu" | "crypto" | "pstore" | "shmem" => {
-            return Some(format!("{}{place}", device.name));
+            return Some(next.take_from(&device.name, place));
         }
         "hostdev" | "rng" => device.name.as_str(),
         _ => return None,

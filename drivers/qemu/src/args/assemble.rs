@@ -1,9 +1,9 @@
 //! The order of everything.
 
-use super::builder::{Builder, invalid, number_attr, switch};
+use super::builder::{Builder, invalid, number_attr, switch, unsupported};
 use super::json::Object;
 use super::option::KeyValues;
-use super::{CommandLine, Paths, Purpose, Rendering, alias};
+use super::{CommandLine, DescriptorUse, Paths, Purpose, Rendering, alias};
 use crate::capabilities::Capabilities;
 use crate::device;
 use bulkhead_wire::error::Error;
@@ -267,6 +267,35 @@ fn devices(builder: &mut Builder<'_>) -> Result<(), Error> {
     each(builder, "memballoon", device::memballoon::args::build)?;
     each(builder, "rng", device::rng::args::build)?;
     each(builder, "nvram", device::nvram::args::build)
+}
+
+/// What one device of a guest is to QEMU, on its own: as it is added to a guest that runs. Its tree has all aliases.
+///
+/// # Errors
+/// What QEMU takes at its start alone, or not at all.
+pub(crate) fn of_device(
+    root: &Element,
+    device: &Element,
+    capabilities: &Capabilities,
+    paths: &Paths,
+) -> Result<(Vec<String>, Vec<DescriptorUse>), Error> {
+    let mut builder = Builder::new(root, capabilities, paths)?;
+    match device.name.as_str() {
+        "disk" => device::disk::args::build(&mut builder, device)?,
+        "controller" => device::controller::args::one(&mut builder, device)?,
+        "interface" => device::interface::args::build(&mut builder, device)?,
+        "serial" => device::character::args::serial(&mut builder, device)?,
+        "parallel" => device::character::args::parallel(&mut builder, device)?,
+        "channel" => device::character::args::channel(&mut builder, device)?,
+        "console" => device::character::args::console(&mut builder, device)?,
+        "input" => device::input::args::build(&mut builder, device)?,
+        "watchdog" => device::watchdog::args::one(&mut builder, device)?,
+        "memory" => device::memory::args::build(&mut builder, device)?,
+        "rng" => device::rng::args::build(&mut builder, device)?,
+        "redirdev" => device::redirdev::args::build(&mut builder, device)?,
+        other => return Err(unsupported(format!("A <{other}> can't be added to a guest that runs"))),
+    }
+    Ok(builder.finish())
 }
 
 /// The helper that keeps SCSI reservations, where the guest has one of its own.

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 pub(crate) struct BootOrder(BTreeMap<String, u64>);
 
 impl BootOrder {
-    /// Reads `<boot order=>` of each device, and `<os><boot dev=>` where no device has an order.
-    pub(crate) fn new(root: &Element) -> Result<Self, Error> {
+    /// Reads `<boot order=>` of each device, and with `kinds` `<os><boot dev=>` where no device has an order.
+    pub(crate) fn new(root: &Element, kinds: bool) -> Result<Self, Error> {
         let mut order = Self::default();
         let Some(devices) = root.child("devices") else {
             return Ok(order);
@@ -25,7 +25,8 @@ impl BootOrder {
                 order.0.insert(alias.to_owned(), index);
             }
         }
-        let kinds = root.child("os").into_iter().flat_map(|os| os.all("boot"));
+        let os = root.child("os").filter(|_| kinds);
+        let kinds = os.into_iter().flat_map(|os| os.all("boot"));
         for (index, kind) in (1..).zip(kinds) {
             let first = match kind.attr("dev") {
                 Some("network") => devices.all("interface").next(),

@@ -42,7 +42,8 @@ impl<'a> Builder<'a> {
             paths,
             arch: attr(kind, "arch")?,
             machine_name: attr(kind, "machine")?,
-            boot: BootOrder::new(root)?,
+            // The firmware of a guest that runs has made its choice of those that <os> means.
+            boot: BootOrder::new(root, paths.rendering != Rendering::Plug)?,
             nodes: NodeNumbers::new(root),
             arguments: Vec::new(),
             descriptors: Vec::new(),
@@ -136,7 +137,12 @@ impl<'a> Builder<'a> {
     }
 
     pub(crate) fn launches(&self) -> bool {
-        self.paths.rendering == Rendering::Launch
+        matches!(self.paths.rendering, Rendering::Launch | Rendering::Plug)
+    }
+
+    /// Is a device added to a guest that runs?
+    pub(crate) fn plugs(&self) -> bool {
+        self.paths.rendering == Rendering::Plug
     }
 
     /// The number under which QEMU inherits something; in the native form a number of the same look that

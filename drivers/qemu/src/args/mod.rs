@@ -20,11 +20,13 @@ pub(crate) mod memory;
 pub(crate) mod nodes;
 mod numa;
 pub(crate) mod option;
+pub(crate) mod plug;
 #[cfg(test)]
 mod properties;
 mod smbios;
 pub(crate) mod virtio;
 
+pub(crate) use assemble::of_device;
 pub use assemble::{build, reduce_interfaces};
 
 /// How QEMU is started.
@@ -112,6 +114,8 @@ pub enum Rendering {
     Native,
     /// As the guest is started: sockets, taps and secrets as inherited descriptors.
     Launch,
+    /// As a device is added to a guest that runs: as for a start, with images that are opened for what they are used for.
+    Plug,
 }
 
 /// The guest's private places, and the few facts that are neither definition nor capability.

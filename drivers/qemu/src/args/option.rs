@@ -85,6 +85,15 @@ impl From<KeyValues> for String {
     }
 }
 
+/// The keys and values of a list, from its text; a word without a value is a key alone.
+pub(crate) fn read(list: &str) -> Vec<(String, String)> {
+    let part = |word: &str| {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        (key.replace(",,", ","), value.replace(",,", ","))
+    };
+    words(list).map(part).collect()
+}
+
 /// The words of a list, with their doubled commas.
 fn words(list: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(list).filter(|list| !list.is_empty());

@@ -245,7 +245,7 @@ pub(super) async fn domain_set_block_io_tune(
 
 impl Guest {
     /// Has QEMU hold a disk to its limits.
-    async fn throttle(&self, disk: &Element) -> Result<(), Error> {
+    pub(crate) async fn throttle(&self, disk: &Element) -> Result<(), Error> {
         let alias = disk.path_attr("alias", "name").unwrap_or_default();
         let monitor = self.monitor()?;
         let failed = |error| self.monitor_error(&error);

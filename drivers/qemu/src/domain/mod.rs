@@ -22,6 +22,7 @@ mod machine;
 mod namespace;
 mod os;
 mod place;
+pub(crate) mod plug;
 mod read;
 mod refuse;
 pub(crate) mod sets;

@@ -30,6 +30,11 @@ pub(super) fn unsupported_by_qemu(message: impl Into<String>) -> Error {
     Error::new(Code::CONFIG_UNSUPPORTED, Origin::QEMU, message)
 }
 
+/// There is no place for a device in a guest that runs.
+pub(super) fn no_place(message: impl Into<String>) -> Error {
+    Error::new(Code::OPERATION_FAILED, Origin::DOMAIN, message)
+}
+
 /// A fault that libvirt reports as its own, though the document is to blame.
 pub(super) fn internal(message: impl Into<String>) -> Error {
     Error::new(Code::INTERNAL, Origin::DOMAIN, message)

@@ -52,6 +52,13 @@ pub(crate) struct Amended {
     config: Option<Definition>,
 }
 
+impl Amended {
+    /// A new definition, and nothing else.
+    pub(crate) fn of_config(definition: Definition) -> Self {
+        Self { live: None, config: Some(definition) }
+    }
+}
+
 /// Puts an element of a domain into its place, instead of the one that is there.
 pub(crate) fn place(root: &mut Element, element: Element) {
     let rank = |name: &str| ORDER.iter().position(|known| *known == name).unwrap_or(ORDER.len());

@@ -24,6 +24,41 @@ pub(crate) enum Phase {
     },
 }
 
+/// What is under way with the devices of a running guest.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Devices {
+    /// QEMU was started with the network of the stack.
+    pub(crate) network: bool,
+    /// The next free number of a block node; 0 in the record of a guest that knows none.
+    pub(crate) next_node: u32,
+    /// What is being changed. Looked at after a crash: it is done, or is undone.
+    pub(crate) change: Option<Change>,
+    /// Aliases of devices that QEMU was told to give up.
+    pub(crate) leaving: Vec<String>,
+}
+
+/// A change of devices that has begun.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Change {
+    /// A device comes.
+    Added {
+        /// The device, as it will stand in the XML of the running guest.
+        device: String,
+        /// The definition with it, if it shall outlive the run.
+        config: Option<String>,
+        /// Taps that the network driver made for it.
+        taps: Vec<String>,
+    },
+    /// A drive gets another medium.
+    Medium {
+        /// The drive with it.
+        disk: String,
+        /// The definition with it.
+        config: Option<String>,
+    },
+}
+
 /// One running guest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -46,6 +81,9 @@ pub(crate) struct Record {
     pub(crate) definition: String,
     /// The XML as it runs.
     pub(crate) live: String,
+    /// What is under way with its devices.
+    #[serde(default)]
+    pub(crate) devices: Devices,
 }
 
 impl Record {
@@ -74,6 +112,7 @@ impl Record {
             taps,
             definition: definition.root.to_xml(),
             live,
+            devices: Devices::default(),
         }
     }
 

@@ -13,6 +13,8 @@
 //! [`monitor_events`] what QEMU tells, [`streams`] what is handed out as open files,
 //! [`amend`] and [`rename`] how its description changes, [`agent`] the way to the guest's agent,
 //! [`owner`] the client that it ends with, [`process`] and [`blocks`] what kernel and QEMU count of it,
+//! [`plug`] devices that come and go,
+//! [`process`] and [`blocks`] what kernel and QEMU count of it,
 //! [`prepare`] what a start needs beside the definition, [`tpm`] the TPM beside QEMU, [`display`] where displays listen,
 //! [`save`] and [`image`] the state that a guest goes on from.
 
@@ -24,6 +26,7 @@ mod image;
 pub(crate) mod live;
 mod monitor_events;
 mod owner;
+pub(crate) mod plug;
 mod prepare;
 pub(crate) mod process;
 mod rename;
@@ -107,6 +110,10 @@ pub(crate) struct Running {
     reboot: bool,
     /// Whose turn it is to speak with the guest's agent.
     agent: agent::Turn,
+    /// What is under way with its devices.
+    devices: live::Devices,
+    /// Who waits for devices to be gone.
+    waiting: plug::Waiting,
 }
 
 /// The error of whoever needs a guest that runs.
@@ -379,7 +386,7 @@ impl Guest {
         let Some(running) = &self.running else {
             return Ok(());
         };
-        let record = Record::new(
+        let mut record = Record::new(
             phase,
             running.id,
             &running.definition,
@@ -390,6 +397,7 @@ impl Guest {
             (self.state as i32, self.reason),
         )
         .owned_by(self.environment.owned.owner(self.uuid));
+        record.devices = running.devices.clone();
         let folder = self.environment.live.clone();
         self.environment
             .on_disk(&format!("Live state of domain '{}'", self.name), move || record.write(&folder))

@@ -81,6 +81,13 @@ impl Guest {
                 self.become_state(State::Paused, reason::PAUSED_IO_ERROR).await;
                 self.emit(lifecycle::PAUSED_IO_ERROR);
             }
+            EventKind::DeviceDeleted(deleted) => {
+                if let Some(alias) = deleted.device {
+                    self.device_gone(&alias).await;
+                }
+            }
+            EventKind::TrayMoved(moved) => self.tray_moved(&moved).await,
+            EventKind::Other { name, data } => self.unplug_may_be_refused(&name, &data).await,
             EventKind::BalloonChange(change) => {
                 if let Some(running) = &mut self.running {
                     running.memory_kib = change.actual / 1024;
@@ -139,6 +146,9 @@ impl Guest {
 
     /// Asks QEMU how things stand and tells subscribers what they missed, as ordinary events.
     pub(crate) async fn compare(&mut self) {
+        if let Err(error) = self.settle_devices().await {
+            tracing::warn!(domain = self.name, %error, "devices can't be compared");
+        }
         let Ok(monitor) = self.monitor() else { return };
         let status = match monitor.within(COMMAND_WITHIN).query_status().await {
             Ok(status) => status,

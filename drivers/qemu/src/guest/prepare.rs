@@ -72,13 +72,21 @@ impl Guest {
             return Ok(());
         };
         for disk in devices.elements_mut().filter(|device| device.name == "disk") {
+            self.find_layers(disk).await?;
+        }
+        Ok(())
+    }
+
+    /// Finds the layers below one disk, unless it names them.
+    pub(super) async fn find_layers(&self, disk: &mut Element) -> Result<(), Error> {
+        {
             let format = disk.path_attr("driver", "type").unwrap_or("raw").to_owned();
             let source = disk.path_attr("source", "file").or_else(|| disk.path_attr("source", "dev"));
             let Some(source) = source.map(str::to_owned) else {
-                continue;
+                return Ok(());
             };
             if disk.child("backingStore").is_some() {
-                continue;
+                return Ok(());
             }
             let mut layers = Vec::new();
             let (mut path, mut format) = (source, format);

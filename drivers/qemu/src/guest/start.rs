@@ -3,7 +3,7 @@
 //! A saga: intent, log, taps, QEMU, monitor, resume. Each step can be undone, and what a crash leaves between two steps is
 //! undone or completed by the next incarnation of this driver, by the phase that the record on disk names.
 
-use super::live::{Phase, Record};
+use super::live::{Devices, Phase, Record};
 use super::save::Stored;
 use super::stop::GONE_WITHIN;
 use super::view::reason;
@@ -207,25 +207,15 @@ impl Guest {
         self.refuse_what_is_not_served(&live)?;
         settle_memory(&mut live);
         self.place_displays(&mut live, &environment.layout.guest(&key))?;
+        self.place_channels(&mut live);
         self.prepare_variables(&live).await?;
         self.prepare_layers(&mut live).await?;
+        let next_node = args::nodes::number_all(&mut live);
         let capabilities = self.unless_destroyed(environment.capabilities(&definition.root)).await?;
         if let Some(model) = &capabilities.host_model {
             crate::domain::settle_host_model(&mut live, model);
         }
-        let folder = environment.layout.guest(&key);
-        let paths = Paths {
-            guest: folder.display().to_string(),
-            channels: folder.display().to_string(),
-            memory: folder.display().to_string(),
-            certificates: environment.layout.etc.join("qemu/tls").display().to_string(),
-            now: environment.now_seconds(),
-            bus: folder.join("dbus.sock").display().to_string(),
-            // Opening it is the broker's to do, which it does not yet.
-            vhost_net: false,
-            incoming: stored.is_some(),
-            rendering: Rendering::Launch,
-        };
+        let paths = self.paths(stored.is_some(), Rendering::Launch);
 
         // The intent, before the first effect.
         let record = |phase, live: &Element, taps: &[String]| {
@@ -280,7 +270,7 @@ impl Guest {
         }
         seen.send_replace(Some(attached));
         self.follow(received, seen);
-        let memory_kib = memory_kib(&live);
+        let (memory_kib, network) = (memory_kib(&live), needs_network(&live));
         Ok(Running {
             id,
             definition,
@@ -295,7 +285,45 @@ impl Guest {
             ending: None,
             reboot: false,
             agent: super::agent::Turn::default(),
+            devices: Devices { next_node, network, ..Devices::default() },
+            waiting: super::plug::Waiting::default(),
         })
+    }
+
+    /// Writes where the sockets of channels are that the definition leaves open.
+    pub(super) fn place_channels(&self, live: &mut Element) {
+        let folder = self.environment.layout.guest(&self.key());
+        for channel in live.child_mut("devices").into_iter().flat_map(Element::elements_mut) {
+            let open = channel.name == "channel"
+                && channel.attr("type") == Some("unix")
+                && channel.path_attr("source", "path").is_none()
+                && channel.path_attr("source", "mode") != Some("connect");
+            let alias = channel.path_attr("alias", "name").map(str::to_owned);
+            if let Some(alias) = alias.filter(|_| open) {
+                let path = folder.join(format!("{alias}.sock")).display().to_string();
+                channel.take("source");
+                let source = Element::new("source").with("mode", "bind").with("path", path);
+                channel.children.insert(0, bulkhead_xml::Node::Element(source));
+            }
+        }
+    }
+
+    /// The guest's private places.
+    pub(super) fn paths(&self, incoming: bool, rendering: Rendering) -> Paths {
+        let environment = &self.environment;
+        let folder = environment.layout.guest(&self.key());
+        Paths {
+            guest: folder.display().to_string(),
+            channels: folder.display().to_string(),
+            memory: folder.display().to_string(),
+            certificates: environment.layout.etc.join("qemu/tls").display().to_string(),
+            now: environment.now_seconds(),
+            bus: folder.join("dbus.sock").display().to_string(),
+            // Opening it is the broker's to do, which it does not yet.
+            vhost_net: false,
+            incoming,
+            rendering,
+        }
     }
 
     /// Has QEMU started; with other ports, if those that were chosen turn out to be somebody else's.
@@ -367,15 +395,27 @@ impl Guest {
         live: &mut Element,
         taken: &mut Taken,
     ) -> Result<Vec<(String, Vec<Descriptor>)>, Error> {
-        let network = network::Client(self.environment.stack.peer(Driver::Network));
         let mut opened = Vec::new();
         let Some(devices) = live.child_mut("devices") else {
             return Ok(opened);
         };
         for interface in devices.elements_mut().filter(|device| device.name == "interface") {
+            opened.extend(self.open_tap(interface, &mut taken.taps).await?);
+        }
+        Ok(opened)
+    }
+
+    /// Has the network driver open the tap of an interface that has one; its name goes into the interface.
+    pub(super) async fn open_tap(
+        &self,
+        interface: &mut Element,
+        taps: &mut Vec<String>,
+    ) -> Result<Option<(String, Vec<Descriptor>)>, Error> {
+        let network = network::Client(self.environment.stack.peer(Driver::Network));
+        {
             let kind = interface.attr("type").unwrap_or_default().to_owned();
             if !matches!(kind.as_str(), "ethernet" | "bridge") {
-                continue;
+                return Ok(None);
             }
             let name = interface.path_attr("target", "dev").map(str::to_owned);
             let managed = interface.path_attr("target", "managed") != Some("no");
@@ -388,7 +428,7 @@ impl Guest {
                 .await
                 .map_err(|error| self.named(&error))?;
             if managed {
-                taken.taps.push(tap.name.clone());
+                taps.push(tap.name.clone());
             }
             if interface.child("target").is_none() {
                 // Behind the source and the MAC address, where libvirt prints it.
@@ -403,9 +443,8 @@ impl Guest {
                 target.set("dev", tap.name);
             }
             let alias = interface.path_attr("alias", "name").unwrap_or_default().to_owned();
-            opened.push((alias, tap.queues));
+            Ok(Some((alias, tap.queues)))
         }
-        Ok(opened)
     }
 
     fn helper_request(
@@ -482,7 +521,12 @@ impl Guest {
     }
 
     /// Puts the names of the terminals that QEMU made into the live XML.
-    async fn name_terminals(&self, monitor: &Monitor, pid: u32, live: &mut Element) -> Result<(), Error> {
+    pub(super) async fn name_terminals(
+        &self,
+        monitor: &Monitor,
+        pid: u32,
+        live: &mut Element,
+    ) -> Result<(), Error> {
         let devices = monitor
             .within(COMMAND_WITHIN)
             .query_chardev()
@@ -505,7 +549,7 @@ impl Guest {
             let Some(path) = device.path_attr("alias", "name").and_then(terminal) else {
                 continue;
             };
-            if device.name == "console" {
+            if device.name == "console" && device.path_attr("target", "type") == Some("serial") {
                 device.set("tty", path.clone());
             }
             match device.child_mut("source") {
@@ -598,6 +642,8 @@ impl Guest {
             ending: None,
             reboot: false,
             agent: super::agent::Turn::default(),
+            devices: record.devices,
+            waiting: super::plug::Waiting::default(),
         });
         (self.state, self.reason) = (State::from_number(record.state), record.reason);
         let saving = match record.phase {

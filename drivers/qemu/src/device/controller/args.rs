@@ -42,6 +42,15 @@ pub(crate) fn build(builder: &mut Builder<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// One controller of a guest that runs.
+pub(crate) fn one(builder: &mut Builder<'_>, controller: &Element) -> Result<(), Error> {
+    let kind = controller.attr("type").unwrap_or_default();
+    if let Some(object) = device(builder, controller, kind)? {
+        builder.device(&object);
+    }
+    Ok(())
+}
+
 fn device(builder: &Builder<'_>, controller: &Element, kind: &str) -> Result<Option<Object>, Error> {
     let index = number_attr(controller, "index")?.unwrap_or(0);
     let object = match kind {

@@ -113,6 +113,14 @@ fn check_driver(disk: &Element) -> Result<(), Error> {
 fn check_bus(disk: &Element) -> Result<(), Error> {
     let view = View(disk);
     let (bus, target, device) = (view.bus(), view.target(), view.device());
+    if bus == "usb" && disk.child("source").is_none() {
+        return Err(refusal::unsupported_by_qemu(
+            disk,
+            format!(
+                "'{target}' on bus 'usb' must not be empty; empty drives are to be had on 'sata', 'scsi' and 'ide'"
+            ),
+        ));
+    }
     if device == "lun"
         && !matches!(view.kind(), "block" | "volume")
         && disk.path_attr("source", "protocol") != Some("iscsi")

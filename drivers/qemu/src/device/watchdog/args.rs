@@ -18,17 +18,27 @@ pub(crate) fn build(builder: &mut Builder<'_>) -> Result<(), Error> {
             builder.option("-global", list)?;
             continue;
         }
-        let mut object = Object::new().with("driver", model).with("id", alias(watchdog)?);
-        builder.address(watchdog, &mut object)?;
-        builder.device(&object);
+        one(builder, watchdog)?;
     }
     let Some(first) = watchdogs.first() else {
         return Ok(());
     };
-    let action = match first.attr("action").unwrap_or("reset") {
+    builder.option("-watchdog-action", KeyValues::new(action(first)))
+}
+
+/// What QEMU does when it bites.
+pub(crate) fn action(watchdog: &Element) -> &str {
+    match watchdog.attr("action").unwrap_or("reset") {
         // QEMU stops the guest; the dump is taken from outside.
         "dump" => "pause",
         other => other,
-    };
-    builder.option("-watchdog-action", KeyValues::new(action))
+    }
+}
+
+/// One watchdog that is a device of its own.
+pub(crate) fn one(builder: &mut Builder<'_>, watchdog: &Element) -> Result<(), Error> {
+    let mut object = Object::new().with("driver", attr(watchdog, "model")?).with("id", alias(watchdog)?);
+    builder.address(watchdog, &mut object)?;
+    builder.device(&object);
+    Ok(())
 }

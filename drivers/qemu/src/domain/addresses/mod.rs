@@ -18,6 +18,17 @@ pub(super) fn assign(devices: &mut Element, context: &Context) -> Result<(), Err
     memory::assign(devices, context)?;
     serial::assign_other_buses(devices, context)?;
     pci::assign(devices, context)?;
-    usb::assign(devices)?;
+    usb::assign(devices, false)?;
+    Ok(())
+}
+
+/// Gives a device that is added to a guest that runs an address on the buses that there are.
+pub(super) fn plug(devices: &mut Element, context: &Context) -> Result<(), Error> {
+    serial::has_controller(devices)?;
+    serial::assign(devices)?;
+    memory::assign(devices, context)?;
+    serial::assign_other_buses(devices, context)?;
+    pci::assign_running(devices, context)?;
+    usb::assign(devices, true)?;
     Ok(())
 }

@@ -112,6 +112,17 @@ pub(super) fn assign(all: &mut Element, context: &Context) -> Result<(), Error> 
     Ok(())
 }
 
+/// Gives the PCI devices of a guest that runs, which have no address yet, one on the buses that there are.
+pub(super) fn assign_running(all: &mut Element, context: &Context) -> Result<(), Error> {
+    if !all.elements().any(|device| is_controller(device, "pci")) {
+        return assign(all, context);
+    }
+    let mut buses = collect(all, context, false)?;
+    buses.runs = true;
+    fix_chipset(all, &mut buses, context)?;
+    place_all(all, &mut buses, context)
+}
+
 /// Indexes below the highest one that are not given are plain bridges or ports.
 fn add_missing_controllers(all: &mut Element, highest: usize) -> Result<(), Error> {
     let mut seen = std::collections::BTreeSet::new();
@@ -150,6 +161,7 @@ fn collect(all: &Element, context: &Context, may_grow: bool) -> Result<Buses, Er
             .map(|controller| Bus::new(controller.attr("model").unwrap_or_default()))
             .collect(),
         may_grow,
+        runs: false,
     };
     for device in all.elements() {
         let Some((place, local)) = given(device) else {

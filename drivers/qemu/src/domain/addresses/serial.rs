@@ -20,6 +20,30 @@ fn is_virtio_serial(device: &Element) -> bool {
         && device.path_attr("target", "type") == Some("virtio")
 }
 
+/// Whether a guest that runs has a controller for each virtio channel.
+pub(super) fn has_controller(devices: &Element) -> Result<(), Error> {
+    let controllers: Vec<u64> = devices
+        .all("controller")
+        .filter(|controller| controller.attr("type") == Some("virtio-serial"))
+        .map(|controller| part(controller, "index"))
+        .collect();
+    for device in devices.elements().filter(|device| is_virtio_serial(device)) {
+        let wanted = device.child("address").filter(|address| address.attr("type") == Some("virtio-serial"));
+        match wanted.map(|address| part(address, "controller")) {
+            Some(wanted) if !controllers.contains(&wanted) => {
+                return Err(refuse::xml(format!(
+                    "virtio serial controller {wanted} is missing; add it first"
+                )));
+            }
+            None if controllers.is_empty() && device.name == "channel" => {
+                return Err(refuse::internal("no virtio-serial controllers are available; add one first"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Gives virtio channels and consoles their ports.
 pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
     let mut controllers: BTreeMap<u64, u64> = devices

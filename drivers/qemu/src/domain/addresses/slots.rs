@@ -125,6 +125,8 @@ pub(super) struct Buses {
     pub(super) all: Vec<Bus>,
     /// Whether buses may be added where there is no place.
     pub(super) may_grow: bool,
+    /// Whether the guest runs.
+    pub(super) runs: bool,
 }
 
 /// More buses than this no guest has.
@@ -132,6 +134,11 @@ const MAXIMUM_BUSES: usize = 256;
 
 impl Buses {
     fn full(&self) -> Error {
+        if self.runs {
+            return refuse::no_place(
+                "No more available PCI slots: add controllers of model 'pcie-root-port' (of 'pci-bridge', on a machine without PCI Express) to the definition, and start the guest again",
+            );
+        }
         refuse::xml("No PCI bus of the guest has a free place for a device; add a controller")
     }
 

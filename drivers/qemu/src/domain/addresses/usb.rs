@@ -92,8 +92,8 @@ fn given(device: &Element) -> Option<(u32, Vec<u32>)> {
     Some((number(address, "bus"), path?)).filter(|(_, path)| path != &[0])
 }
 
-/// Gives USB devices their ports.
-pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
+/// Gives USB devices their ports. A guest that runs gets no hubs for it.
+pub(super) fn assign(devices: &mut Element, runs: bool) -> Result<(), Error> {
     let mut topology = Topology { ports: BTreeMap::new(), taken: BTreeSet::new() };
     for controller in devices.all("controller").filter(|c| c.attr("type") == Some("usb")) {
         let (bus, ports) = (number(controller, "index"), ports_of(controller));
@@ -105,7 +105,9 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
     if topology.ports.is_empty() {
         return Ok(());
     }
-    add_hubs(devices, &topology);
+    if !runs {
+        add_hubs(devices, &topology);
+    }
     // Hubs that hang on others come after them.
     let mut hubs: Vec<(u32, Vec<u32>)> = devices.all("hub").filter_map(given).collect();
     hubs.sort_by_key(|(_, path)| path.len());
@@ -126,6 +128,11 @@ pub(super) fn assign(devices: &mut Element) -> Result<(), Error> {
             }
             let wanted = device.child("address").and_then(|a| a.attr("bus")?.parse().ok());
             let Some((bus, path)) = topology.next(wanted) else {
+                if runs {
+                    return Err(refuse::no_place(
+                        "No free USB ports: add a hub or a controller to the definition",
+                    ));
+                }
                 return Err(refuse::xml(match wanted {
                     Some(bus) => format!("USB bus {bus} is not there or has no free port; add a hub"),
                     None => "No USB bus has a free port; add a controller or a hub".to_owned(),

@@ -5,6 +5,7 @@ use crate::args::builder::{
     Builder, alias, attr, bytes, invalid, number_attr, number_text, switch, unsupported,
 };
 use crate::args::json::{Json, Object};
+use crate::args::nodes::given;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 
@@ -38,6 +39,7 @@ pub(crate) fn nodes(builder: &mut Builder<'_>, disk: &Element) -> Result<String,
         if images.len() >= LONGEST_CHAIN {
             return Err(invalid(format!("A disk's chain is longer than {LONGEST_CHAIN} images")));
         }
+        number = given(element).unwrap_or(number);
         let image = image(element, disk, top, format!("libvirt-{number}"))?;
         number += 1;
         let store = image.source.and_then(|source| source.child("dataStore"));
@@ -157,7 +159,7 @@ fn layers(
     file_options(builder, disk, image, described, &mut storage)?;
     storage.set("node-name", storage_name.as_str());
     let only_layer = !formatted;
-    access(disk, image, only_layer && slice.is_none(), &mut storage)?;
+    access(builder, disk, image, only_layer && slice.is_none(), &mut storage)?;
     cache(disk, &mut storage);
     builder.json("-blockdev", &storage);
     let mut file = storage_name;
@@ -170,7 +172,7 @@ fn layers(
             .with_some("offset", number_attr(slice, "offset")?)
             .with_some("size", number_attr(slice, "size")?)
             .with("node-name", name.as_str());
-        access(disk, image, only_layer, &mut node)?;
+        access(builder, disk, image, only_layer, &mut node)?;
         cache(disk, &mut node);
         builder.json("-blockdev", &node);
         file = name;
@@ -180,7 +182,7 @@ fn layers(
     }
     let name = format!("{}-format", image.name);
     let mut node = Object::new().with("node-name", name.as_str());
-    access(disk, image, true, &mut node)?;
+    access(builder, disk, image, true, &mut node)?;
     cache(disk, &mut node);
     format_layer(builder, disk, image, outer, &name, data, &mut node)?;
     node.set("file", file);
@@ -281,9 +283,22 @@ fn file_options(
 }
 
 /// What the guest may do to the image. The highest layer says it; those below follow it.
-fn access(disk: &Element, image: &Image<'_>, highest: bool, node: &mut Object) -> Result<(), Error> {
+fn access(
+    builder: &Builder<'_>,
+    disk: &Element,
+    image: &Image<'_>,
+    highest: bool,
+    node: &mut Object,
+) -> Result<(), Error> {
     if !highest {
-        node.set("auto-read-only", true).set("discard", "unmap");
+        // QEMU can't open again what it was handed, so it uses that from the beginning for what it was opened for: of two
+        // descriptors of one file, each would hold a lock against the other.
+        if builder.plugs() && !image.read_only {
+            node.set("read-only", false);
+        } else {
+            node.set("auto-read-only", true);
+        }
+        node.set("discard", "unmap");
         return Ok(());
     }
     node.set("read-only", image.read_only);
