@@ -4,6 +4,10 @@
 //! that was made in advance is its maker's. So this driver's death is not felt by any guest, and there is nothing to recover.
 //! Interfaces are asked for and changed through netlink, taps attached through `/dev/net/tun`; no program is run.
 
+pub mod catalog;
+pub mod definition;
+mod error;
+mod firewall;
 mod name;
 mod netlink;
 mod open;
@@ -91,7 +95,7 @@ impl network::Server for Network {
 
 /// What has gone through an interface.
 fn counters(name: &str) -> Result<InterfaceStats, Error> {
-    let link = netlink::Netlink::open()
+    let link = netlink::link::Netlink::open()
         .and_then(|mut netlink| netlink.find(name))
         .map_err(|error| Error::system(Origin::NETWORK, format!("Interface {name}"), &error))?;
     let counters = link.and_then(|link| link.counters).ok_or_else(|| {
