@@ -14,6 +14,7 @@ use crate::launcher::{self, Command};
 use crate::manifest::{self, Intensity, MANIFESTS};
 use crate::public::{Connected, Sockets};
 use crate::root::{Mode, Root};
+use crate::shelf::Shelf;
 use crate::supervisor::{Action, Event, Phase, Supervisor};
 use crate::talk::talk;
 use bulkhead_sandbox::profiles;
@@ -34,14 +35,14 @@ use std::convert::Infallible;
 use std::fs::{self, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// How a stack is opened.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Config {
     /// Which way it runs.
     pub mode: Mode,
@@ -55,6 +56,9 @@ pub struct Config {
     pub sockets: Option<Sockets>,
     /// Faults to make. Empty for every stack that is not there to be tested.
     pub faults: Vec<FaultRule>,
+    /// Descriptors that the service manager kept for an earlier daemon, with their names. `None`: no service manager is to
+    /// be told of any, be it there or not.
+    pub kept: Option<Vec<(String, OwnedFd)>>,
 }
 
 /// Where a channel, or the reason why there is none, is awaited.
@@ -160,7 +164,7 @@ pub(crate) struct Stack {
     /// Those of the clients that came over a public socket. The gateway's death does not close them.
     connections: HashMap<Token, Connection>,
     waiting: Vec<(Token, Driver, ChannelReply)>,
-    shelf: BTreeMap<(Driver, String), OwnedFd>,
+    shelf: Shelf,
     helpers: BTreeMap<String, Running>,
     happenings: mpsc::Sender<Happening>,
     changed: watch::Sender<u64>,
@@ -171,6 +175,7 @@ impl Stack {
     pub(crate) async fn run(
         config: Config,
         root: Root,
+        shelf: Shelf,
         mut orders: mpsc::Receiver<Order>,
         mut connected: mpsc::Receiver<Connected>,
         mut leave: watch::Receiver<bool>,
@@ -190,7 +195,7 @@ impl Stack {
             clients: HashMap::new(),
             connections: HashMap::new(),
             waiting: Vec::new(),
-            shelf: BTreeMap::new(),
+            shelf,
             helpers: BTreeMap::new(),
             happenings,
             changed,
@@ -275,9 +280,11 @@ impl Stack {
             if helper.record.autodestroy {
                 process::signal(&helper.pidfd, libc::SIGKILL);
             }
-            if let Some(owner) = &helper.record.heard_by {
+            if let Some((driver, name)) =
+                helper.record.heard_by.clone().filter(|owner| !self.shelf.contains(owner))
+            {
                 match helpers::heard(&helper.record) {
-                    Ok(pipe) => drop(self.shelf.insert(owner.clone(), pipe)),
+                    Ok(pipe) => self.shelf.insert(driver, name, pipe),
                     Err(error) => tracing::warn!(helper.record.key, %error, "is not heard any more"),
                 }
             }
@@ -550,12 +557,9 @@ impl Stack {
     }
 
     fn welcome(&mut self, driver: Driver) -> io::Result<()> {
-        let mut deposits = self
-            .shelf
-            .iter()
-            .filter(|((owner, _), _)| *owner == driver)
-            .map(|((_, name), file)| Ok((name.clone(), Descriptor::new(file.try_clone()?))))
-            .collect::<io::Result<Vec<_>>>()?;
+        let deposit =
+            |(name, file): (&str, &OwnedFd)| Ok((name.to_owned(), Descriptor::new(file.try_clone()?)));
+        let mut deposits = self.shelf.of(driver).map(deposit).collect::<io::Result<Vec<_>>>()?;
         let manifest = manifest::of(driver).ok_or_else(|| io::Error::other("it has no manifest"))?;
         deposits.extend(birth::credential(manifest, self.config.mode)?);
         let helpers = self
@@ -621,7 +625,7 @@ impl Stack {
                 let (count, libexec) = (same.count(), &self.config.libexec);
                 let errors = request.errors.as_mut();
                 let heard_by =
-                    errors.and_then(|errors| errors.inspect(|file| self.deposit_of(file)).flatten());
+                    errors.and_then(|errors| errors.inspect(|file| self.shelf.owner_of(file)).flatten());
                 let layout = &self.root.layout;
                 let running = helpers::start(layout, libexec, driver.name(), count, *request, heard_by)?;
                 let described = describe(&running).map_err(helpers::failed("Can't watch the helper"))?;
@@ -656,7 +660,7 @@ impl Stack {
                     .map(|file| Response::File(Descriptor::new(file)))
             }
             Request::Deposit { name, file } => {
-                let held = self.shelf.keys().filter(|(owner, _)| *owner == driver).count();
+                let held = self.shelf.of(driver).count();
                 // The application needs some of its descriptors itself.
                 let share = getrlimit(Resource::RLIMIT_NOFILE).map_or(256, |(soft, _)| soft / 4);
                 let most = manifest.deposits_max.min(usize::try_from(share).unwrap_or(usize::MAX));
@@ -664,12 +668,12 @@ impl Stack {
                     return Err(denied(format!("may deposit {most} descriptors at most, with short names")));
                 }
                 if let Some(file) = file.into_owned() {
-                    self.shelf.insert((driver, name), file);
+                    self.shelf.insert(driver, name, file);
                 }
                 Ok(Response::Done)
             }
             Request::Withdraw { name } => {
-                self.shelf.remove(&(driver, name));
+                self.shelf.remove(driver, name);
                 Ok(Response::Done)
             }
             Request::PoolFolder { path, make }
@@ -695,15 +699,6 @@ impl Stack {
                 Ok(Response::Done)
             }
         }
-    }
-
-    /// Whose deposit is an end of this pipe?
-    fn deposit_of(&self, file: BorrowedFd<'_>) -> Option<(Driver, String)> {
-        let number =
-            |file: BorrowedFd<'_>| nix::sys::stat::fstat(file).map(|stat| (stat.st_dev, stat.st_ino)).ok();
-        let wanted = number(file)?;
-        let found = self.shelf.iter().find(|(_, deposit)| number(deposit.as_fd()) == Some(wanted));
-        found.map(|(owner, _)| owner.clone())
     }
 
     fn own_helper(&self, driver: Driver, key: &str) -> Result<&Running, Error> {

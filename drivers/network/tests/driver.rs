@@ -135,6 +135,7 @@ async fn stack(folder: &Path) {
         libexec: folder.to_owned(),
         intensity: Intensity::default(),
         faults: Vec::new(),
+        kept: None,
     };
     // A pipe, so that reading waits for the answers.
     let answers = root.join("run/qemu/answers");

@@ -72,6 +72,8 @@ pub(crate) async fn open(
                         intensity,
                         sockets,
                         faults,
+                        // The service manager, if there is one, is the application's.
+                        kept: None,
                     };
                     let (handle, ended) = bulkhead_broker::open(config, root::embed_layout(root))?;
                     let hold = Arc::new(Hold { handle, ended: ended.clone() });
