@@ -16,6 +16,7 @@ use crate::public::{Connected, Sockets};
 use crate::root::{Mode, Root};
 use crate::shelf::Shelf;
 use crate::supervisor::{Action, Event, Phase, Supervisor};
+use crate::sysctl;
 use crate::talk::talk;
 use bulkhead_sandbox::profiles;
 use bulkhead_wire::codec;
@@ -682,6 +683,13 @@ impl Stack {
                 pool_folder(&self.root.layout, &path, make).map(|()| Response::Done)
             }
             Request::PoolFolder { .. } => Err(denied("has no pools".to_owned())),
+            Request::Forward { ipv6 } if driver == Driver::Network => {
+                sysctl::forward(ipv6).map(|()| Response::Done)
+            }
+            Request::BridgeIpv6 { interface, enable } if driver == Driver::Network => {
+                sysctl::bridge_ipv6(&interface, enable).map(|()| Response::Done)
+            }
+            Request::Forward { .. } | Request::BridgeIpv6 { .. } => Err(denied("has no networks".to_owned())),
             Request::Reinstate { object } => {
                 for (place, aside) in self.set_aside(driver) {
                     if aside == object {

@@ -1,7 +1,7 @@
 //! The network driver's calls.
 
 use super::{CallInfo, Class, Driver, Permission, calls};
-use crate::types::network::{LeaseList, NetworkList, NetworkOverview, NetworkRef, PortList, PortRef};
+use crate::types::network::{LeaseList, NetworkList, NetworkOverview, NetworkRef, PortList, PortRef, PortTap};
 use crate::types::{InterfaceStats, Parameter, ParameterList, Tap, Uuid};
 use std::time::Duration;
 
@@ -18,6 +18,10 @@ calls! {
     /// What has gone through an interface, as the host counts it: received is what came out of the guest.
     3 interface_counters(name: String) -> InterfaceStats
         { permission: Permission::Driver, class: Class::Query, repeatable: true, deadline: Duration::from_secs(2) }
+
+    /// Plugs a guest's interface into a network: makes a port of it from its XML, which says no plug, and a tap.
+    4 port_open(network: String, xml: String, name: Option<String>, queues: u16) -> PortTap
+        { permission: Permission::Driver, body_max_bytes: 256 << 10 }
 
     /// Number of networks that are active.
     10 connect_num_of_networks() -> i32

@@ -1,6 +1,6 @@
 //! Networks, their ports and leases, as libvirt's protocol has them.
 
-use super::Uuid;
+use super::{Tap, Uuid};
 use serde::{Deserialize, Serialize};
 
 /// A network as libvirt's clients name it. The uuid is what counts; the name is for people.
@@ -19,6 +19,17 @@ pub struct PortRef {
     pub network: NetworkRef,
     /// Its identity.
     pub uuid: Uuid,
+}
+
+/// A guest's interface that was plugged into a network.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PortTap {
+    /// The tap.
+    pub tap: Tap,
+    /// The bridge that it is plugged into.
+    pub bridge: String,
+    /// The port.
+    pub port: Uuid,
 }
 
 /// A list of networks.

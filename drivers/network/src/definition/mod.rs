@@ -338,6 +338,19 @@ impl Definition {
         })
     }
 
+    /// Do its parts agree with one another, after a change?
+    pub(crate) fn agrees(&self) -> Result<(), Error> {
+        self.check().map_err(|mut fault| {
+            fault.message = format!("Network '{}': {}", self.name, fault.message);
+            fault
+        })
+    }
+
+    /// Refuses control characters in what is read for a network.
+    pub(crate) fn plain(element: &Element) -> Result<(), Error> {
+        plain(element)
+    }
+
     /// What others keep here.
     pub(crate) fn metadata(&self) -> Option<&str> {
         self.metadata.as_deref()

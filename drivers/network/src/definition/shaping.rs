@@ -38,7 +38,14 @@ impl Bandwidth {
         Ok((inbound.is_some() || outbound.is_some()).then_some(Self { inbound, outbound }))
     }
 
-    pub(super) fn to_element(self, depth: usize) -> Element {
+    /// That of a port, whose class in the kernel is nobody else's business.
+    pub(crate) fn of_port(element: &Element) -> Result<Option<Self>, Error> {
+        let mut element = element.clone();
+        element.unset("classID");
+        Self::read(&element, true)
+    }
+
+    pub(crate) fn to_element(self, depth: usize) -> Element {
         let mut element = Element::new("bandwidth");
         for (name, rate) in [("inbound", self.inbound), ("outbound", self.outbound)] {
             if let Some(rate) = rate.filter(|rate| rate.average > 0 || rate.floor > 0) {
@@ -109,7 +116,7 @@ pub struct Vlan {
 }
 
 impl Vlan {
-    pub(super) fn read(element: &Element) -> Result<Self, Error> {
+    pub(crate) fn read(element: &Element) -> Result<Self, Error> {
         let wrong = |message: String| shared(Code::XML_ERROR, element, message);
         let mut vlan = Self::default();
         for tag in element.all("tag") {
@@ -151,7 +158,7 @@ impl Vlan {
         Ok(vlan)
     }
 
-    pub(super) fn to_element(&self) -> Element {
+    pub(crate) fn to_element(&self) -> Element {
         let mut element = Element::new("vlan");
         if self.trunk {
             element.set("trunk", "yes");
@@ -206,7 +213,7 @@ pub struct VirtualPort {
 }
 
 impl VirtualPort {
-    pub(super) fn read(element: &Element, needs_type: bool) -> Result<Self, Error> {
+    pub(crate) fn read(element: &Element, needs_type: bool) -> Result<Self, Error> {
         let wrong = |message: String| shared(Code::XML_ERROR, element, message);
         let kind = match element.attr("type") {
             None => None,
@@ -263,7 +270,7 @@ impl VirtualPort {
         Ok(())
     }
 
-    pub(super) fn to_element(&self) -> Option<Element> {
+    pub(crate) fn to_element(&self) -> Option<Element> {
         let mut parameters = Element::new("parameters");
         for (name, number) in ["managerid", "typeid", "typeidversion"].iter().zip(self.numbers) {
             if let Some(number) = number {
@@ -359,7 +366,7 @@ pub struct PciAddress {
 const PCI_PARTS: [(&str, u32); 4] = [("domain", 0xffff_ffff), ("bus", 0xff), ("slot", 0x1f), ("function", 7)];
 
 impl PciAddress {
-    pub(super) fn read(element: &Element) -> Result<Self, Error> {
+    pub(crate) fn read(element: &Element) -> Result<Self, Error> {
         let mut parts = [0; 4];
         for (part, (name, most)) in parts.iter_mut().zip(PCI_PARTS) {
             let Some(text) = element.attr(name) else { continue };
@@ -372,7 +379,7 @@ impl PciAddress {
         Ok(Self { parts })
     }
 
-    pub(super) fn to_element(self) -> Element {
+    pub(crate) fn to_element(self) -> Element {
         let [domain, bus, slot, function] = self.parts;
         Element::new("address")
             .with("type", "pci")

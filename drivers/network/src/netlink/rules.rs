@@ -1,7 +1,8 @@
 //! Rules for packets: a table of our own for each network, made, replaced and removed in one piece.
 
-use super::{ACKNOWLEDGED, APPEND, CREATE, Conversation, Message, attributes};
+use super::{ACKNOWLEDGED, APPEND, CREATE, Conversation, LIST, Message, attributes, text_of};
 use crate::firewall::{Chain, Hook, Match, Rule, Table, Then};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
@@ -63,20 +64,21 @@ impl Conversation {
         self.batch(frame(BATCH_BEGIN), messages, frame(BATCH_END))
     }
 
-    /// Is exactly this table there, as it was made?
-    pub(crate) fn has_table(&mut self, table: &Table) -> io::Result<bool> {
-        let mut message = Message::new(GET_TABLE, 0, &head(INET, 0));
-        message.text(1, &table.name);
-        match self.ask(message) {
-            Ok(body) => {
-                let body = body.unwrap_or_default();
-                let mut found = attributes(body.get(HEAD_BYTES..).unwrap_or_default());
-                let note = found.find(|(kind, _)| *kind == TABLE_NOTE);
-                Ok(note.is_some_and(|(_, note)| note == table.note()))
+    /// All tables, by their names, each with the note that stands at it.
+    pub(crate) fn tables(&mut self) -> io::Result<BTreeMap<String, Vec<u8>>> {
+        let bodies = self.list(Message::new(GET_TABLE, LIST, &head(INET, 0)))?;
+        let named = bodies.iter().filter_map(|body| {
+            let (mut name, mut note) = (None, Vec::new());
+            for (kind, value) in attributes(body.get(HEAD_BYTES..)?) {
+                match kind {
+                    1 => name = Some(text_of(value)),
+                    TABLE_NOTE => note = value.to_vec(),
+                    _ => {}
+                }
             }
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(table.chains.is_empty()),
-            Err(error) => Err(error),
-        }
+            Some((name?, note))
+        });
+        Ok(named.collect())
     }
 }
 

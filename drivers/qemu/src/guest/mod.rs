@@ -23,6 +23,7 @@ mod display;
 mod image;
 pub(crate) mod live;
 mod monitor_events;
+mod ports;
 mod prepare;
 pub(crate) mod process;
 mod rename;
