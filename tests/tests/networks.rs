@@ -8,6 +8,8 @@ use bulkhead_tests::fixture::{Root, driver, kill, libexec, skip, wait_for};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -98,11 +100,8 @@ async fn a_guest_gets_an_address_and_its_name_is_known() {
     let stack = Connection::builder(&root.uri()).libexec(libexec()).open().await.unwrap();
     let network = defined(&stack, NAT).await;
     stack.networks().network_create(network.clone()).await.unwrap();
-    // A guest's card, as far as the network can tell.
-    ran("ip link add guest0 type veth peer name guest1");
-    ran("ip link set guest1 address 52:54:00:aa:00:01 up");
-    ran("ip link set guest0 master bhlab up");
-    let lease = dhcp::lease("guest1", [0x52, 0x54, 0, 0xaa, 0, 1], "web").unwrap();
+    let guest = Guest::new("bhlab", "52:54:00:aa:00:01");
+    let lease = guest.run(|| dhcp::lease("eth0", [0x52, 0x54, 0, 0xaa, 0, 1], "web")).unwrap();
     assert_eq!(lease.to_string(), "10.99.7.50");
     let leases = wait_for("the lease is known", SOON, || async {
         let leases = stack.networks().network_get_dhcp_leases(network.clone(), None, 1, 0).await.unwrap();
@@ -157,11 +156,52 @@ async fn networks_go_on_over_deaths_and_what_others_removed_is_put_back() {
     stack.close().await;
 }
 
+type Work = Box<dyn FnOnce() + Send>;
+
+/// A machine at a bridge, as far as the network can tell: a namespace with one card.
+struct Guest {
+    work: mpsc::SyncSender<Work>,
+}
+
+static GUESTS: AtomicU32 = AtomicU32::new(0);
+
+impl Guest {
+    fn new(bridge: &str, mac: &str) -> Self {
+        let (work, given) = mpsc::sync_channel::<Work>(1);
+        let (told, thread) = mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            told.send(nix::unistd::gettid()).unwrap();
+            while let Ok(work) = given.recv() {
+                work();
+            }
+        });
+        let thread = thread.recv().unwrap();
+        let number = GUESTS.fetch_add(1, Ordering::Relaxed);
+        ran(&format!("ip link add g{number} type veth peer name e{number}"));
+        ran(&format!("ip link set e{number} netns {thread}"));
+        ran(&format!("ip link set g{number} master {bridge} up"));
+        let guest = Self { work };
+        let mac = mac.to_owned();
+        guest.run(move || {
+            ran(&format!("ip link set e{number} name eth0 address {mac} up"));
+            ran("ip link set lo up");
+        });
+        guest
+    }
+
+    /// Does something on that machine.
+    fn run<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> R {
+        let (done, result) = mpsc::sync_channel(1);
+        self.work.send(Box::new(move || drop(done.send(work())))).unwrap();
+        result.recv_timeout(SOON).unwrap()
+    }
+}
+
 /// A DHCP client that is just enough of one.
 mod dhcp {
-    use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, sockopt};
+    use nix::sys::socket::{self, sockopt};
     use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-    use std::os::fd::AsRawFd;
     use std::time::Duration;
 
     fn message(kind: u8, mac: [u8; 6], name: &str, wanted: Option<(Ipv4Addr, Ipv4Addr)>) -> Vec<u8> {
@@ -198,12 +238,9 @@ mod dhcp {
 
     /// Asks for an address over an interface.
     pub(super) fn lease(interface: &str, mac: [u8; 6], name: &str) -> Option<Ipv4Addr> {
-        let socket = socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 68)).ok()?;
         socket::setsockopt(&socket, sockopt::BindToDevice, &interface.into()).ok()?;
-        socket::setsockopt(&socket, sockopt::Broadcast, &true).ok()?;
-        let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
-        socket::bind(socket.as_raw_fd(), &socket::SockaddrIn::from(address)).ok()?;
-        let socket = UdpSocket::from(socket);
+        socket.set_broadcast(true).ok()?;
         socket.set_read_timeout(Some(Duration::from_secs(3))).ok()?;
         let everybody = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
         socket.send_to(&message(1, mac, name, None), everybody).ok()?;

@@ -111,7 +111,8 @@ impl Services {
         writer.line("strict-order");
         // Whose process it is, the sandbox decides.
         writer.line("user=root");
-        for fixed in ["no-ping", "quiet-dhcp", "quiet-dhcp6", "quiet-ra"] {
+        // There is nobody to write logs to; what keeps it from starting it says to whoever started it.
+        for fixed in ["log-facility=/dev/null", "no-ping", "quiet-dhcp", "quiet-dhcp6", "quiet-ra"] {
             writer.line(fixed);
         }
         writer.names(definition, dns, resolvers)?;

@@ -14,8 +14,8 @@ use bulkhead_wire::error::Error;
 use bulkhead_wire::types::Uuid;
 use bulkhead_wire::types::network::{NetworkEvent, NetworkRef};
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// `virNetworkEventLifecycleType`.
 pub(crate) const DEFINED: i32 = 0;
@@ -91,8 +91,8 @@ pub(crate) struct Network {
     pub(crate) object: Object<()>,
     pub(crate) view: Snapshot<View>,
     changing: Mutex<()>,
-    /// How often in a row what serves its guests has ended.
-    ended: AtomicU32,
+    /// How often in a row what serves its guests has ended soon after its start, and when it was started last.
+    ended: Mutex<(u32, Option<Instant>)>,
 }
 
 impl Network {
@@ -104,7 +104,7 @@ impl Network {
             uuid,
             view: Snapshot::new(view),
             changing: Mutex::default(),
-            ended: AtomicU32::new(0),
+            ended: Mutex::default(),
         })
     }
 

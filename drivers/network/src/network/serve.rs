@@ -17,9 +17,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 
@@ -35,6 +34,8 @@ const LEASES_MAX_BYTES: u64 = 16 << 20;
 /// Pause before it is started again, doubled with each end in a row, up to the longest.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
 const AGAIN_DOUBLED_MAX: u32 = 10;
+/// Who lives that long did not end for something that keeps it from starting.
+const LASTING: Duration = Duration::from_secs(10);
 
 /// Writes a file beside its place and moves it there: who reads it by itself never sees half of it.
 fn write(folder: &Path, place: &Path, text: &str) -> io::Result<()> {
@@ -138,6 +139,7 @@ impl Network {
         });
         match waited.await {
             Ok(true) => {
+                self.ended.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(Instant::now());
                 forget();
                 Ok(())
             }
@@ -183,7 +185,12 @@ impl Network {
         }
         tracing::warn!(network = self.name, ?status, "dnsmasq has ended; it is started again");
         self.change(|view| view.degraded = Some("dnsmasq has ended; it is started again".to_owned()));
-        let often = self.ended.fetch_add(1, Ordering::Relaxed).min(AGAIN_DOUBLED_MAX);
+        let often = {
+            let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            let lasted = ended.1.take().is_some_and(|began| began.elapsed() >= LASTING);
+            ended.0 = if lasted { 0 } else { ended.0.saturating_add(1) };
+            ended.0.min(AGAIN_DOUBLED_MAX)
+        };
         let (network, environment) = (Arc::clone(self), Arc::clone(environment));
         tokio::spawn(async move {
             tokio::time::sleep(AGAIN_AFTER * 2_u32.pow(often)).await;
@@ -195,10 +202,7 @@ impl Network {
                 }
             });
             match again.await {
-                Ok(()) => {
-                    network.ended.store(0, Ordering::Relaxed);
-                    network.change(|view| view.degraded = None);
-                }
+                Ok(()) => network.change(|view| view.degraded = None),
                 Err(cause) => {
                     tracing::error!(network = network.name, %cause, "dnsmasq");
                     network.change(|view| view.degraded = Some(cause.message));
