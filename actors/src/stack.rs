@@ -201,6 +201,22 @@ impl Stack {
         self.ask(Request::PoolFolder { path: path.to_owned(), make }).await.map(drop)
     }
 
+    /// Has packets passed on between the interfaces of the stack's network namespace.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn forward_packets(&self, ipv6: bool) -> Result<(), Error> {
+        self.ask(Request::Forward { ipv6 }).await.map(drop)
+    }
+
+    /// Has a bridge speak IPv6, or not.
+    ///
+    /// # Errors
+    /// A name that is none, and what the kernel says.
+    pub async fn bridge_ipv6(&self, interface: &str, enable: bool) -> Result<(), Error> {
+        self.ask(Request::BridgeIpv6 { interface: interface.to_owned(), enable }).await.map(drop)
+    }
+
     /// Tells the broker which object is being adopted: should that end this driver twice, the object is set aside.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! judged by what was really opened.
 
 use crate::helpers::{failed, refused};
-use bulkhead_sandbox::ceiling::{self, CEILINGS, DEVICES, NEVER_BY_ANY_NAME, POOL};
+use bulkhead_sandbox::ceiling::{self, CEILINGS, DEVICES, DNSMASQ, NEVER_BY_ANY_NAME, POOL};
 use bulkhead_wire::control::{Access, Layout, Opening};
 use bulkhead_wire::error::Error;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Is it in a folder of the helper's own? A TPM's helpers, whose keys begin with the guest's, also have the folder of its
+/// Is it in a folder of the helper's own? What serves a network's guests has one below the network driver's; a TPM's helpers, whose keys begin with the guest's, also have the folder of its
 /// state; what makes TPMs, the certificate authority's.
 fn is_own(layout: &Layout, class: &str, key: &str, real: &Path) -> bool {
     let tpms = layout.lib.join("qemu/swtpm");
@@ -20,6 +20,7 @@ fn is_own(layout: &Layout, class: &str, key: &str, real: &Path) -> bool {
     real.starts_with(layout.guest(key))
         || state.is_some_and(|state| real.starts_with(state))
         || class == "swtpm-setup" && real.starts_with(tpms.join("authority"))
+        || class == DNSMASQ && real.starts_with(layout.lib.join("network/services").join(key))
 }
 
 /// The folders of the stack.
@@ -111,7 +112,9 @@ pub(crate) fn open_checked(
             None => Ok(file),
         };
     }
-    if kind.is_dir() && access != Access::Folder || access == Access::Folder && !own {
+    // What boots over the network reads a folder of the host's.
+    let boots = class == DNSMASQ && access == Access::Read && ceiling::never_given_within(&real).is_none();
+    if kind.is_dir() && access != Access::Folder && !boots || access == Access::Folder && !own {
         return refuse("a whole folder is given only of the guest's own");
     }
     Ok(file)

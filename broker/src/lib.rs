@@ -16,6 +16,7 @@ pub mod root;
 mod shelf;
 mod stack;
 pub mod supervisor;
+mod sysctl;
 mod talk;
 
 pub use public::Sockets;

@@ -55,7 +55,7 @@ const fn manifest(driver: Driver, program: &'static str) -> Manifest {
 pub static MANIFESTS: &[Manifest] = &[
     // A pipe for each guest, and one for its TPM.
     Manifest { deposits_max: 8192, ..manifest(Driver::Log, "bulkhead-log") },
-    manifest(Driver::Network, "bulkhead-network"),
+    Manifest { helpers: &["dnsmasq"], ..manifest(Driver::Network, "bulkhead-network") },
     Manifest {
         credential: Some("bulkhead-secret-key"),
         // One for each ephemeral secret, which is stored nowhere else.
@@ -71,7 +71,7 @@ pub static MANIFESTS: &[Manifest] = &[
     },
     Manifest { helpers: &["pool", "qemu-img"], ..manifest(Driver::Storage, "bulkhead-storage") },
     Manifest {
-        calls: &[Driver::Qemu, Driver::Secret, Driver::Storage],
+        calls: &[Driver::Qemu, Driver::Network, Driver::Secret, Driver::Storage],
         ..manifest(Driver::Gateway, "bulkhead-gateway")
     },
 ];

@@ -36,7 +36,7 @@ impl Ceiling {
 }
 
 /// Where programs of helpers are.
-pub const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/usr/local/bin", "/usr/libexec"];
+pub const PROGRAM_FOLDERS: &[&str] = &["/usr/bin", "/usr/local/bin", "/usr/libexec", "/usr/sbin"];
 
 /// All classes.
 pub static CEILINGS: &[Ceiling] = &[
@@ -46,7 +46,11 @@ pub static CEILINGS: &[Ceiling] = &[
     class("swtpm", &["swtpm"], 4096),
     class("swtpm-setup", &["swtpm_setup"], 16),
     Ceiling { own: Some("bulkhead-pool"), ..class(POOL, &[], 4096) },
+    Ceiling { network: true, ..class(DNSMASQ, &["dnsmasq"], 4096) },
 ];
+
+/// The class that serves names and addresses to a network's guests.
+pub const DNSMASQ: &str = "dnsmasq";
 
 /// The class that a pool's folder is given to.
 pub const POOL: &str = "pool";

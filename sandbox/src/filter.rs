@@ -102,6 +102,9 @@ const MODES: &[c_long] = &[libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_fchmo
 #[cfg(not(target_arch = "x86_64"))]
 const MODES: &[c_long] = &[libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_fchmodat2];
 
+/// Becoming somebody else. The profile has said already who the process is and what it may do.
+const IDENTITIES: &[c_long] = &[libc::SYS_setgid, libc::SYS_setgroups];
+
 /// `FS_IOC_SETFLAGS`, `FS_IOC_FSSETXATTR`: attributes again. `TIOCSTI`, `TIOCLINUX`, `TIOCSCTTY`: typing into a terminal that
 /// somebody else reads from. `FIOSETOWN`, `SIOCSPGRP`: signals to others.
 const HELPER_NEVER_IOCTLS: &[u64] = &[0x4008_6602, 0x401c_5820, 0x5412, 0x541c, 0x540e, 0x8901, 0x8902];
@@ -151,8 +154,9 @@ const AF_NETLINK: u64 = 16;
 const DRIVER_IOCTLS: &[u64] = &[0x5421, 0x541b, 0x5451, 0x5401];
 /// `TUNSETIFF`: attaches to a tap. Everything else about interfaces goes through netlink.
 const TAP_IOCTLS: &[u64] = &[0x4004_54ca];
-/// `NETLINK_ROUTE`, whose number as an address family's protocol is zero.
+/// `NETLINK_ROUTE`, whose number as an address family's protocol is zero, and `NETLINK_NETFILTER`.
 const NETLINK_ROUTE: u64 = 0;
+const NETLINK_NETFILTER: u64 = 12;
 
 /// Makes the programs for a profile, in the order in which they are to be installed.
 pub(crate) fn programs(calls: &SystemCalls) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
@@ -166,7 +170,7 @@ pub(crate) fn programs(calls: &SystemCalls) -> Result<Vec<BpfProgram>, seccompil
             )?,
             program(driver_rules(extras), errno(libc::EPERM), SeccompAction::Allow)?,
         ]),
-        SystemCalls::Helper { sockets, programs, modes, owners } => {
+        SystemCalls::Helper { sockets, programs, modes, owners, identities } => {
             let mut refused = helper_rules(sockets.is_some(), programs.is_some());
             if owners.is_some() {
                 // By descriptors alone: what can't be opened can't be changed.
@@ -176,6 +180,10 @@ pub(crate) fn programs(calls: &SystemCalls) -> Result<Vec<BpfProgram>, seccompil
             let mut filters = Vec::new();
             if modes.is_some() {
                 let done: Rules = MODES.iter().filter_map(|call| refused.remove_entry(call)).collect();
+                filters.push(program(done, SeccompAction::Allow, errno(0))?);
+            }
+            if identities.is_some() {
+                let done: Rules = IDENTITIES.iter().filter_map(|call| refused.remove_entry(call)).collect();
                 filters.push(program(done, SeccompAction::Allow, errno(0))?);
             }
             // As for drivers: the flags of clone can be seen, and decide.
@@ -307,11 +315,13 @@ fn driver_rules(extras: &[(Extra, String)]) -> Rules {
         match extra {
             Extra::Interfaces => {
                 ioctls.extend(TAP_IOCTLS);
-                let route_netlink = when([
-                    condition(0, SeccompCmpOp::Eq, AF_NETLINK),
-                    condition(2, SeccompCmpOp::Eq, NETLINK_ROUTE),
-                ]);
-                rules.insert(libc::SYS_socket, route_netlink);
+                let netlink = [NETLINK_ROUTE, NETLINK_NETFILTER].into_iter().flat_map(|protocol| {
+                    when([
+                        condition(0, SeccompCmpOp::Eq, AF_NETLINK),
+                        condition(2, SeccompCmpOp::Eq, protocol),
+                    ])
+                });
+                rules.insert(libc::SYS_socket, netlink.collect());
             }
         }
     }

@@ -55,13 +55,15 @@ pub enum SystemCalls {
         modes: Option<String>,
         /// May it change owner and mode of files that it has open, with the reason?
         owners: Option<String>,
+        /// Does it fail when it can't become somebody else, with the reason? Then it is told that it did, and nothing changes.
+        identities: Option<String>,
     },
 }
 
 /// A group of system calls beyond a driver's base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Extra {
-    /// Route netlink sockets, which look for and change interfaces, and attaching to a tap.
+    /// Netlink sockets that look for and change interfaces and rules for packets, and attaching to a tap.
     Interfaces,
 }
 

@@ -66,15 +66,30 @@ pub fn qemu(folders: &Folders) -> Profile {
 pub fn network(folders: &Folders) -> Profile {
     Profile {
         network: Some("taps and bridges are made in the stack's network namespace".to_owned()),
-        capabilities: vec![("CAP_NET_ADMIN".to_owned(), "makes taps and plugs them into bridges".to_owned())],
-        system_calls: SystemCalls::Driver(vec![(Extra::Interfaces, "taps and bridges".to_owned())]),
+        capabilities: vec![(
+            "CAP_NET_ADMIN".to_owned(),
+            "makes bridges and taps, and rules for what passes between them".to_owned(),
+        )],
+        system_calls: SystemCalls::Driver(vec![(
+            Extra::Interfaces,
+            "bridges and taps, and rules for what passes between them".to_owned(),
+        )]),
         ..driver(
             "network",
             vec![
                 rule(&folders.etc, Access::Manage, "definitions of networks"),
-                rule(&folders.lib, Access::Manage, "lease databases"),
+                rule(
+                    &folders.lib,
+                    Access::Manage,
+                    "what serves names and addresses to guests is configured there",
+                ),
                 rule(&folders.run, Access::Manage, "live state of networks"),
                 rule("/dev/net/tun", Access::ReadWrite, "taps are attached to through it"),
+                rule(
+                    "/etc/resolv.conf",
+                    Access::Read,
+                    "does this host know servers that guests' questions can go to?",
+                ),
             ],
         )
     }
@@ -167,6 +182,14 @@ fn data(class: &str) -> Option<&'static [(&'static str, &'static str)]> {
             Some(&[("/usr/share/qemu", "firmware and key maps"), ("/usr/share/seabios", "firmware")])
         }
         "qemu-img" | "swtpm" | "pool" => Some(&[]),
+        "dnsmasq" => Some(&[
+            ("/etc/resolv.conf", "whom guests' questions are passed on to"),
+            ("/etc/hosts", "names of this host's owner are told to guests, as stock does"),
+            ("/etc/passwd", "its user's name"),
+            ("/etc/group", "its group's name"),
+            ("/etc/nsswitch.conf", "looks the former up"),
+            ("/etc/localtime", "tells when it began"),
+        ]),
         "swtpm-setup" => Some(&[
             ("/etc/swtpm-localca.options", "what the host's owner wants to stand in certificates"),
             ("/etc/passwd", "its user's name"),
@@ -185,8 +208,14 @@ fn programs(class: &str) -> (&'static [&'static str], Option<&'static str>) {
             &["/usr/bin/swtpm", "/usr/bin/swtpm_localca", "/usr/bin/swtpm_cert", "/usr/bin/certtool"],
             Some("it makes a TPM by talking to an emulator, and has its certificates made"),
         ),
+        "dnsmasq" => (&[], Some("a question over TCP, which may last, is answered by a process of its own")),
         _ => (&[], None),
     }
+}
+
+/// Why a helper of this class must believe that it becomes somebody else, if it must.
+fn identities(class: &str) -> Option<String> {
+    (class == "dnsmasq").then(|| "it does not start as root where it can't give up its groups".to_owned())
 }
 
 /// Why a helper of this class must believe that it changes modes of files, if it must.
@@ -207,6 +236,11 @@ fn capabilities(class: &str) -> Vec<(String, String)> {
             ("CAP_CHOWN", "a volume belongs to whom its definition names"),
             ("CAP_FOWNER", "a volume's mode is set whoever it belongs to"),
             ("CAP_DAC_OVERRIDE", "volumes of guests' own users are looked at and changed"),
+        ],
+        "dnsmasq" => &[
+            ("CAP_NET_ADMIN", "tells the kernel which address belongs to whom that has none yet"),
+            ("CAP_NET_BIND_SERVICE", "names are asked for at port 53, addresses at 67, files at 69"),
+            ("CAP_NET_RAW", "tells guests of IPv6 networks, and binds to a bridge"),
         ],
         _ => &[],
     };
@@ -268,6 +302,7 @@ pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Pr
             programs: starts.map(str::to_owned),
             modes: modes(class),
             owners: owners(class),
+            identities: identities(class),
         },
         limits: Limits { open_files: None, core_bytes: Some(0), address_space_bytes: None },
         locked: None,

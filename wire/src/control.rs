@@ -223,6 +223,18 @@ pub enum Request {
         /// Make it? Else remove it.
         make: bool,
     },
+    /// Have packets passed on between the interfaces of the stack's network namespace.
+    Forward {
+        /// Those of IPv6? Else of IPv4.
+        ipv6: bool,
+    },
+    /// Have a bridge speak IPv6, or not; in any case it listens to no other router.
+    BridgeIpv6 {
+        /// Its name.
+        interface: String,
+        /// Does it?
+        enable: bool,
+    },
     /// The driver is about to adopt this object: should it die now, the object is to blame.
     Adopting {
         /// The object's name within the driver; empty: no longer adopting.

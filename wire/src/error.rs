@@ -45,8 +45,14 @@ numbers!(Code {
     AUTH_FAILED = 45,
     /// A fault of the protocol.
     RPC = 39,
+    /// An object without a name.
+    NO_NAME = 21,
+    /// A MAC address that is none.
+    INVALID_MAC = 44,
     /// No such domain.
     NO_DOMAIN = 42,
+    /// No such network.
+    NO_NETWORK = 43,
     /// No such pool.
     NO_STORAGE_POOL = 49,
     /// No such volume.
@@ -77,6 +83,12 @@ numbers!(Code {
     RESOURCE_BUSY = 87,
     /// A volume of that name is there already.
     STORAGE_VOL_EXIST = 90,
+    /// A network without that kind of metadata.
+    NO_NETWORK_METADATA = 111,
+    /// A port of that uuid is there already.
+    NETWORK_PORT_EXIST = 106,
+    /// No such port of a network.
+    NO_NETWORK_PORT = 107,
     /// Guest and host CPU do not fit.
     CPU_INCOMPATIBLE = 91,
     /// XML that the schema does not allow.
@@ -98,6 +110,8 @@ numbers!(Origin {
     RPC = 7,
     /// The qemu driver.
     QEMU = 10,
+    /// Interfaces and their shaping.
+    NET = 11,
     /// Pools and volumes.
     STORAGE = 18,
     /// Devices of the host.

@@ -10,6 +10,7 @@ use bulkhead_wire::control::{FromDriver, Request, Response, ToDriver};
 use bulkhead_wire::error::Error;
 use bulkhead_wire::table::{CallInfo, EachCall, each_call};
 use bulkhead_wire::types::DomainEvent;
+use bulkhead_wire::types::network::NetworkEvent;
 use bulkhead_wire::types::secret::SecretEvent;
 use bulkhead_wire::types::storage::PoolEvent;
 use sample::sample;
@@ -90,6 +91,7 @@ fn calls_have_their_bytes() {
 fn events_control_messages_and_errors_have_their_bytes() {
     let mut text = String::new();
     variants::<DomainEvent>("event", &mut text);
+    variants::<NetworkEvent>("network event", &mut text);
     variants::<PoolEvent>("pool event", &mut text);
     variants::<SecretEvent>("secret_event", &mut text);
     variants::<ToDriver>("to_driver", &mut text);

@@ -18,6 +18,10 @@ const fn qemu(subject: &'static str, moment: &'static str, text: &'static str) -
     Point { driver: "qemu", subject, moment, text }
 }
 
+const fn network(subject: &'static str, moment: &'static str, text: &'static str) -> Point {
+    Point { driver: "network", subject, moment, text }
+}
+
 const fn secret(subject: &'static str, moment: &'static str, text: &'static str) -> Point {
     Point { driver: "secret", subject, moment, text }
 }
@@ -85,6 +89,34 @@ pub const POINTS: &[Point] = &[
         "after_cleanup",
         "QEMU, taps and record are gone; neither the caller nor a subscriber has been told.",
     ),
+    network(
+        "network_start",
+        "after_record",
+        "The wish to start the network is on disk; nothing of it is there.",
+    ),
+    network("network_start", "after_bridge", "The bridge is made, without addresses and not up."),
+    network(
+        "network_start",
+        "after_rules",
+        "The rules for packets are in force; the bridge has no addresses.",
+    ),
+    network(
+        "network_start",
+        "before_running",
+        "Bridge and rules are whole and names are served; the record on disk says it is being started.",
+    ),
+    network("network_stop", "after_record", "The wish to stop the network is on disk; all of it is there."),
+    network(
+        "network_stop",
+        "after_services",
+        "Names and addresses are served no more; bridge and rules are there.",
+    ),
+    network("network_stop", "after_rules", "The rules for packets are gone; the bridge is there."),
+    network(
+        "network_stop",
+        "before_told",
+        "All of the network is gone; neither the caller nor a subscriber was told.",
+    ),
     secret("shelf", "before_deposit", "A secret that is not to be on disk is sealed; nobody keeps it yet."),
     secret("shelf", "after_deposit", "The broker keeps it; a file of the same secret may still be there."),
     secret("shelf", "before_withdraw", "The broker still keeps a secret that is no longer to be there."),
@@ -129,6 +161,10 @@ const fn file(subject: &'static str, text: &'static str) -> FileKind {
     FileKind { driver: "qemu", subject, text }
 }
 
+const fn network_file(subject: &'static str, text: &'static str) -> FileKind {
+    FileKind { driver: "network", subject, text }
+}
+
 const fn secret_file(subject: &'static str, text: &'static str) -> FileKind {
     FileKind { driver: "secret", subject, text }
 }
@@ -145,6 +181,10 @@ pub const FILE_KINDS: &[FileKind] = &[
     file("live", "record of a running guest"),
     file("capabilities", "what a QEMU binary can do"),
     file("variables", "firmware variables of a guest"),
+    network_file("network", "definition of a network"),
+    network_file("network_autostart", "mark that a network starts with the stack"),
+    network_file("network_live", "record of an active network"),
+    network_file("network_port", "record of a port"),
     pool_file("pool", "definition of a pool"),
     pool_file("pool_autostart", "mark that a pool starts with the stack"),
     pool_file("pool_live", "record of an active pool"),

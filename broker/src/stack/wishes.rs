@@ -8,6 +8,7 @@ use crate::helpers::{self, Running};
 use crate::launcher::process;
 use crate::manifest::{self, Manifest};
 use crate::supervisor::Event;
+use crate::sysctl;
 use bulkhead_sandbox::ceiling::POOL;
 use bulkhead_wire::control::{HelperRequest, Request, Response, ToDriver};
 use bulkhead_wire::descriptor::Descriptor;
@@ -137,6 +138,13 @@ impl Stack {
                 self.shelf.remove(driver, name);
                 Ok(Some(Response::Done))
             }
+            Request::Forward { ipv6 } if driver == Driver::Network => {
+                sysctl::forward(ipv6).map(|()| Some(Response::Done))
+            }
+            Request::BridgeIpv6 { interface, enable } if driver == Driver::Network => {
+                sysctl::bridge_ipv6(&interface, enable).map(|()| Some(Response::Done))
+            }
+            Request::Forward { .. } | Request::BridgeIpv6 { .. } => Err(denied("has no networks")),
             Request::Reinstate { object } => {
                 for (place, aside) in self.set_aside(driver) {
                     if aside == object {

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    bulkhead_actors::driver::driver_main::<bulkhead_network::Network>()
+    bulkhead_actors::driver::driver_main::<bulkhead_network::Networks>()
 }

@@ -72,8 +72,8 @@ pub(crate) fn check_new(name: &str) -> Result<(), Error> {
 }
 
 /// A MAC address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Mac(pub(crate) [u8; 6]);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub(crate) [u8; 6]);
 
 impl Mac {
     /// Reads `52:54:00:12:34:56`.
@@ -85,23 +85,29 @@ impl Mac {
             let message = format!("MAC address '{}': {why}", text.escape_debug());
             Error::new(Code::INVALID_ARG, Origin::NETWORK, message)
         };
+        let mac = Self::read(text).ok_or_else(|| refuse("write six bytes like 52:54:00:12:34:56"))?;
+        if mac.is_group() {
+            return Err(refuse("it is for groups; use one whose first byte is even"));
+        }
+        Ok(mac)
+    }
+
+    /// Reads six bytes, whatever they are for.
+    pub(crate) fn read(text: &str) -> Option<Self> {
         let mut bytes = [0; 6];
         let mut words = text.split(':');
         for byte in &mut bytes {
             let word = words.next().filter(|word| {
                 matches!(word.len(), 1 | 2) && word.bytes().all(|digit| digit.is_ascii_hexdigit())
-            });
-            *byte = word
-                .and_then(|word| u8::from_str_radix(word, 16).ok())
-                .ok_or_else(|| refuse("write six bytes like 52:54:00:12:34:56"))?;
+            })?;
+            *byte = u8::from_str_radix(word, 16).ok()?;
         }
-        if words.next().is_some() {
-            return Err(refuse("write six bytes like 52:54:00:12:34:56"));
-        }
-        if bytes[0] & 1 == 1 {
-            return Err(refuse("it is for groups; use one whose first byte is even"));
-        }
-        Ok(Self(bytes))
+        words.next().is_none().then_some(Self(bytes))
+    }
+
+    /// Is it for groups, and not for one card?
+    pub(crate) fn is_group(self) -> bool {
+        self.0[0] & 1 == 1
     }
 
     /// The tap's address that goes with a guest's. It must be another one, lest the kernel takes the guest's frames for its

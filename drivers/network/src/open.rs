@@ -1,7 +1,7 @@
 //! Opening a tap: one made in advance, or a new one.
 
 use crate::name::{self, GENERATED, Mac};
-use crate::netlink::{Change, Link, Netlink, Tun};
+use crate::netlink::link::{Change, Link, Netlink, Tun};
 use crate::tap::{self, Attach, DEVICE};
 use bulkhead_wire::descriptor::{DESCRIPTORS_MAX, Descriptor};
 use bulkhead_wire::error::{Code, Error, Origin};

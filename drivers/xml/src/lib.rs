@@ -4,6 +4,7 @@
 //! own layout. Never does: I/O, knowing any element's meaning.
 
 mod encoding;
+pub mod metadata;
 mod read;
 mod tree;
 mod write;

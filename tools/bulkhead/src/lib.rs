@@ -54,7 +54,7 @@ use bulkhead_wire::channel::Caller;
 use bulkhead_wire::control::{Identity, Layout};
 use bulkhead_wire::error::{Code, Origin};
 use bulkhead_wire::frame::Token;
-use bulkhead_wire::table::{Driver, domain, secret, stack, storage};
+use bulkhead_wire::table::{Driver, domain, network, secret, stack, storage};
 use bulkhead_wire::types::secret::SecretEvent;
 use bulkhead_wire::types::{DomainEvent, StackStatus};
 use std::collections::HashMap;
@@ -366,6 +366,12 @@ impl Connection {
     #[must_use]
     pub fn pools(&self) -> storage::Client {
         storage::Client(self.caller(Driver::Storage))
+    }
+
+    /// The network driver's calls.
+    #[must_use]
+    pub fn networks(&self) -> network::Client {
+        network::Client(self.caller(Driver::Network))
     }
 
     /// Events of domains, from now on and until the connection ends. `Lagged` tells that some may be missing: a slow reader

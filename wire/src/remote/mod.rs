@@ -18,7 +18,7 @@ pub use socket::{Incoming, Reader, Writer, split};
 
 use crate::codec;
 use crate::error::{Code, Error, Origin};
-use crate::table::{CallInfo, domain, secret, storage};
+use crate::table::{CallInfo, domain, network, secret, storage};
 use crate::xdr;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -56,7 +56,7 @@ pub struct Translation {
 /// The public call of that number in libvirt's `remote` program.
 #[must_use]
 pub fn find(procedure: u32) -> Option<&'static Translation> {
-    let tables = [domain::TRANSLATIONS, storage::TRANSLATIONS, secret::TRANSLATIONS];
+    let tables = [domain::TRANSLATIONS, network::TRANSLATIONS, storage::TRANSLATIONS, secret::TRANSLATIONS];
     tables.into_iter().flatten().find(|translation| translation.info.remote == Some(procedure))
 }
 

@@ -217,6 +217,7 @@ pub const REVISION: u64 = {
     hash = fingerprint(secret::TEXT, hash);
     hash = fingerprint(stack::TEXT, hash);
     hash = fingerprint(include_str!("../types.rs"), hash);
+    hash = fingerprint(include_str!("../types/network.rs"), hash);
     hash = fingerprint(include_str!("../types/storage.rs"), hash);
     hash = fingerprint(include_str!("../types/secret.rs"), hash);
     hash = fingerprint(include_str!("../types/guest.rs"), hash);

@@ -8,7 +8,8 @@ use crate::guest::amend::{CONFIG, LIVE, place};
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::CallContext;
 use bulkhead_wire::table::domain::{domain_get_metadata, domain_rename, domain_set_metadata};
-use bulkhead_xml::{Element, Limits, Node, parse};
+use bulkhead_xml::Element;
+use bulkhead_xml::metadata::{bare, elements, keyed, metadata, with_element};
 
 /// `virDomainMetadataType`.
 const DESCRIPTION: i32 = 0;
@@ -17,39 +18,6 @@ const ELEMENT: i32 = 2;
 
 fn wrong(code: Code, domain: &str, why: &str) -> Error {
     Error::new(code, Origin::DOMAIN, format!("Domain '{domain}': {why}"))
-}
-
-/// The elements in `<metadata>`, which is kept as text. What makes no sense holds none.
-fn elements(root: &Element) -> Vec<Element> {
-    let Some(metadata) = root.child("metadata") else { return Vec::new() };
-    // Prefixes that were declared further out hold inside too.
-    let mut outer = Element::new("metadata");
-    for element in [root, metadata] {
-        outer
-            .attributes
-            .extend(element.attributes.iter().filter(|(name, _)| name.starts_with("xmlns")).cloned());
-    }
-    for node in &metadata.children {
-        outer.children.push(node.clone());
-    }
-    let read = parse(outer.to_xml().as_bytes(), Limits::default(), "");
-    read.map(|metadata| metadata.elements().cloned().collect()).unwrap_or_default()
-}
-
-fn local(name: &str) -> &str {
-    name.split_once(':').map_or(name, |(_, local)| local)
-}
-
-/// An element as its owner gave it: without the prefix and the namespace that it is kept under.
-fn bare(element: &Element) -> String {
-    let mut bare = element.clone();
-    let declared = match bare.name.split_once(':') {
-        Some((prefix, _)) => format!("xmlns:{prefix}"),
-        None => "xmlns".to_owned(),
-    };
-    bare.name = local(&element.name).to_owned();
-    bare.unset(&declared);
-    bare.to_xml().trim_end().to_owned()
 }
 
 pub(super) async fn domain_get_metadata(
@@ -83,33 +51,11 @@ pub(super) async fn domain_get_metadata(
 
 /// Sets or removes an element of a namespace.
 fn set_element(root: &mut Element, uri: &str, element: Option<&Element>) {
-    let mut all = elements(root);
-    let at = all.iter().position(|other| other.namespace.as_deref() == Some(uri));
-    match (at, element) {
-        (Some(at), Some(element)) => {
-            if let Some(old) = all.get_mut(at) {
-                *old = element.clone();
-            }
-        }
-        (Some(at), None) => drop(all.remove(at)),
-        (None, Some(element)) => all.push(element.clone()),
-        (None, None) => {}
-    }
+    let content = with_element(root, uri, element);
     root.take("metadata");
-    if all.is_empty() {
-        return;
+    if let Some(content) = content {
+        place(root, metadata(content));
     }
-    let mut text = String::new();
-    for element in all {
-        for line in element.to_xml().lines() {
-            text.push_str("\n    ");
-            text.push_str(line);
-        }
-    }
-    text.push_str("\n  ");
-    let mut metadata = Element::new("metadata");
-    metadata.children.push(Node::Raw(text));
-    place(root, metadata);
 }
 
 pub(super) async fn domain_set_metadata(
@@ -118,10 +64,10 @@ pub(super) async fn domain_set_metadata(
     arguments: domain_set_metadata::Arguments,
 ) -> Result<(), Error> {
     unsupported_flags(&call, arguments.flags, LIVE | CONFIG)?;
-    let domain_set_metadata::Arguments { domain, kind, metadata, key, uri, flags } = arguments;
+    let domain_set_metadata::Arguments { domain, kind, metadata: given, key, uri, flags } = arguments;
     let guest = driver.guest(&domain)?;
     let refuse = |why: &str| wrong(Code::INVALID_ARG, &domain.name, why);
-    let text = metadata.filter(|text| !text.is_empty());
+    let text = given.filter(|text| !text.is_empty());
     let element = match kind {
         DESCRIPTION => None,
         TITLE if text.as_ref().is_some_and(|text| text.contains('\n')) => {
@@ -132,15 +78,10 @@ pub(super) async fn domain_set_metadata(
         ELEMENT => match &text {
             None => None,
             Some(text) => {
-                let key = key.filter(|key| !key.is_empty() && !key.contains([':', ' ', '<', '&', '\'']));
-                let key = key.ok_or_else(|| refuse("metadata need a key, which becomes their prefix"))?;
-                let mut element = parse(text.as_bytes(), Limits::default(), "")
+                let element = keyed(text, &key.unwrap_or_default(), uri.as_deref().unwrap_or_default())
                     .map_err(|error| wrong(Code::XML_DETAIL, &domain.name, &format!("metadata: {error}")))?;
-                let name = format!("{key}:{}", local(&element.name));
-                element.name = name;
-                element.namespace = uri.clone();
-                element.unset("xmlns");
-                element.attributes.insert(0, (format!("xmlns:{key}"), uri.clone().unwrap_or_default()));
+                let element =
+                    element.ok_or_else(|| refuse("metadata need a key, which becomes their prefix"))?;
                 Some(element)
             }
         },
@@ -202,6 +143,7 @@ pub(super) async fn domain_rename(
 mod tests {
     use super::*;
     use crate::guest::amend::tree;
+    use bulkhead_xml::{Limits, parse};
 
     #[test]
     fn elements_of_others_are_set_found_and_removed_and_the_rest_stays() {

@@ -27,6 +27,7 @@ pub(crate) mod live;
 mod monitor_events;
 mod owner;
 pub(crate) mod plug;
+mod ports;
 mod prepare;
 pub(crate) mod process;
 mod rename;

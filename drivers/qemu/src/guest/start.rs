@@ -414,7 +414,7 @@ impl Guest {
         let network = network::Client(self.environment.stack.peer(Driver::Network));
         {
             let kind = interface.attr("type").unwrap_or_default().to_owned();
-            if !matches!(kind.as_str(), "ethernet" | "bridge") {
+            if !matches!(kind.as_str(), "ethernet" | "bridge" | "network") {
                 return Ok(None);
             }
             let name = interface.path_attr("target", "dev").map(str::to_owned);
@@ -423,10 +423,19 @@ impl Guest {
             let mac = interface.path_attr("mac", "address").unwrap_or_default().to_owned();
             let queues =
                 interface.path_attr("driver", "queues").and_then(|queues| queues.parse().ok()).unwrap_or(1);
-            let tap = network
-                .tap_open(name, managed, bridge, mac, queues)
-                .await
-                .map_err(|error| self.named(&error))?;
+            let tap = if kind == "network" {
+                let port = super::ports::wanted(interface, &self.name, self.view.get().uuid);
+                let wanted = interface.path_attr("source", "network").unwrap_or_default().to_owned();
+                let opened = network.port_open(wanted, port, name, queues).await;
+                let opened = opened.map_err(|error| self.named(&error))?;
+                super::ports::note(interface, &opened);
+                opened.tap
+            } else {
+                network
+                    .tap_open(name, managed, bridge, mac, queues)
+                    .await
+                    .map_err(|error| self.named(&error))?
+            };
             if managed {
                 taps.push(tap.name.clone());
             }
