@@ -287,7 +287,7 @@ async fn devices_come_and_go_in_a_guest_that_runs() {
         (disk(&plug.root.path().join("etc/qemu/web.xml").display().to_string(), "vdb", "virtio"), (29, 7)),
         ("<channel type='pty'><target type='virtio' name='b'/></channel>".to_owned(), (1, 10)),
         ("<sound model='ich9'/>".to_owned(), (84, 10)),
-        ("<interface type='user'><model type='rtl8139'/></interface>".to_owned(), (67, 10)),
+        ("<interface type='user'><model type='rtl8139'/></interface>".to_owned(), (9, 20)),
         ("<controller type='usb' model='qemu-xhci'/>".to_owned(), (84, 10)),
         ("<bogus/>".to_owned(), (67, 20)),
         ("<disk".to_owned(), (35, 20)),
@@ -577,18 +577,10 @@ async fn virsh_plugs_as_it_does_with_libvirt() {
     let (a, b) = (images.join("a.raw").display().to_string(), images.join("b.raw").display().to_string());
     // The scsi bus needs no guest that gives a disk up.
     well(&["attach-disk", "web", &a, "sdb", "--targetbus", "scsi", "--live", "--config"]).await;
-    well(&[
-        "attach-interface",
-        "web",
-        "user",
-        "default",
-        "--model",
-        "virtio",
-        "--mac",
-        "52:54:00:00:00:02",
-        "--live",
-    ])
-    .await;
+    let interface = root.path().join("interface.xml");
+    let user = "<interface type='user'><mac address='52:54:00:00:00:02'/><model type='virtio'/></interface>";
+    std::fs::write(&interface, user).unwrap();
+    well(&["attach-device", "web", interface.to_str().unwrap(), "--live"]).await;
     well(&["domif-setlink", "web", "52:54:00:00:00:02", "down"]).await;
     assert!(well(&["domif-getlink", "web", "52:54:00:00:00:02"]).await.contains("down"));
     well(&["change-media", "web", "sda", &b, "--insert", "--live"]).await;
