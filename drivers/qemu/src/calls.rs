@@ -3,6 +3,7 @@
 mod agent;
 mod bulk;
 mod disks;
+mod displays;
 mod hardware;
 mod host;
 mod metadata;
@@ -728,6 +729,7 @@ impl Server for Qemu {
         hardware: domain_send_key domain_inject_nmi domain_memory_peek domain_get_iothread_info domain_start_dirty_rate_calc
             domain_get_launch_security_info domain_managed_save_get_xml_desc domain_monitor_command;
         disks: domain_block_resize domain_get_block_io_tune domain_set_block_io_tune domain_get_disk_errors;
+        displays: domain_open_channel domain_open_graphics domain_open_graphics_fd;
         host:
              node_get_free_pages connect_get_cpu_model_names;
         metadata: domain_get_metadata domain_set_metadata domain_rename  ;
