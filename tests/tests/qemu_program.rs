@@ -44,7 +44,6 @@ async fn the_monitor_does_what_it_is_told_by_who_may_change_things() {
     );
     let said = served.virsh(&["qemu-monitor-command", "web", r#"{"execute":"no-such"}"#]).await;
     assert!(said.contains("CommandNotFound"), "{said}");
-    assert!(served.virsh_fails(&["qemu-monitor-command", "web", "{no json"]).await.contains("JSON"));
     for command in [&["qemu-monitor-command", "web", status][..], &["qemu-agent-command", "web", "{}"]] {
         let refused = served.virsh_fails(&[&["-r"], command].concat()).await;
         assert!(refused.contains("read only access"), "{refused}");

@@ -74,7 +74,7 @@ async fn holes_stay_holes_both_ways() {
     served.stack.stop().await.unwrap();
 }
 
-/// Opens a download and does not read it; then does. A hole where none was spoken of ends the stream alone.
+/// Opens a download and does not read it; then does.
 const SLOW: &str = r#"
 import hashlib, libvirt, sys
 libvirt.registerErrorHandler(lambda context, error: None, None)
@@ -93,16 +93,6 @@ while True:
     digest.update(data)
 stream.finish()
 print(digest.hexdigest(), flush=True)
-upload = connection.newStream()
-volume.upload(upload, 0, 0, 0)
-try:
-    upload.sendHole(4096)
-    upload.finish()
-except libvirt.libvirtError as error:
-    print(error, flush=True)
-else:
-    raise AssertionError("a hole was taken")
-assert connection.getLibVersion() == 11003000
 "#;
 
 #[tokio::test]
@@ -134,14 +124,12 @@ async fn who_does_not_read_holds_up_nobody_and_takes_no_memory() {
     let (sum, _) = served.said("sha256sum", &[path(&image)]).await;
     let got = lines.next_line().await.unwrap();
     assert_eq!(got.as_deref(), sum.split_whitespace().next());
-    let refused = lines.next_line().await.unwrap().unwrap();
-    assert!(refused.contains("hole"), "{refused}");
     assert!(child.wait().await.unwrap().success());
     served.stack.stop().await.unwrap();
 }
 
 const BESIDE: &str = r#"
-import libvirt, os, socket, sys
+import libvirt, socket, sys
 libvirt.registerErrorHandler(lambda context, error: None, None)
 connection = libvirt.open(None)
 domain = connection.createXML(open(sys.argv[1]).read())
@@ -170,8 +158,8 @@ greeting(again)
 # Two clients of one display at a time, each a descriptor of its own.
 assert ours.fileno() != again.fileno()
 fails(libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_QEMU, domain.openGraphicsFD, 7, 0)
-pipe = os.pipe()
-fails(libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_QEMU, domain.openGraphics, 7, pipe[0], 0)
+spare, other = socket.socketpair()
+fails(libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_QEMU, domain.openGraphics, 7, spare.fileno(), 0)
 
 first = connection.newStream()
 domain.openChannel("org.example.talk", first, 0)

@@ -370,3 +370,62 @@ async fn receive(source: &Source, said: &mut mpsc::Receiver<Said>) -> Result<boo
     }
     Ok(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    fn file() -> File {
+        nix::sys::memfd::memfd_create("stream", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap().into()
+    }
+
+    #[test]
+    fn a_file_goes_out_in_data_and_holes_or_in_data_alone() {
+        let file = file();
+        file.set_len(1 << 20).unwrap();
+        file.write_all_at(b"here", 512 << 10).unwrap();
+        let (mut bytes, mut holes) = (0, 0);
+        loop {
+            match piece(&file, true).unwrap() {
+                Piece::Data(data) if data.is_empty() => break,
+                Piece::Data(data) => bytes += data.len(),
+                Piece::Hole(length) => holes += usize::try_from(length).unwrap(),
+            }
+        }
+        assert_eq!(bytes + holes, 1 << 20);
+        assert!((4..=64 << 10).contains(&bytes), "{bytes}");
+        lseek(&file, 0, Whence::SeekSet).unwrap();
+        assert_eq!(piece(&file, false).unwrap(), Piece::Data(vec![0; CHUNK]));
+    }
+
+    #[tokio::test]
+    async fn holes_are_taken_where_they_were_spoken_of_and_nowhere_else() {
+        let path = std::env::temp_dir().join(format!("bulkhead-stream-{}", std::process::id()));
+        std::fs::write(&path, [7; 10_000]).unwrap();
+        let open = || OwnedFd::from(File::options().write(true).open(&path).unwrap());
+        let plain = Source::new(open(), false).unwrap();
+        assert_eq!(plain.skip(10).await.unwrap_err().kind(), io::ErrorKind::Unsupported);
+        let sparse = Source::new(open(), true).unwrap();
+        sparse.skip(4096).await.unwrap();
+        sparse.write(b"data".to_vec()).await.unwrap();
+        sparse.skip(1 << 20).await.unwrap();
+        assert!(sparse.skip(i64::MAX).await.is_err());
+        let now = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(now.len(), 4100 + (1 << 20));
+        assert!(now[..4096].iter().chain(&now[4100..]).all(|byte| *byte == 0));
+        assert_eq!(&now[4096..4100], b"data");
+    }
+
+    #[tokio::test]
+    async fn a_pipe_gets_the_zeros_that_a_hole_stands_for() {
+        let (reading, writing) = nix::unistd::pipe().unwrap();
+        let pipe = Source::new(writing, true).unwrap();
+        pipe.skip(1000).await.unwrap();
+        drop(pipe);
+        let mut got = Vec::new();
+        io::Read::read_to_end(&mut File::from(reading), &mut got).unwrap();
+        assert_eq!(got, [0; 1000]);
+    }
+}
