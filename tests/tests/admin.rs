@@ -211,3 +211,23 @@ async fn the_log_says_what_is_wanted() {
     assert!(served.said("virsh", &["-c", &uri, "list"]).await.0.contains("Cannot find program"));
     served.stack.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn the_names_of_stocks_single_daemons_lead_to_the_same_stack() {
+    if !ready() {
+        return;
+    }
+    let served = Served::new().await;
+    for daemon in ["virtqemud", "virtstoraged", "virtsecretd", "virtnetworkd"] {
+        for ending in ["sock", "sock-ro"] {
+            let socket = served.socket(&format!("{daemon}-{ending}"));
+            let uri = format!("qemu+unix:///session?socket={}", socket.display());
+            let (text, well) = served.said("virsh", &["-c", &uri, "list", "--all"]).await;
+            assert!(well, "{}: {text}", socket.display());
+        }
+        let socket = served.socket(&format!("{daemon}-admin-sock"));
+        let uri = format!("libvirtd+unix:///system?socket={}", socket.display());
+        assert!(served.said("virt-admin", &["-c", &uri, "srv-list"]).await.1);
+    }
+    served.stack.stop().await.unwrap();
+}
