@@ -36,6 +36,34 @@ impl NodeNumbers {
     }
 }
 
+/// Writes each image's number into the description of a guest that runs: clients name images by it (`vda[2]`), and statistics
+/// tell it.
+pub(crate) fn number_images(live: &mut Element) {
+    let numbers = NodeNumbers::new(live);
+    for disk in live.child_mut("devices").into_iter().flat_map(Element::elements_mut) {
+        let Some(first) = Some(&*disk).filter(|disk| disk.name == "disk").and_then(|disk| numbers.first(disk))
+        else {
+            continue;
+        };
+        if has_source(disk)
+            && let Some(source) = disk.child_mut("source")
+        {
+            source.set("index", first.to_string());
+        }
+        let (mut number, mut image) = (first, disk);
+        loop {
+            number += 1 + image.at("source/dataStore").map_or(0, images);
+            match image.child_mut("backingStore").filter(|store| store.attr("type").is_some()) {
+                Some(store) => {
+                    store.set("index", number.to_string());
+                    image = store;
+                }
+                None => break,
+            }
+        }
+    }
+}
+
 /// Whether there is a medium.
 pub(crate) fn has_source(disk: &Element) -> bool {
     let Some(source) = disk.child("source") else {

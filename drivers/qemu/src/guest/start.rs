@@ -8,6 +8,7 @@ use super::save::Stored;
 use super::stop::GONE_WITHIN;
 use super::view::reason;
 use super::{COMMAND_WITHIN, Guest, GuestHandle, Process, Running, lifecycle};
+use crate::args::nodes::number_images;
 use crate::args::{self, CommandLine, Paths, Purpose, Rendering};
 use crate::capabilities::Capabilities;
 use crate::domain::Definition;
@@ -209,6 +210,7 @@ impl Guest {
         self.place_displays(&mut live, &environment.layout.guest(&key))?;
         self.prepare_variables(&live).await?;
         self.prepare_layers(&mut live).await?;
+        number_images(&mut live);
         let capabilities = self.unless_destroyed(environment.capabilities(&definition.root)).await?;
         if let Some(model) = &capabilities.host_model {
             crate::domain::settle_host_model(&mut live, model);
