@@ -61,7 +61,11 @@ const EXPLAINED: &[(&str, &str, &str)] = &[
     ("NODE_GET_FREE_MEMORY", "/freeMem", "another machine, at another time"),
     ("CONNECT_GET_HOSTNAME", "/hostname", "another machine"),
     ("CONNECT_GET_CAPABILITIES", "/capabilities", "another machine"),
-    ("CONNECT_GET_DOMAIN_CAPABILITIES", "/capabilities", "another machine, recorded with a /dev/kvm that works"),
+    (
+        "CONNECT_GET_DOMAIN_CAPABILITIES",
+        "/capabilities",
+        "another machine, recorded with a /dev/kvm that works",
+    ),
     ("CONNECT_GET_SYSINFO", "/", "the recorded machine shows no SMBIOS tables"),
     ("STORAGE_POOL_GET_INFO", "/", "another disk"),
     ("STORAGE_VOL_GET_XML_DESC", "/xml/volume/target/timestamps", "made at another time"),
@@ -71,8 +75,16 @@ const EXPLAINED: &[(&str, &str, &str)] = &[
     ("CONNECT_GET_ALL_DOMAIN_STATS", "/retStats/params/cpu.user", "measured"),
     ("CONNECT_GET_ALL_DOMAIN_STATS", "/retStats/params/cpu.system", "measured"),
     ("CONNECT_GET_ALL_DOMAIN_STATS", "/retStats/params/vcpu.0", "measured"),
-    ("CONNECT_GET_ALL_DOMAIN_STATS", "/retStats/params/cpu.cache", "no cache monitor can be set up, so none are counted"),
-    ("CONNECT_GET_ALL_DOMAIN_STATS", "/retStats/params/cpu.haltpoll", "a kernel without KVM polls no halted processors"),
+    (
+        "CONNECT_GET_ALL_DOMAIN_STATS",
+        "/retStats/params/cpu.cache",
+        "no cache monitor can be set up, so none are counted",
+    ),
+    (
+        "CONNECT_GET_ALL_DOMAIN_STATS",
+        "/retStats/params/cpu.haltpoll",
+        "a kernel without KVM polls no halted processors",
+    ),
     (
         "DOMAIN_GET_XML_DESC",
         "/xml",
@@ -171,7 +183,12 @@ async fn recorded_requests_are_answered_as_they_were() {
         same += usize::from(found.is_empty());
         explained += usize::from(!found.is_empty() && unexplained.is_empty());
         if !unexplained.is_empty() {
-            wrong.push(format!("{} line {}: {what}: {}", answer["trace"], answer["n"], unexplained.join(", ")));
+            wrong.push(format!(
+                "{} line {}: {what}: {}",
+                answer["trace"],
+                answer["n"],
+                unexplained.join(", ")
+            ));
         }
     }
     figure(&format!("of {answers} recorded answers {same} are the same and {explained} differ for a reason"));

@@ -41,7 +41,8 @@ impl NodeNumbers {
 pub(crate) fn number_images(live: &mut Element) {
     let numbers = NodeNumbers::new(live);
     for disk in live.child_mut("devices").into_iter().flat_map(Element::elements_mut) {
-        let Some(first) = Some(&*disk).filter(|disk| disk.name == "disk").and_then(|disk| numbers.first(disk))
+        let Some(first) =
+            Some(&*disk).filter(|disk| disk.name == "disk").and_then(|disk| numbers.first(disk))
         else {
             continue;
         };

@@ -4,9 +4,9 @@ use super::observed::Observed;
 use super::unsupported_flags;
 use crate::driver::Qemu;
 use crate::guest::blocks::{self, Figures};
+use crate::guest::has_balloon;
 use crate::guest::not_running;
 use crate::guest::process;
-use crate::guest::has_balloon;
 use bulkhead_actors::job::Progress;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::domain::{
