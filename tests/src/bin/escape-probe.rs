@@ -409,6 +409,7 @@ fn profile(process: Process, folder: &Path, program: &Path) -> (Profile, PathBuf
         Process::Swtpm => helper("swtpm", false),
         Process::SwtpmSetup => helper("swtpm-setup", false),
         Process::Pool => helper("pool", false),
+        Process::Dnsmasq => helper("dnsmasq", true),
     }
 }
 
