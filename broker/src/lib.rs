@@ -35,6 +35,7 @@ use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Why a stack can't be opened.
@@ -121,6 +122,8 @@ impl WeakHandle {
     }
 }
 
+/// Time for what is still being removed from the disk when a stack has ended.
+const LEFT_WITHIN: Duration = Duration::from_secs(1);
 /// Orders that wait for the stack's task; who gives more waits.
 const ORDERS: usize = 256;
 
@@ -167,8 +170,8 @@ pub fn open(mut config: Config, layout: Layout) -> Result<(Handle, Ended), OpenE
                 Stack::run(config, root, shelf, received, connected, leave, changed).await;
                 accepting.abort();
             });
-            // Everything of the stack is gone now, its lock too.
-            drop(runtime);
+            // Everything of the stack is gone now, its lock too. What hangs in the kernel is not waited for.
+            runtime.shutdown_timeout(LEFT_WITHIN);
             ending.send_replace(true);
         })
         .map_err(OpenError::Thread)?;

@@ -106,7 +106,7 @@ impl Manager {
 }
 
 async fn reach(home: &Path) -> Connection {
-    let layout = bulkhead::session_layout_of(home, &home.join("run"));
+    let layout = bulkhead::wire::control::Layout::session(home, &home.join("run"));
     wait_for("the daemon answers", SOON, || async {
         Connection::attach_to(&layout).await.map_err(|error| error.to_string())
     })

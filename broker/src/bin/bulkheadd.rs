@@ -3,7 +3,7 @@
 //! `bulkheadd --system|--session [--libexec DIR]`. Drivers leave with it; guests live on, and the next one finds them.
 
 use bulkhead_broker::manifest::{Intensity, MANIFESTS};
-use bulkhead_broker::{Config, Handle, Mode, Sockets, root};
+use bulkhead_broker::{Config, Handle, Mode, Sockets};
 use bulkhead_sandbox::inherited;
 use bulkhead_wire::control::Layout;
 use bulkhead_wire::table::Driver;
@@ -70,8 +70,8 @@ fn arguments() -> Result<(Config, Layout), String> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).ok_or(format!("{name} is not set"));
     let mode = mode.ok_or(usage)?;
     let layout = match mode {
-        Mode::System => root::system_layout(),
-        _ => root::session_layout(&variable("HOME")?, &variable("XDG_RUNTIME_DIR")?),
+        Mode::System => Layout::system(),
+        _ => Layout::session(&variable("HOME")?, &variable("XDG_RUNTIME_DIR")?),
     };
     // A user's clients look here by themselves; the host's only where they are told to, since libvirt may be there.
     let folder =
