@@ -27,6 +27,7 @@ mod prepare;
 pub(crate) mod process;
 mod rename;
 mod save;
+mod secrets;
 mod start;
 mod stop;
 mod streams;
