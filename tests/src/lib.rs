@@ -2,5 +2,6 @@
 
 pub mod app;
 pub mod fixture;
-pub mod served;
 pub mod lab;
+pub mod served;
+pub mod traces;
