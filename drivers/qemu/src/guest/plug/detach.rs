@@ -191,7 +191,7 @@ impl Guest {
 
     async fn detach_live(&mut self, which: &Which) -> Result<Option<oneshot::Receiver<bool>>, Error> {
         let monitor = self.attached().await?;
-        self.settle_devices().await?;
+        self.settle_devices(false).await?;
         let live = Arc::clone(&self.active()?.live);
         let device = self.meant(&live, which, Side::Live).await?;
         self.refuse_unplug(&live, &device)?;
