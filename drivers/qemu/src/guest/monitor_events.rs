@@ -65,7 +65,7 @@ impl Guest {
             }
             EventKind::DeviceDeleted(deleted) => {
                 if let Some(alias) = deleted.device {
-                    self.device_gone(&alias).await;
+                    self.device_deleted(&alias).await;
                 }
             }
             EventKind::TrayMoved(moved) => self.tray_moved(&moved).await,
