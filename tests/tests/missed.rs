@@ -3,7 +3,7 @@
 
 use bulkhead::wire::table::Driver;
 use bulkhead_tests::fixture::{domain, driver, guest_files, skip, ticker_xml, wait_for};
-use bulkhead_tests::served::{Served, installed};
+use bulkhead_tests::served::{Served, has};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::ChildStdout;
@@ -32,8 +32,8 @@ async fn a_listener_hears_what_happened_while_the_gateway_was_out_of_service() {
     let Some(files) = guest_files() else {
         return skip("no guest files; tools/guest/build makes them");
     };
-    if !installed(&["virsh", "stdbuf"]) {
-        return skip("no virsh; libvirt-clients has it");
+    if !has(&[("virsh", "libvirt-clients"), ("stdbuf", "coreutils")]) {
+        return;
     }
     let served = Served::new().await;
     let domains = served.stack.domains();

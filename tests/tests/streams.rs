@@ -2,15 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
 
 use bulkhead_tests::fixture::{guest_files, skip};
-use bulkhead_tests::served::{PYTHON, Served, installed};
+use bulkhead_tests::served::{PYTHON, Served, has};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 /// Are virsh and python's module there?
 async fn ready(served: &Served) -> bool {
-    if !installed(&["virsh"]) {
-        skip("no virsh; libvirt-clients has it");
+    if !has(&[("virsh", "libvirt-clients")]) {
         return false;
     }
     let found = served.said(PYTHON, &["-c", "import libvirt"]).await.1;

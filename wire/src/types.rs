@@ -247,6 +247,10 @@ impl DomainEvent {
             Self::Lifecycle { domain, .. }
             | Self::Reboot { domain }
             | Self::Watchdog { domain, .. }
+            | Self::DeviceAdded { domain, .. }
+            | Self::DeviceRemoved { domain, .. }
+            | Self::DeviceRemovalFailed { domain, .. }
+            | Self::TrayChange { domain, .. }
             | Self::Monitor { domain, .. } => Some(domain),
             Self::Lagged { .. } => None,
         }

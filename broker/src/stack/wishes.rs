@@ -87,13 +87,6 @@ impl Stack {
                 Ok(None)
             }
             Request::PoolFolder { .. } => Err(denied("has no pools")),
-            Request::Forward { ipv6 } if driver == Driver::Network => {
-                sysctl::forward(ipv6).map(|()| Some(Response::Done))
-            }
-            Request::BridgeIpv6 { interface, enable } if driver == Driver::Network => {
-                sysctl::bridge_ipv6(&interface, enable).map(|()| Some(Response::Done))
-            }
-            Request::Forward { .. } | Request::BridgeIpv6 { .. } => Err(denied("has no networks")),
             Request::Want { peer } => {
                 if !manifest.calls.contains(&peer) {
                     return Err(denied(&format!("may not call the {peer} driver")));

@@ -289,7 +289,11 @@ pub(crate) fn of_device(
         "redirdev" => device::redirdev::args::build(&mut builder, device)?,
         other => return Err(unsupported(format!("A <{other}> can't be added to a guest that runs"))),
     }
-    Ok(builder.finish())
+    let (arguments, descriptors, secrets) = builder.finish();
+    if !secrets.is_empty() {
+        return Err(unsupported("A device that needs a secret's value can't be added to a guest that runs"));
+    }
+    Ok((arguments, descriptors))
 }
 
 /// The helper that keeps SCSI reservations, where the guest has one of its own.
