@@ -145,7 +145,7 @@ const BESIDE_WITHIN: Duration = Duration::from_secs(1);
 /// Longest name of a deposit or an object.
 const NAME_MAX_BYTES: usize = 256;
 /// Clients of libvirt's protocol, all and of one user who is not root.
-const CONNECTIONS_MAX: usize = 8192;
+const CONNECTIONS_MAX: usize = 5000;
 const CONNECTIONS_OF_USER_MAX: usize = 1024;
 /// Wishes of one driver, and requests of clients, that wait.
 const WAITING_MAX: usize = 4096;

@@ -129,7 +129,7 @@ async fn limits_hold_and_outlive_the_gateway() {
     }
     let served = Served::new().await;
     let limits = admin(&served, &["srv-clients-info", "libvirtd"]).await;
-    assert_eq!((figure(&limits, "nclients_max"), figure(&limits, "nclients")), (8192, 0));
+    assert_eq!((figure(&limits, "nclients_max"), figure(&limits, "nclients")), (5000, 0));
     admin(&served, &["srv-clients-set", "libvirtd", "--max-clients", "1", "--max-unauth-clients", "1"]).await;
     let first = shell(&served).await;
     let (text, well) = served.said("virsh", &["list"]).await;

@@ -47,6 +47,16 @@ impl Raw {
     }
 }
 
+/// The process that keeps the stack; gone with the test, however that ends.
+struct Keeper(std::process::Child);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A connection, unless nobody takes one at the moment.
 fn silent(path: &Path) -> Option<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -66,9 +76,9 @@ async fn ten_thousand_silent_connections_harm_nobody_who_is_served() {
     let root = Root::new();
     let mut keeper = Command::new(libexec().join("bulkhead"));
     keeper.arg("--root").arg(root.path()).arg("--libexec").arg(libexec()).args(["keep", "--idle", "3600"]);
-    let mut keeper = keeper.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut keeper = Keeper(keeper.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
     let mut ready = [0; 6];
-    keeper.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    keeper.0.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
     assert_eq!(&ready, b"ready\n");
     let socket = root.path().join("run/libvirt-sock");
     let mut good = Raw::open(&socket).unwrap();
@@ -113,5 +123,5 @@ async fn ten_thousand_silent_connections_harm_nobody_who_is_served() {
     figure(&format!("afterwards all drivers together take {memory} KiB"));
     assert!(memory < 400 << 10, "{memory} KiB");
     stack.stop().await.unwrap();
-    assert!(keeper.wait().unwrap().success());
+    assert!(keeper.0.wait().unwrap().success());
 }

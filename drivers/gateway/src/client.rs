@@ -20,7 +20,7 @@ use bulkhead_wire::types::Busy as BusyWith;
 use bulkhead_wire::xdr;
 use nix::sys::socket::{UnixAddr, getsockname};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -52,7 +52,7 @@ pub(crate) struct Client {
     pub(crate) number: u64,
     /// When it came, in seconds since 1970.
     pub(crate) since_seconds: i64,
-    pub(crate) authenticated: AtomicBool,
+    pub(crate) place: admin::Place,
     pub(crate) outbox: Outbox,
     pub(crate) callbacks: Mutex<events::Callbacks>,
     pub(crate) streams: Streams,
@@ -161,7 +161,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
         door,
         number: session.number,
         since_seconds: session.since_seconds,
-        authenticated: AtomicBool::new(session.authenticated),
+        place: admin::Place::take(&shared, door, session.authenticated),
         outbox,
         callbacks: Mutex::new(callbacks),
         streams: Streams::default(),

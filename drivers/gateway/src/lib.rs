@@ -49,8 +49,10 @@ pub(crate) struct Shared {
     /// The channel to the secret driver, once it was asked for.
     secret_driver: OnceCell<Caller>,
     pub(crate) long_frames: Arc<Semaphore>,
+    pub(crate) streams: Arc<Semaphore>,
     pub(crate) consoles: console::Consoles,
     pub(crate) settings: Mutex<admin::Settings>,
+    pub(crate) counts: admin::Counts,
     /// What an earlier process left, by name.
     inheritance: Mutex<HashMap<String, OwnedFd>>,
     /// The clients of an earlier process that are still to be handed over.
@@ -111,8 +113,10 @@ impl DriverLogic for Gateway {
             followings: following::Followings::default(),
             secret_driver: OnceCell::new(),
             long_frames: Arc::new(Semaphore::new(LONG_FRAMES_KIB)),
+            streams: Arc::new(Semaphore::new(stream::STREAMS_OF_ALL)),
             consoles: console::Consoles::default(),
             settings: Mutex::default(),
+            counts: admin::Counts::default(),
             inheritance: Mutex::new(inheritance.collect()),
             expected: watch::Sender::new(start.clients.tokens().into_iter().collect()),
             log_file: start.welcome.layout.log.join("gateway.driver.log").display().to_string(),

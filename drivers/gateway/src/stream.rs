@@ -25,6 +25,8 @@ use tokio::time::timeout;
 
 /// Streams of one client.
 const STREAMS: usize = 64;
+/// Streams of all clients: each has a descriptor, of which this process has a bounded number.
+pub(crate) const STREAMS_OF_ALL: usize = 4096;
 /// Frames from the client that wait to be written to one of them.
 const INPUT: usize = 16;
 /// Time that a client's reading waits for a stream that takes nothing; the stream is given up then, not the client.
@@ -66,14 +68,23 @@ impl Streams {
                 let message = format!("operation failed: this client has {STREAMS} streams open already");
                 return Err(Error::new(Code::OPERATION_FAILED, Origin::STREAMS, message));
             }
+            let place = Arc::clone(&client.shared.streams).try_acquire_owned().map_err(|_full| {
+                let message =
+                    format!("operation failed: {STREAMS_OF_ALL} streams of all clients are open already");
+                Error::new(Code::OPERATION_FAILED, Origin::STREAMS, message)
+            })?;
             // Before the answer: the client's first data may follow at once.
             streams.insert(key(call), input);
-            Ok(source)
+            Ok((source, place))
         });
         match begun {
-            Ok(source) => {
+            Ok((source, place)) => {
                 client.outbox.answer(call, Ok((reply, Vec::new()))).await;
-                tokio::spawn(run(Arc::clone(client), call, Arc::new(source), said, console));
+                let running = run(Arc::clone(client), call, Arc::new(source), said, console);
+                tokio::spawn(async move {
+                    running.await;
+                    drop(place);
+                });
             }
             Err(error) => client.outbox.answer(call, Err(error)).await,
         }

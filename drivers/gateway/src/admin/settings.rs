@@ -18,7 +18,7 @@ const DEPOSIT: &str = "settings";
 const MAX_BYTES: usize = 64 << 10;
 
 /// Connections at one time, at most; the broker accepts no more in any case.
-pub(crate) const CLIENTS_MAX: u32 = 8192;
+pub(crate) const CLIENTS_MAX: u32 = 5000;
 /// Calls of one client that are served at one time, of each kind: as many as a channel to a driver takes.
 pub(crate) const CALLS_MAX: u32 = 256;
 
