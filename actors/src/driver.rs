@@ -1,7 +1,9 @@
 //! A driver's life: confined in its first line, welcomed, recovered, ready, serving, and gone when its owner is.
 
+use crate::clients::Clients;
 use crate::deadline;
 use crate::fault;
+use crate::logging;
 use crate::stack::Stack;
 use bulkhead_sandbox::{Profile, Report, confine};
 use bulkhead_wire::channel::{self, Serve};
@@ -14,24 +16,19 @@ use bulkhead_wire::frame::{Header, Kind, Token};
 use bulkhead_wire::link::{self, LinkError, LinkReader};
 use bulkhead_wire::table::{CallContext, CallInfo, Driver, Permission, REVISION, find};
 use bulkhead_wire::types::Busy;
-use std::collections::HashMap;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 /// Time that a driver gives itself to leave in order.
 const LEAVE_WITHIN: Duration = Duration::from_millis(800);
 /// Ends of helpers that wait to be handled.
 const ENDS: usize = 4096;
-/// Time in which the broker's word about a client comes, when another driver's call for it has come already.
-const ARRIVE_WITHIN: Duration = Duration::from_secs(2);
 /// Connections on their way from the control link to the gateway's own task.
 const CONNECTIONS: usize = 64;
-/// Clients' tokens that a driver knows at one time.
-const CLIENTS_MAX: usize = 65_536;
 
 /// Why a driver leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +62,8 @@ pub struct Start {
     pub welcome: Welcome,
     /// The way to the broker and to other drivers.
     pub stack: Stack,
+    /// The clients that may call this driver.
+    pub clients: Arc<Clients>,
     /// Ends of this driver's helpers.
     pub helper_ends: mpsc::Receiver<HelperEnd>,
     /// Connections of clients; they come to the gateway alone.
@@ -105,13 +104,7 @@ pub fn driver_main<D: DriverLogic>() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        // What can't be logged is lost. Saying so to the same place would fail too, which is a panic.
-        .log_internal_errors(false)
-        .init();
+    logging::begin();
     let runtime =
         match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build() {
             Ok(runtime) => runtime,
@@ -149,9 +142,7 @@ fn inherited() -> [OwnedFd; 2] {
 /// What the channels of this process share.
 struct Serving<D> {
     driver: OnceLock<Arc<D>>,
-    clients: RwLock<HashMap<Token, Identity>>,
-    /// Counts those that came.
-    arrived: watch::Sender<u64>,
+    clients: Arc<Clients>,
 }
 
 /// One channel's server: knows who is at the other end.
@@ -176,11 +167,13 @@ impl<D: DriverLogic> Serve for Served<D> {
                 Err(Error::new(Code::INTERNAL, Origin::RPC, "The driver is not ready"))
             });
         };
-        call.caller = (!self.client && call.token == Token::default()).then_some(self.peer);
+        let peer = (!self.client).then_some(self.peer);
+        (call.caller, call.speaker) =
+            if call.token == Token::default() { (peer, None) } else { (None, peer) };
         let early = self.is_early(call.token).then(|| Arc::clone(self));
         Box::pin(async move {
             if let Some(served) = early {
-                served.arrival(call.token).await;
+                served.serving.clients.arrival(call.token).await;
                 served.permit(call.info, call.token)?;
             }
             let name = call.info.name;
@@ -196,15 +189,7 @@ impl<D: DriverLogic> Serve for Served<D> {
 impl<D: DriverLogic> Served<D> {
     /// Does another driver speak for a client of whom the broker has not told yet? Its word comes over another link.
     fn is_early(&self, token: Token) -> bool {
-        !self.client
-            && token != Token::default()
-            && !self.serving.clients.read().unwrap_or_else(PoisonError::into_inner).contains_key(&token)
-    }
-
-    async fn arrival(&self, token: Token) {
-        let mut arrived = self.serving.arrived.subscribe();
-        let waited = arrived.wait_for(|_| !self.is_early(token));
-        drop(tokio::time::timeout(ARRIVE_WITHIN, waited).await);
+        !self.client && token != Token::default() && !self.serving.clients.is_there(token)
     }
 
     fn permit(&self, info: &CallInfo, token: Token) -> Result<(), Error> {
@@ -218,8 +203,7 @@ impl<D: DriverLogic> Served<D> {
                 _ => denied("it is not for drivers"),
             };
         }
-        let clients = self.serving.clients.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(identity) = clients.get(&token) else {
+        let Some(identity) = self.serving.clients.identity(token) else {
             return denied("the client's token is not, or no longer, valid");
         };
         match info.permission {
@@ -266,12 +250,12 @@ async fn run<D: DriverLogic>(socket: OwnedFd, report: Report) -> Result<(), Stri
     fault::arm(rules.collect());
     let owner = welcome.owner.take().and_then(Descriptor::into_owned).ok_or("the welcome names no owner")?;
     let owner = link::watch(owner).map_err(|error| format!("the owner can't be watched: {error}"))?;
-    let clients = RwLock::new(std::mem::take(&mut welcome.clients).into_iter().collect());
-    let serving = Arc::new(Serving { driver: OnceLock::new(), clients, arrived: watch::Sender::new(0) });
+    let clients = Arc::new(Clients::new(std::mem::take(&mut welcome.clients)));
+    let serving = Arc::new(Serving { driver: OnceLock::new(), clients: Arc::clone(&clients) });
     let (ends, helper_ends) = mpsc::channel(ENDS);
     let (arrivals, connections) = mpsc::channel(CONNECTIONS);
     let mut recovering = tokio::spawn(recover::<D>(
-        Start { welcome, stack: stack.clone(), helper_ends, connections },
+        Start { welcome, stack: stack.clone(), clients, helper_ends, connections },
         Arc::clone(&serving),
     ));
     let mut recovered = false;
@@ -361,17 +345,8 @@ async fn heard<D: DriverLogic>(
             // The gateway takes each at once; whoever else is sent one drops it.
             drop(arrivals.send(Connection { token, identity, socket, state }).await);
         }
-        ToDriver::ClientUp { token, identity } => {
-            let mut clients = serving.clients.write().unwrap_or_else(PoisonError::into_inner);
-            if clients.len() < CLIENTS_MAX {
-                clients.insert(token, identity);
-            }
-            drop(clients);
-            serving.arrived.send_modify(|count| *count += 1);
-        }
-        ToDriver::ClientDown { token } => {
-            serving.clients.write().unwrap_or_else(PoisonError::into_inner).remove(&token);
-        }
+        ToDriver::ClientUp { token, identity } => serving.clients.came(token, identity),
+        ToDriver::ClientDown { token } => serving.clients.went(token),
         ToDriver::Heartbeat { number } => {
             let busy = serving.driver.get().map(|driver| driver.busy()).unwrap_or_default();
             stack.say(&FromDriver::Beat { number, busy: busy.into_iter().take(64).collect() }).await;

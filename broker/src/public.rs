@@ -45,7 +45,12 @@ pub(crate) fn bind(sockets: &Sockets, mode: Mode) -> Result<Vec<(UnixListener, b
         let bound = listen(&sockets.folder, name, mode, group);
         bound.map(|listener| (listener, read_only)).map_err(|source| OpenError::Control { path, source })
     };
-    Ok(vec![one("libvirt-sock", writing, false)?, one("libvirt-sock-ro", reading, true)?])
+    let public = [
+        ("libvirt-sock", writing, false),
+        ("libvirt-sock-ro", reading, true),
+        ("libvirt-admin-sock", 0o600, false),
+    ];
+    public.into_iter().map(|(name, mode, read_only)| one(name, mode, read_only)).collect()
 }
 
 fn listen(folder: &Path, name: &str, mode: u32, group: Option<u32>) -> io::Result<UnixListener> {

@@ -615,9 +615,10 @@ impl Stack {
         Ok(())
     }
 
-    /// The clients that this driver hears of from the gateway.
+    /// The clients that this driver hears of from the gateway; for the gateway itself, those that it is handed over.
     fn clients_of_gateway(&self, driver: Driver) -> Vec<(Token, Identity)> {
-        let called = manifest::of(Driver::Gateway).is_some_and(|gateway| gateway.calls.contains(&driver));
+        let called = manifest::of(Driver::Gateway)
+            .is_some_and(|gateway| gateway.driver == driver || gateway.calls.contains(&driver));
         let identity = |token: &Token| self.clients.get(token).map(|identity| (*token, identity.clone()));
         self.connections.keys().filter(|_| called).filter_map(identity).collect()
     }

@@ -3,3 +3,4 @@
 pub mod app;
 pub mod fixture;
 pub mod lab;
+pub mod served;

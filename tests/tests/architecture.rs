@@ -367,6 +367,7 @@ const PROCESSES: &[(&str, &str)] = &[
     ("tools/bench/src/memory.rs", "benches start what they measure"),
     ("tools/bench/src/raw.rs", "benches start what they measure"),
     ("tools/bench/src/stock.rs", "benches start what they measure"),
+    ("tools/command/src/connect.rs", "`bulkhead connect`: the process that keeps the stack open"),
     ("tools/command/src/embed.rs", "`bulkhead embed -- COMMAND`: the user's own command"),
 ];
 

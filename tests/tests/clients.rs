@@ -1,108 +1,46 @@
 //! libvirt's own clients, unmodified, against a stack in a private root; and clients that are none.
 #![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
 
-use bulkhead::Connection;
-use bulkhead_tests::fixture::{
-    Root, SERIAL_PTY, driver, guest_files, kill, libexec, skip, ticker_xml, wait_for,
-};
+use bulkhead_tests::fixture::{driver, guest_files, kill, skip, ticker_xml, wait_for};
+use bulkhead_tests::served::{PYTHON, Served, installed};
 use bulkhead_wire::remote::{Header, Kind, Status, frame, program};
 use bulkhead_wire::xdr;
 use nix::sys::signal::Signal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(30);
-/// Where Debian puts the interpreter for which it has libvirt's module.
-const PYTHON: &str = "/usr/bin/python3";
 
-/// A stack with a gateway, and what libvirt's clients are told.
-struct Served {
-    root: Root,
-    stack: Connection,
-}
-
-impl Served {
-    async fn new() -> Self {
-        let root = Root::new();
-        let builder = Connection::builder(&root.uri()).libexec(libexec()).gateway(true);
-        let stack = builder.open().await.unwrap();
-        Self { root, stack }
+/// `virsh event --loop`, once it is registered.
+async fn events(served: &Served) -> Events {
+    let mut child = served
+        .command("stdbuf")
+        .args(["-oL", "virsh", "event", "--loop", "--event", "lifecycle"])
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut events = Events { lines, seen: Vec::new(), _child: child };
+    // It says nothing about its registration: what comes shows that it is there.
+    let probe = served.root.path().join("probe.xml");
+    let disk = served.root.path().join("none.img");
+    std::fs::write(&probe, ticker_xml("probe", &disk, "")).unwrap();
+    wait_for("virsh listens", SOON, || async {
+        served.virsh(&["define", probe.to_str().unwrap()]).await;
+        served.virsh(&["undefine", "probe"]).await;
+        Ok::<(), String>(())
+    })
+    .await;
+    while timeout(Duration::from_millis(500), events.until("'probe': Undefined")).await.is_err() {
+        served.virsh(&["define", probe.to_str().unwrap()]).await;
+        served.virsh(&["undefine", "probe"]).await;
     }
-
-    fn socket(&self, name: &str) -> PathBuf {
-        self.root.path().join("run").join(name)
-    }
-
-    fn uri(&self) -> String {
-        format!("qemu+unix:///session?socket={}", self.socket("libvirt-sock").display())
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command.env("LIBVIRT_DEFAULT_URI", self.uri()).env("LC_ALL", "C").kill_on_drop(true);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    /// What it prints, and whether it was content.
-    async fn said(&self, program: &str, arguments: &[&str]) -> (String, bool) {
-        let output = timeout(SOON, self.command(program).args(arguments).output()).await.unwrap().unwrap();
-        let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
-        (text, output.status.success())
-    }
-
-    async fn virsh(&self, arguments: &[&str]) -> String {
-        let (text, well) = self.said("virsh", arguments).await;
-        assert!(well, "virsh {arguments:?}: {text}");
-        text
-    }
-
-    async fn virsh_fails(&self, arguments: &[&str]) -> String {
-        let (text, well) = self.said("virsh", arguments).await;
-        assert!(!well, "virsh {arguments:?}: {text}");
-        text
-    }
-
-    /// The XML of a guest of that name, in a file.
-    fn definition(&self, name: &str, files: &Path) -> String {
-        let disk = self.root.path().join(format!("{name}.img"));
-        std::fs::copy(files.join("ticker.img"), &disk).unwrap();
-        let path = self.root.path().join(format!("{name}.xml"));
-        std::fs::write(&path, ticker_xml(name, &disk, SERIAL_PTY)).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
-    /// `virsh event --loop`, once it is registered.
-    async fn events(&self) -> Events {
-        let mut child = self
-            .command("stdbuf")
-            .args(["-oL", "virsh", "event", "--loop", "--event", "lifecycle"])
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut events = Events { lines, seen: Vec::new(), _child: child };
-        // It says nothing about its registration: what comes shows that it is there.
-        let probe = self.root.path().join("probe.xml");
-        let disk = self.root.path().join("none.img");
-        std::fs::write(&probe, ticker_xml("probe", &disk, "")).unwrap();
-        wait_for("virsh listens", SOON, || async {
-            self.virsh(&["define", probe.to_str().unwrap()]).await;
-            self.virsh(&["undefine", "probe"]).await;
-            Ok::<(), String>(())
-        })
-        .await;
-        while timeout(Duration::from_millis(500), events.until("'probe': Undefined")).await.is_err() {
-            self.virsh(&["define", probe.to_str().unwrap()]).await;
-            self.virsh(&["undefine", "probe"]).await;
-        }
-        events.seen.clear();
-        events
-    }
+    events.seen.clear();
+    events
 }
 
 struct Events {
@@ -132,11 +70,7 @@ impl Events {
 
 /// The guests' files, if virsh is there too.
 fn ready() -> Option<PathBuf> {
-    let found = ["virsh", "stdbuf"].iter().all(|program| {
-        std::env::var_os("PATH")
-            .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
-    });
-    if !found {
+    if !installed(&["virsh", "stdbuf"]) {
         skip("no virsh; libvirt-clients has it");
         return None;
     }
@@ -157,7 +91,7 @@ async fn virsh_takes_a_guest_through_its_life() {
     assert!(!served.virsh(&["hostname"]).await.trim().is_empty());
     served.virsh(&["define", &xml]).await;
     assert!(served.virsh(&["list", "--all"]).await.contains("-    web    shut off"));
-    let mut events = served.events().await;
+    let mut events = events(&served).await;
 
     served.virsh(&["start", "web"]).await;
     assert_eq!(served.virsh(&["domstate", "web", "--reason"]).await.trim(), "running (booted)");
@@ -370,7 +304,7 @@ async fn an_event_loop_outlives_the_qemu_driver() {
     let Some(files) = ready() else { return };
     let served = Served::new().await;
     served.virsh(&["define", &served.definition("web", &files)]).await;
-    let mut events = served.events().await;
+    let mut events = events(&served).await;
     served.virsh(&["start", "web"]).await;
     events.soon("Started").await;
     let (before, _) = driver(&served.stack, "qemu").await.unwrap();
@@ -392,7 +326,7 @@ async fn an_event_loop_and_an_idle_client_outlive_the_gateway() {
     let Some(files) = ready() else { return };
     let served = Served::new().await;
     served.virsh(&["define", &served.definition("web", &files)]).await;
-    let mut events = served.events().await;
+    let mut events = events(&served).await;
     let mut idle = Raw::open(&served).await;
     for round in 1..=3 {
         // Whoever is answered now shows that the gateway has done with what came before: it is at rest when it dies.

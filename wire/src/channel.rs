@@ -34,14 +34,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The bytes of a frame; those of a sensitive call are wiped when they are no longer needed.
 #[derive(Debug, Clone, Default)]
-struct Bytes {
+pub struct Bytes {
     bytes: Vec<u8>,
     sensitive: bool,
 }
 
 impl Bytes {
-    const fn new(bytes: Vec<u8>, sensitive: bool) -> Self {
+    /// Takes them over.
+    #[must_use]
+    pub const fn new(bytes: Vec<u8>, sensitive: bool) -> Self {
         Self { bytes, sensitive }
+    }
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -591,6 +601,7 @@ fn start<S: Serve>(
         time_left: (header.time_left_ms > 0).then(|| Duration::from_millis(u64::from(header.time_left_ms))),
         // Whoever serves the channel knows who is at its other end.
         caller: None,
+        speaker: None,
         events: events.clone(),
     };
     let time_left = call.time_left;

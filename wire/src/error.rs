@@ -93,6 +93,10 @@ numbers!(Code {
     CPU_INCOMPATIBLE = 91,
     /// XML that the schema does not allow.
     XML_INVALID_SCHEMA = 92,
+    /// No such server of a daemon.
+    NO_SERVER = 95,
+    /// No such client of a daemon.
+    NO_CLIENT = 96,
     /// No such device.
     DEVICE_MISSING = 99,
 });
@@ -120,6 +124,8 @@ numbers!(Origin {
     NETWORK_FILTER = 33,
     /// Streams.
     STREAMS = 38,
+    /// What is for a daemon's administrator.
+    ADMIN = 62,
     /// The network driver.
     NETWORK = 19,
     /// What hypervisor drivers share, domain XML above all.

@@ -189,11 +189,38 @@ pub enum DomainEvent {
         /// `virDomainEventWatchdogAction`.
         action: i32,
     },
+    /// What QEMU's monitor told, as it told it (the `qemu` program's one event).
+    Monitor {
+        /// Who.
+        domain: DomainRef,
+        /// QEMU's name of the event.
+        event: String,
+        /// When, by QEMU's clock.
+        seconds: i64,
+        /// Microseconds within that second.
+        micros: u32,
+        /// What QEMU told with it, as JSON.
+        details: Option<String>,
+    },
     /// This subscriber was too slow; so many events are lost. It should look at the present state.
     Lagged {
         /// How many.
         missed: u64,
     },
+}
+
+impl DomainEvent {
+    /// Whom it is about.
+    #[must_use]
+    pub fn domain(&self) -> Option<&DomainRef> {
+        match self {
+            Self::Lifecycle { domain, .. }
+            | Self::Reboot { domain }
+            | Self::Watchdog { domain, .. }
+            | Self::Monitor { domain, .. } => Some(domain),
+            Self::Lagged { .. } => None,
+        }
+    }
 }
 
 /// Bytes of which only their number is known beforehand: a map of CPUs, a piece of memory.

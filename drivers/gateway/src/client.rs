@@ -1,11 +1,13 @@
 //! One client's connection: reads frames, has calls served, and knows when it is over.
 
+use crate::admin::{self, Settings};
 use crate::outbox::{self, Outbox};
 use crate::special::{Session, Special};
 use crate::state::{Busy, Left, Record, State};
 use crate::stream::Streams;
-use crate::{Shared, events, lock};
+use crate::{Shared, events, following, lock};
 use bulkhead_actors::driver::Connection;
+use bulkhead_wire::channel::Bytes;
 use bulkhead_wire::control::Identity;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::frame::Token;
@@ -13,13 +15,15 @@ use bulkhead_wire::link::LinkError;
 use bulkhead_wire::remote::{
     self, Header, Incoming, Kind, QEMU_NAMES, REMOTE_NAMES, Reader, Status, Translation, origin_of, program,
 };
-use bulkhead_wire::table::{Class, Permission};
+use bulkhead_wire::table::{CallInfo, Class, Permission, storage};
 use bulkhead_wire::types::Busy as BusyWith;
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use bulkhead_wire::xdr;
+use nix::sys::socket::{UnixAddr, getsockname};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Time from the connection to its authentication.
@@ -29,9 +33,8 @@ const FRAME_WITHIN: Duration = Duration::from_secs(30);
 /// Silence of a client with signs of life after which it is asked for one; and how many questions may stay unanswered.
 const PING_AFTER: Duration = Duration::from_secs(5);
 const PINGS: u32 = 5;
-/// Calls of one client that are served at one time: those that change something, and those that only look.
-const CHANGING: usize = 16;
-const LOOKING: usize = 16;
+/// The socket for administrators, by which name it was bound.
+const ADMIN_SOCKET: &str = "libvirt-admin-sock";
 /// KiB of calls of one client that are read and wait: more are left in the socket.
 const WAITING_KIB: usize = 64 << 10;
 /// What a call takes of that at least, in KiB.
@@ -44,16 +47,42 @@ pub(crate) struct Client {
     pub(crate) shared: Arc<Shared>,
     pub(crate) token: Token,
     pub(crate) identity: Identity,
+    pub(crate) door: Door,
+    /// Its number among this stack's clients.
+    pub(crate) number: u64,
+    /// When it came, in seconds since 1970.
+    pub(crate) since_seconds: i64,
+    pub(crate) authenticated: AtomicBool,
     pub(crate) outbox: Outbox,
     pub(crate) callbacks: Mutex<events::Callbacks>,
     pub(crate) streams: Streams,
     pub(crate) state: Arc<State>,
-    changing: Semaphore,
-    looking: Semaphore,
+    /// Places for calls that change something, and for those that only look.
+    changing: Arc<Semaphore>,
+    looking: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     open: AtomicU32,
     /// Told when the client is to be cut off.
-    cut: Notify,
+    cut: watch::Sender<Option<&'static str>>,
+}
+
+/// How a client came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// For libvirt's API.
+    Public,
+    /// For the stack's administrator.
+    Admin,
+}
+
+impl Door {
+    /// The broker bound the sockets, each by its own name: which one this came over, the kernel knows.
+    fn of(socket: &OwnedFd) -> Self {
+        let address = getsockname::<UnixAddr>(socket.as_raw_fd());
+        let name =
+            address.ok().and_then(|address| address.path()?.file_name().map(|name| name == ADMIN_SOCKET));
+        if name == Some(true) { Self::Admin } else { Self::Public }
+    }
 }
 
 /// What a frame takes while it is in memory: of the client's own room, and of that for long ones.
@@ -81,8 +110,21 @@ impl From<LinkError> for Over {
 pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
     let Connection { token, identity, socket, state } = connection;
     let (state, left) = State::open(state);
+    let door = Door::of(&socket);
     let Record { mut session, mut callbacks } = match left {
-        Left::New => Record::default(),
+        Left::New => {
+            if let Err(reason) = admin::admits(&shared, door) {
+                tracing::warn!(pid = identity.pid, uid = identity.uid, reason, "turned away");
+                shared.handed_over(token);
+                return shared.stack.client_gone(token).await;
+            }
+            let mut record = Record::default();
+            // Whoever may open the administrator's socket is one.
+            record.session.authenticated = door == Door::Admin;
+            record.session.number = shared.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+            record.session.since_seconds = now_seconds();
+            record
+        }
         Left::Resting(record) => *record,
         // What it waits for does not come; the end of its connection tells it so.
         Left::Busy => {
@@ -92,39 +134,52 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
             );
             let socket = std::os::unix::net::UnixStream::from(socket);
             drop(socket.shutdown(std::net::Shutdown::Both));
+            shared.handed_over(token);
             return shared.stack.client_gone(token).await;
         }
     };
+    shared.last_number.fetch_max(session.number, Ordering::Relaxed);
     callbacks.arm_all();
+    for kind in [events::Kind::Pool, events::Kind::Secret].into_iter().filter(|kind| callbacks.concern(*kind))
+    {
+        drop(following::begin(&shared, kind));
+    }
     let (outbox, queue) = Outbox::new(&state);
     let (mut reader, writer) = match remote::split(socket) {
         Ok(halves) => halves,
         Err(error) => {
             tracing::error!(%error, "connection");
+            shared.handed_over(token);
             return shared.stack.client_gone(token).await;
         }
     };
+    let settings = lock(&shared.settings).clone();
     let client = Arc::new(Client {
         shared: Arc::clone(&shared),
         token,
         identity,
+        door,
+        number: session.number,
+        since_seconds: session.since_seconds,
+        authenticated: AtomicBool::new(session.authenticated),
         outbox,
         callbacks: Mutex::new(callbacks),
         streams: Streams::default(),
         state,
-        changing: Semaphore::new(CHANGING),
-        looking: Semaphore::new(LOOKING),
+        changing: places(settings.changing_max),
+        looking: places(settings.looking_max),
         waiting: Arc::new(Semaphore::new(WAITING_KIB)),
         open: AtomicU32::new(0),
-        cut: Notify::new(),
+        cut: watch::Sender::new(None),
     });
     lock(&shared.clients).insert(token, Arc::clone(&client));
+    shared.handed_over(token);
     let mut writing = tokio::spawn(outbox::write(writer, queue));
     let over = tokio::select! {
         // Whichever is first ends the connection; nothing is read after it.
         over = client.converse(&mut session, &mut reader) => over,
         written = &mut writing => Over::Because(format!("writing: {written:?}")),
-        () = client.cut.notified() => Over::Because("it does not read its events".to_owned()),
+        reason = cut_off(&client) => Over::Because(reason.to_owned()),
     };
     lock(&shared.clients).remove(&token);
     client.streams.clear();
@@ -147,8 +202,30 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
 
 impl Client {
     /// Has the connection ended, by somebody who must not wait.
-    pub(crate) fn cut_off(&self) {
-        self.cut.notify_one();
+    pub(crate) fn cut_off(&self, reason: &'static str) {
+        self.cut.send_replace(Some(reason));
+    }
+
+    /// Calls that are open, served or not.
+    pub(crate) fn open(&self) -> usize {
+        usize::try_from(self.open.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    /// Calls that are being served.
+    pub(crate) fn served(&self) -> usize {
+        let settings = lock(&self.shared.settings).clone();
+        taken(&self.changing, settings.changing_max) + taken(&self.looking, settings.looking_max)
+    }
+
+    /// Calls that are being served and change something.
+    pub(crate) fn changing_now(&self) -> usize {
+        taken(&self.changing, lock(&self.shared.settings).changing_max)
+    }
+
+    /// Gives its calls more places, or fewer when those that are taken are free again.
+    pub(crate) fn resize(&self, before: &Settings, after: &Settings) {
+        resize(&self.changing, before.changing_max, after.changing_max);
+        resize(&self.looking, before.looking_max, after.looking_max);
     }
 
     /// What it waits for, if it waits.
@@ -247,6 +324,9 @@ impl Client {
         frame: Incoming,
         held: (Places, Busy),
     ) -> std::ops::ControlFlow<()> {
+        if self.door == Door::Admin {
+            return self.administer(session, frame).await;
+        }
         let header = frame.header;
         let served = match self.admit(session, header) {
             Ok(Served::Here(special)) => return self.special(session, special, frame).await,
@@ -290,7 +370,7 @@ impl Client {
             return fault(format!("unknown procedure: {}", header.procedure));
         };
         let remote = header.program == program::REMOTE;
-        let special = Special::of(number).filter(|_| remote);
+        let special = Special::of(header.program, number);
         if !session.authenticated && !special.is_some_and(Special::authenticates) {
             return fault("authentication required".to_owned());
         }
@@ -300,7 +380,8 @@ impl Client {
         if session.uri.is_none() {
             return Err(Error::new(Code::INTERNAL, Origin::RPC, "hypervisor connection not open"));
         }
-        let Some(translation) = remote::find(number).filter(|_| remote) else {
+        let found = if remote { remote::find(number) } else { remote::find_qemu(number) };
+        let Some(translation) = found else {
             let message = format!("this function is not supported by the connection driver: {name}");
             return Err(Error::new(Code::NO_SUPPORT, origin_of(name), message));
         };
@@ -319,13 +400,14 @@ impl Client {
             Ok(console) => console,
             Err(error) => return self.outbox.answer(header, Err(error)).await,
         };
+        let sparse = is_sparse(translation.info, &payload);
         let answer = self.translated(translation, payload, files).await;
         match answer {
             Ok((reply, mut files)) if translation.info.stream => match files.pop() {
-                Some(file) => self.streams.open(self, header, reply, file, console).await,
+                Some(file) => self.streams.open(self, header, reply, (file, sparse), console).await,
                 None => self.outbox.answer(header, Err(no_file(translation))).await,
             },
-            answer => self.outbox.answer(header, answer).await,
+            answer => self.outbox.answer_with(header, answer, translation.info.sensitive).await,
         }
     }
 
@@ -335,16 +417,65 @@ impl Client {
         payload: Vec<u8>,
         files: Vec<OwnedFd>,
     ) -> Result<remote::Encoded, Error> {
+        let sensitive = translation.info.sensitive;
+        let payload = Bytes::new(payload, sensitive);
         let (body, files) = (translation.arguments)(&payload, files)?;
         drop(payload);
-        let caller = self.shared.caller(translation.info.driver).with_token(self.token);
+        let caller = self.shared.caller_on_demand(translation.info.driver).await?.with_token(self.token);
         let (body, files) = caller.call_encoded(translation.info, body, files).await?;
-        (translation.reply)(&body, files)
+        (translation.reply)(&Bytes::new(body, sensitive), files)
     }
+}
+
+/// Does the call ask for a stream on which holes are spoken of (`VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM` and its like)?
+fn is_sparse(info: &CallInfo, payload: &[u8]) -> bool {
+    const SPARSE: u32 = 1;
+    let flags = if info.remote == storage::storage_vol_upload::INFO.remote {
+        xdr::decode::<storage::storage_vol_upload::Arguments>(payload, Vec::new()).map(|(call, _)| call.flags)
+    } else if info.remote == storage::storage_vol_download::INFO.remote {
+        xdr::decode::<storage::storage_vol_download::Arguments>(payload, Vec::new())
+            .map(|(call, _)| call.flags)
+    } else {
+        return false;
+    };
+    flags.is_ok_and(|flags| flags & SPARSE != 0)
 }
 
 fn no_file(translation: &Translation) -> Error {
     Error::new(Code::INTERNAL, Origin::RPC, format!("{}: no stream came", translation.info.name))
+}
+
+fn places(count: u32) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS)))
+}
+
+fn taken(places: &Semaphore, all: u32) -> usize {
+    usize::try_from(all).unwrap_or(0).saturating_sub(places.available_permits())
+}
+
+fn resize(places: &Arc<Semaphore>, before: u32, after: u32) {
+    if after >= before {
+        places.add_permits(usize::try_from(after - before).unwrap_or(0));
+        return;
+    }
+    let places = Arc::clone(places);
+    tokio::spawn(async move {
+        if let Ok(given_back) = places.acquire_many_owned(before - after).await {
+            given_back.forget();
+        }
+    });
+}
+
+fn now_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Waits until somebody wants the client to be cut off; why.
+async fn cut_off(client: &Client) -> &'static str {
+    let mut cut = client.cut.subscribe();
+    let wanted = cut.wait_for(Option::is_some).await;
+    wanted.ok().and_then(|reason| *reason).unwrap_or_default()
 }
 
 /// Who serves a call.

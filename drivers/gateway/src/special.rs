@@ -1,19 +1,21 @@
 //! The procedures that are about the connection itself.
 
 use crate::client::Client;
-use crate::events::Filter;
+use crate::events::{Filter, Kind};
+use crate::{following, monitor};
 use bulkhead_wire::error::{Code, Error, Origin};
-use bulkhead_wire::remote::{Incoming, undecodable};
+use bulkhead_wire::remote::{Incoming, program, undecodable};
 use bulkhead_wire::types::DomainRef;
 use bulkhead_wire::xdr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Time in which the qemu driver's events are subscribed to, when this process has just begun.
+/// Time in which a driver's events are subscribed to, when this process, or the driver, has just begun.
 const SUBSCRIBED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What was said on a connection so far.
@@ -27,6 +29,10 @@ pub(crate) struct Session {
     pub(crate) read_only: bool,
     /// Does it give signs of life?
     pub(crate) pinged: bool,
+    /// Its number among this stack's clients.
+    pub(crate) number: u64,
+    /// When it came, in seconds since 1970.
+    pub(crate) since_seconds: i64,
 }
 
 /// One of these procedures.
@@ -43,12 +49,21 @@ pub(crate) enum Special {
     DeregisterLegacy,
     RegisterLegacyAny,
     DeregisterLegacyAny,
-    RegisterAny,
-    DeregisterAny,
+    Register(Kind),
+    Deregister(Kind),
+    RegisterMonitor,
+    DeregisterMonitor,
 }
 
 impl Special {
-    pub(crate) fn of(number: u32) -> Option<Self> {
+    pub(crate) fn of(program: u32, number: u32) -> Option<Self> {
+        if program == program::QEMU {
+            return match number {
+                4 => Some(Self::RegisterMonitor),
+                5 => Some(Self::DeregisterMonitor),
+                _ => None,
+            };
+        }
         Some(match number {
             1 => Self::Open,
             2 => Self::Close,
@@ -60,9 +75,17 @@ impl Special {
             110 => Self::GetUri,
             167 => Self::RegisterLegacyAny,
             168 => Self::DeregisterLegacyAny,
-            316 => Self::RegisterAny,
-            317 => Self::DeregisterAny,
+            313 => Self::Register(Kind::Network),
+            314 => Self::Deregister(Kind::Network),
+            316 => Self::Register(Kind::Domain),
+            317 => Self::Deregister(Kind::Domain),
             360 | 361 => Self::CloseCallback,
+            368 => Self::Register(Kind::Pool),
+            369 => Self::Deregister(Kind::Pool),
+            374 => Self::Register(Kind::NodeDevice),
+            375 => Self::Deregister(Kind::NodeDevice),
+            380 => Self::Register(Kind::Secret),
+            381 => Self::Deregister(Kind::Secret),
             _ => return None,
         })
     }
@@ -134,6 +157,7 @@ impl Client {
         let reply = match special {
             Special::AuthList => {
                 session.authenticated = true;
+                self.authenticated.store(true, Ordering::Relaxed);
                 encode(&vec![AUTH_NONE])?
             }
             Special::AuthOther => {
@@ -153,22 +177,38 @@ impl Client {
             }
             Special::Close | Special::CloseCallback => Vec::new(),
             Special::GetUri => encode(&session.uri)?.split_off(4),
-            Special::RegisterAny => {
-                let (event, domain): (i32, Option<DomainRef>) = decode(payload)?;
-                let filter = Filter { event, domain: domain.map(|domain| domain.uuid), legacy: false };
-                let id = self.register(&filter).await?;
+            Special::Register(kind) => {
+                let (event, object) = kind.decode(payload)?;
+                let id = self.register(&Filter { kind, event, object, legacy: false }).await?;
                 registration = Some(id);
                 encode(&id)?
             }
-            Special::DeregisterAny => {
+            Special::Deregister(kind) => {
                 let id: i32 = decode(payload)?;
-                crate::lock(&self.callbacks).remove(id)?;
+                crate::lock(&self.callbacks).remove(kind, id)?;
+                Vec::new()
+            }
+            Special::RegisterMonitor => {
+                if session.read_only || self.identity.read_only {
+                    let message = "operation forbidden: read only access prevents virConnectDomainQemuMonitorEventRegister";
+                    return Err(Error::new(Code::OPERATION_DENIED, Origin::NONE, message));
+                }
+                let (domain, event, flags): (Option<DomainRef>, Option<String>, u32) = decode(payload)?;
+                let filter = monitor::Filter::new(domain.map(|domain| domain.uuid), event, flags)?;
+                let id = crate::lock(&self.callbacks).add_monitor(filter)?;
+                self.events_come(Kind::Domain, id).await?;
+                registration = Some(id);
+                encode(&id)?
+            }
+            Special::DeregisterMonitor => {
+                let id: i32 = decode(payload)?;
+                crate::lock(&self.callbacks).remove_monitor(id)?;
                 Vec::new()
             }
             Special::RegisterLegacy | Special::RegisterLegacyAny => {
                 let lifecycle = special == Special::RegisterLegacy;
                 let event: i32 = if lifecycle { 0 } else { decode(payload)? };
-                let filter = Filter { event, domain: None, legacy: true };
+                let filter = Filter { kind: Kind::Domain, event, object: None, legacy: true };
                 registration = Some(self.register(&filter).await?);
                 if lifecycle { encode(&0_i32)? } else { Vec::new() }
             }
@@ -184,18 +224,24 @@ impl Client {
 
     async fn register(&self, filter: &Filter) -> Result<i32, Error> {
         let id = crate::lock(&self.callbacks).add(filter)?;
+        self.events_come(filter.kind, id).await?;
+        Ok(id)
+    }
+
+    /// Waits until the events of a new registration come, or takes it back.
+    async fn events_come(&self, kind: Kind, id: i32) -> Result<(), Error> {
         // Whatever happens after the answer is to be told: the events come already, or this fails.
-        let mut subscribed = self.shared.subscribed.subscribe();
+        let Some(mut subscribed) = following::begin(&self.shared, kind) else { return Ok(()) };
         let waited = timeout(SUBSCRIBED_WITHIN, subscribed.wait_for(|subscribed| *subscribed)).await;
         if waited.is_err() {
-            drop(crate::lock(&self.callbacks).remove(id));
-            return Err(Error::new(
-                Code::OPERATION_TIMEOUT,
-                Origin::RPC,
-                "The qemu driver's events can't be had at the moment; try again when 'bulkhead status' shows it ready",
-            ));
+            crate::lock(&self.callbacks).drop_one(id);
+            let message = format!(
+                "The {} driver's events can't be had at the moment; try again when 'bulkhead status' shows it ready",
+                kind.driver()
+            );
+            return Err(Error::new(Code::OPERATION_TIMEOUT, Origin::RPC, message));
         }
-        Ok(id)
+        Ok(())
     }
 
     /// Is this a URI that the stack serves? As stock, a second open leaves nothing open.

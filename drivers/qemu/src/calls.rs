@@ -3,6 +3,7 @@
 mod agent;
 mod bulk;
 mod disks;
+mod displays;
 mod hardware;
 mod host;
 mod metadata;
@@ -166,15 +167,23 @@ impl Qemu {
         guest: &GuestHandle,
         definition: Option<crate::domain::Definition>,
         flags: u32,
+        call: &CallContext,
     ) -> Result<DomainRef, Error> {
+        // Of a client of this stack's own protocol it is the stack's owner with whom such a guest ends.
+        let ends_with_client = flags & crate::guest::START_AUTODESTROY != 0 && call.speaker.is_some();
+        let owner = ends_with_client.then_some(call.token);
         guest
             .object
             .run_job("domain_create", move |guest: &mut Guest, job| {
                 Box::pin(async move {
-                    match definition {
+                    guest.own(owner);
+                    let started = match definition {
                         Some(definition) => guest.start(definition, flags, &job).await,
                         None => guest.start_defined(flags, &job).await,
-                    }
+                    };
+                    // Does nothing to one that runs.
+                    guest.disown();
+                    started
                 })
             })
             .await??;
@@ -310,7 +319,7 @@ impl Server for Qemu {
             let message = format!("Domain '{}': domain is already running", view.name);
             return Err(Error::new(Code::OPERATION_INVALID, Origin::QEMU, message));
         }
-        self.start(&guest, None, arguments.flags).await
+        self.start(&guest, None, arguments.flags, &call).await
     }
 
     async fn domain_create_xml(
@@ -322,7 +331,7 @@ impl Server for Qemu {
         let (definition, _) = self.environment.read(arguments.xml.as_bytes()).await?;
         let guest = self.guest_for(&definition)?;
         let _tidy = Tidy(guest.clone());
-        self.start(&guest, Some(definition), arguments.flags & crate::guest::START_FLAGS).await
+        self.start(&guest, Some(definition), arguments.flags & crate::guest::START_FLAGS, &call).await
     }
 
     async fn domain_lookup_by_name(
@@ -720,6 +729,7 @@ impl Server for Qemu {
         hardware: domain_send_key domain_inject_nmi domain_memory_peek domain_get_iothread_info domain_start_dirty_rate_calc
             domain_get_launch_security_info domain_managed_save_get_xml_desc domain_monitor_command;
         disks: domain_block_resize domain_get_block_io_tune domain_set_block_io_tune domain_get_disk_errors;
+        displays: domain_open_channel domain_open_graphics domain_open_graphics_fd;
         host:
              node_get_free_pages connect_get_cpu_model_names;
         metadata: domain_get_metadata domain_set_metadata domain_rename  ;

@@ -9,6 +9,7 @@ use crate::guest::live::{self, Phase, Record};
 use crate::guest::view::View;
 use crate::guest::{Guest, GuestHandle, tpm};
 use crate::installed::Installed;
+use crate::owned::{self, Owned};
 use crate::probe::{self, Probes};
 use bulkhead_actors::driver::{DriverLogic, HelperEnd, Leave, Start};
 use bulkhead_actors::events::Fanout;
@@ -60,6 +61,8 @@ pub(crate) struct Environment {
     set_aside: Mutex<HashSet<String>>,
     /// Guests that run and are not adopted for that reason: uuid and process.
     unseen: Mutex<HashMap<String, u32>>,
+    /// Which guests end with which clients.
+    pub(crate) owned: Owned,
     /// What is still to be started with the stack.
     pub(crate) pending: Pending,
 }
@@ -312,7 +315,7 @@ impl DriverLogic for Qemu {
     const ORIGIN: Origin = Origin::QEMU;
 
     async fn recover(start: Start) -> Result<Arc<Self>, Error> {
-        let Start { welcome, stack, helper_ends, .. } = start;
+        let Start { welcome, stack, clients, helper_ends, .. } = start;
         let layout = welcome.layout;
         let layout_run = layout.run.join("qemu");
         let system = |error: io::Error| Error::system(Origin::QEMU, "The driver's folders", &error);
@@ -338,12 +341,14 @@ impl DriverLogic for Qemu {
             guests: RwLock::default(),
             set_aside: Mutex::new(welcome.set_aside.iter().cloned().collect()),
             unseen: Mutex::default(),
+            owned: Owned::new(clients),
             pending: Pending::open(&layout_run, welcome.opening).map_err(system)?,
         };
         let driver = Arc::new(Self { environment: Arc::new(environment) });
         driver.recall(&welcome.set_aside).await?;
         driver.adopt(welcome.helpers, &welcome.set_aside).await?;
         tokio::spawn(watch_ends(Arc::clone(&driver.environment), helper_ends));
+        tokio::spawn(owned::follow(Arc::clone(&driver.environment)));
         tokio::spawn(autostart::run(Arc::clone(&driver)));
         Ok(driver)
     }
@@ -356,14 +361,16 @@ impl DriverLogic for Qemu {
         self.environment.all().iter().filter_map(|guest| guest.object.busy()).collect()
     }
 
-    async fn leave(&self, _reason: Leave) {
-        // Whoever started a guest to be destroyed with the application meant both: its death and its orderly end.
+    async fn leave(&self, reason: Leave) {
+        // Whoever started a guest to be destroyed with the application meant both: its death and its orderly end. One that ends
+        // with a client is not this driver's to end because it alone is to stop; with the stack the broker ends it.
+        let alone = reason == Leave::Stop;
         let mut quitting = Vec::new();
         for guest in self.environment.all() {
             quitting.push(tokio::spawn(async move {
-                let quit = guest.object.run("quit", |guest: &mut Guest| {
+                let quit = guest.object.run("quit", move |guest: &mut Guest| {
                     Box::pin(async move {
-                        if guest.is_autodestroy() {
+                        if guest.is_autodestroy() && !(alone && guest.is_owned()) {
                             guest.quit().await;
                         }
                     })

@@ -3,7 +3,7 @@
 //! The pure half: [`domain`] turns XML into a complete definition and back, [`device`] holds what each kind of
 //! device adds to that, [`args`] turns a definition into a command line, [`capabilities`] is what a QEMU binary
 //! can do. The other half acts: [`monitor`] speaks QMP, `guest` is a domain's own actor, [`driver`] the driver as a whole,
-//! `calls` what it serves, `installed` the host that definitions are read against, `image` and `probe` what is asked of
+//! `calls` what it serves, `installed` the host that definitions are read against, `owned` which guests end with which clients, `image` and `probe` what is asked of
 //! programs that run no guest.
 
 pub mod args;
@@ -19,4 +19,5 @@ mod image;
 mod installed;
 pub mod monitor;
 mod node;
+mod owned;
 mod probe;

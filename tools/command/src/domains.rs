@@ -205,6 +205,10 @@ fn describe(event: &DomainEvent) -> String {
         DomainEvent::Watchdog { domain, action } => {
             format!("watchdog: domain '{}' action {action}", domain.name)
         }
+        DomainEvent::Monitor { domain, event, details, .. } => {
+            let details = details.as_deref().unwrap_or_default();
+            format!("monitor: domain '{}' {event} {details}", domain.name)
+        }
         DomainEvent::Lagged { missed } => format!("lagged: {missed} events missed"),
     }
 }

@@ -1,5 +1,6 @@
 //! The `bulkhead` command: the first user of the library beside it.
 
+mod connect;
 mod console;
 mod doctor;
 mod domains;
@@ -19,6 +20,7 @@ use options::{Action, Options};
 use output::Output;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -55,7 +57,10 @@ async fn act(options: Options) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Action::Run { file, no_console } => return run::run(&options, file, !no_console, &output).await,
-        Action::Embed { command, keep } => return embed::embed(&options, command, *keep).await,
+        Action::Embed { make_command: Some(file), .. } => return connect::make_command(&options, file),
+        Action::Embed { command, keep, .. } => return embed::embed(&options, command, *keep).await,
+        Action::Connect => return connect::connect(&options).await,
+        Action::Keep { idle } => return connect::keep(&options, Duration::from_secs(*idle)).await,
         _ => {}
     }
     let stack = open(&options).await?;

@@ -171,9 +171,22 @@ pub(crate) enum Action {
         /// Let guests that run live on when the command has ended
         #[arg(long)]
         keep: bool,
+        /// Open nothing now: write a program that takes a libvirt connection on its standard input and output and opens the
+        /// stack for it, so that the URI qemu+ext:///session?command=FILE reaches it
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "command"])]
+        make_command: Option<PathBuf>,
         /// The command and its arguments
         #[arg(last = true)]
         command: Vec<String>,
+    },
+    /// Take a libvirt connection to a private stack on standard input and output; opens the stack if nobody has
+    Connect,
+    /// Keep a private stack open while somebody is connected to it or a guest runs
+    #[command(hide = true)]
+    Keep {
+        /// Seconds without either after which it ends
+        #[arg(long, default_value_t = 30)]
+        idle: u64,
     },
     /// Print completions for a shell
     Completions {

@@ -18,7 +18,7 @@ pub use socket::{Incoming, Reader, Writer, split};
 
 use crate::codec;
 use crate::error::{Code, Error, Origin};
-use crate::table::{CallInfo, domain, network, storage};
+use crate::table::{CallInfo, domain, network, secret, storage};
 use crate::xdr;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -56,8 +56,15 @@ pub struct Translation {
 /// The public call of that number in libvirt's `remote` program.
 #[must_use]
 pub fn find(procedure: u32) -> Option<&'static Translation> {
-    let tables = [domain::TRANSLATIONS, network::TRANSLATIONS, storage::TRANSLATIONS];
+    let tables =
+        [domain::TRANSLATIONS, network::TRANSLATIONS, storage::TRANSLATIONS, secret::TRANSLATIONS];
     tables.into_iter().flatten().find(|translation| translation.info.remote == Some(procedure))
+}
+
+/// The public call of that number in libvirt's `qemu` program.
+#[must_use]
+pub fn find_qemu(procedure: u32) -> Option<&'static Translation> {
+    domain::TRANSLATIONS.iter().find(|translation| translation.info.qemu == Some(procedure))
 }
 
 /// The error for bytes that are not the arguments of their procedure.
@@ -66,12 +73,18 @@ pub fn undecodable() -> Error {
     Error::new(Code::RPC, Origin::RPC, "Unable to decode message payload")
 }
 
+/// The error for a call that needs a descriptor and brings none.
+fn no_descriptor() -> Error {
+    Error::new(Code::INTERNAL, Origin::RPC, "No FD available at slot 0: no descriptor came with the call")
+}
+
 pub(crate) fn arguments<T: Serialize + DeserializeOwned>(
     bytes: &[u8],
     files: Vec<OwnedFd>,
 ) -> Result<Encoded, Error> {
     // Bytes left over are ignored, as libvirt's own peers do it.
-    let (message, _) = xdr::decode::<T>(bytes, files).map_err(|_error| undecodable())?;
+    let (message, _) = xdr::decode::<T>(bytes, files)
+        .map_err(|error| if error.is_missing_descriptor() { no_descriptor() } else { undecodable() })?;
     codec::encode(&message).map_err(|error| Error::new(Code::RPC, Origin::RPC, error.to_string()))
 }
 

@@ -387,6 +387,15 @@ calls! {
     /// CPU models that guests of an architecture may have.
     606 connect_get_cpu_model_names(arch: String, need_results: i32, flags: u32) -> CpuModels
         { remote: Some(312), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Opens a channel of a guest; the descriptor is a connection to it. `flags` are `virDomainChannelFlags`.
+    640 domain_open_channel(domain: DomainRef, channel: Option<String>, flags: u32) -> Descriptor
+        { remote: Some(296), repeatable: true, stream: true }
+    /// Lets a client of the guest's display in, over a socket that it brings; `flags` are `virDomainOpenGraphicsFlags`.
+    641 domain_open_graphics(domain: DomainRef, display: u32, flags: u32, socket: Descriptor) -> ()
+        { remote: Some(249) }
+    /// Lets a client of the guest's display in, over a socket that it is given.
+    642 domain_open_graphics_fd(domain: DomainRef, display: u32, flags: u32) -> Descriptor
+        { remote: Some(343) }
     /// A command for QEMU's monitor; `flags` are `virDomainQemuMonitorCommandFlags`.
     593 domain_monitor_command(domain: DomainRef, command: String, flags: u32) -> String
         { qemu: Some(1) }

@@ -166,6 +166,9 @@ pub struct CallContext {
     pub time_left: Option<Duration>,
     /// The driver that calls in its own name; `None` for a client, and for a driver that speaks for one.
     pub caller: Option<Driver>,
+    /// The driver that speaks for a client which has no channel of its own; `None` for a client that has, and for a driver in
+    /// its own name.
+    pub speaker: Option<Driver>,
     /// Leads back to the caller's channel, for calls that subscribe.
     #[cfg(feature = "link")]
     pub events: crate::channel::EventSink,

@@ -2,6 +2,7 @@
 
 use crate::domain::Definition;
 use bulkhead_actors::state::Folder;
+use bulkhead_wire::frame::Token;
 use bulkhead_wire::types::Uuid;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -34,6 +35,9 @@ pub(crate) struct Record {
     /// Does a definition outlive the run?
     pub(crate) persistent: bool,
     pub(crate) autodestroy: bool,
+    /// The client with whose connection it ends, if it is one that another driver speaks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<Token>,
     pub(crate) state: i32,
     pub(crate) reason: i32,
     /// Taps that the network driver made for it.
@@ -64,12 +68,18 @@ impl Record {
             uuid: definition.root.child_text("uuid").unwrap_or_default(),
             persistent,
             autodestroy,
+            owner: None,
             state,
             reason,
             taps,
             definition: definition.root.to_xml(),
             live,
         }
+    }
+
+    /// The same, of a guest that ends with this client.
+    pub(crate) fn owned_by(self, owner: Option<Token>) -> Self {
+        Self { owner, ..self }
     }
 
     pub(crate) fn write(&self, folder: &Folder) -> io::Result<()> {

@@ -12,7 +12,7 @@
 //! [`view`] is what readers see, [`live`] what is on disk while it runs, [`start`] and [`stop`] the two sagas,
 //! [`monitor_events`] what QEMU tells, [`streams`] what is handed out as open files,
 //! [`amend`] and [`rename`] how its description changes, [`agent`] the way to the guest's agent,
-//! [`process`] and [`blocks`] what kernel and QEMU count of it,
+//! [`owner`] the client that it ends with, [`process`] and [`blocks`] what kernel and QEMU count of it,
 //! [`prepare`] what a start needs beside the definition, [`tpm`] the TPM beside QEMU, [`display`] where displays listen,
 //! [`save`] and [`image`] the state that a guest goes on from.
 
@@ -23,6 +23,7 @@ mod display;
 mod image;
 pub(crate) mod live;
 mod monitor_events;
+mod owner;
 mod ports;
 mod prepare;
 pub(crate) mod process;
@@ -45,7 +46,7 @@ use bulkhead_wire::types::{DomainEvent, State, Uuid};
 use bulkhead_xml::Element;
 use live::{Phase, Record};
 pub(crate) use save::SAVE_FLAGS;
-pub(crate) use start::FLAGS as START_FLAGS;
+pub(crate) use start::{FLAG_AUTODESTROY as START_AUTODESTROY, FLAGS as START_FLAGS};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -387,7 +388,8 @@ impl Guest {
             running.autodestroy,
             running.taps.clone(),
             (self.state as i32, self.reason),
-        );
+        )
+        .owned_by(self.environment.owned.owner(self.uuid));
         let folder = self.environment.live.clone();
         self.environment
             .on_disk(&format!("Live state of domain '{}'", self.name), move || record.write(&folder))

@@ -4,17 +4,35 @@ use super::view::reason;
 use super::{COMMAND_WITHIN, Guest, lifecycle};
 use crate::monitor::{Event, EventKind, Notice};
 use bulkhead_wire::types::{DomainEvent, State};
+use serde_json::Value;
 
 impl Guest {
     /// Takes in one notice of the monitor.
     pub(crate) async fn told(&mut self, notice: Notice) {
         match notice {
-            Notice::Event(Event { kind, .. }) => self.happened(kind).await,
+            Notice::Event(event) => {
+                // As QEMU told it, ahead of what follows from it.
+                self.hand_on(&event);
+                self.happened(event.kind).await;
+            }
             Notice::Lagged(missed) => {
                 tracing::warn!(domain = self.name, missed, "monitor events were lost");
                 self.compare().await;
             }
         }
+    }
+
+    /// For those who asked for the monitor's own events.
+    fn hand_on(&self, event: &Event) {
+        let number = |value: i64| u32::try_from(value).unwrap_or(0);
+        let details = (!event.data.is_empty()).then(|| Value::Object(event.data.clone()).to_string());
+        self.environment.emit(&DomainEvent::Monitor {
+            domain: self.view.get().reference(),
+            event: event.name.clone(),
+            seconds: event.at.seconds,
+            micros: number(event.at.microseconds),
+            details,
+        });
     }
 
     async fn happened(&mut self, kind: EventKind) {

@@ -588,6 +588,7 @@ impl Guest {
     ) -> Result<(), Error> {
         let (pid, process) = process(helper)?;
         let tpm = tpm.map(self::process).transpose()?.map(|(_, process)| process);
+        self.own(record.owner);
         let (seen, monitor) = watch::channel(None);
         let memory_kib = memory_kib(&live);
         self.running = Some(Running {

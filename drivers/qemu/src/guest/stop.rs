@@ -89,6 +89,7 @@ impl Guest {
         let Some(running) = self.running.take() else {
             return;
         };
+        self.disown();
         let Running { ending, taps, tpm, live, .. } = running;
         let (why, event) = ending.unwrap_or_else(|| {
             tracing::warn!(domain = self.name, ?status, "QEMU ended unasked");

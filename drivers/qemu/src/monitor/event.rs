@@ -19,6 +19,10 @@ pub enum Notice {
 pub struct Event {
     /// When it happened, by QEMU's clock.
     pub at: Timestamp,
+    /// QEMU's name of it.
+    pub name: String,
+    /// All that QEMU tells with it, as it came.
+    pub data: Map<String, Value>,
     /// What happened.
     pub kind: EventKind,
 }
@@ -184,6 +188,7 @@ impl Event {
     /// Reads an event. One whose name is known must have the data that belong to it; fields that a newer QEMU
     /// adds are ignored.
     pub(super) fn read(at: Timestamp, name: String, data: Map<String, Value>) -> Result<Self, String> {
+        let whole = data.clone();
         let kind = match name.as_str() {
             "SHUTDOWN" => typed(&name, data, EventKind::Shutdown)?,
             "RESET" => typed(&name, data, EventKind::Reset)?,
@@ -201,9 +206,9 @@ impl Event {
             "DEVICE_TRAY_MOVED" => typed(&name, data, EventKind::TrayMoved)?,
             "BALLOON_CHANGE" => typed(&name, data, EventKind::BalloonChange)?,
             "VSERPORT_CHANGE" => typed(&name, data, EventKind::PortChange)?,
-            _ => EventKind::Other { name, data },
+            _ => EventKind::Other { name: name.clone(), data },
         };
-        Ok(Self { at, kind })
+        Ok(Self { at, name, data: whole, kind })
     }
 }
 

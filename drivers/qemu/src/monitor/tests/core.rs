@@ -184,7 +184,8 @@ fn an_adopted_connection_drops_leftovers_but_not_events() {
         b"{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 5, \"microseconds\": -1}}\r\n",
     );
     bytes.extend(reply("0000000000000abc-0", &json!({})));
-    let stop = Event { at: Timestamp { seconds: 5, microseconds: -1 }, kind: EventKind::Stop };
+    let at = Timestamp { seconds: 5, microseconds: -1 };
+    let stop = Event { at, name: "STOP".to_owned(), data: serde_json::Map::new(), kind: EventKind::Stop };
     assert_eq!(say(&mut state, &bytes), Ok(vec![Action::Event(stop), Action::Answer("mine", Ok(json!({})))]));
     // From here on it is as strict as any other.
     offence(say(&mut state, &reply("0000000000000123-1", &json!({}))));
