@@ -293,8 +293,10 @@ const TCG: &str = "TCG translates the guest's code into memory that it then exec
 const MAPS: &str = "its libraries are mapped by a loader that this filter can't tell from the program";
 const PARTS: &str =
     "swtpm_setup is made of several programs; Landlock names them, a process namespace ends them together";
-const CHANGING: &str = "the host's resolv.conf is replaced as networks come and go, which a view of its own would not follow";
-const QUESTIONS: &str = "a question over TCP may last, and is answered by a process of its own that ends with it";
+const CHANGING: &str =
+    "the host's resolv.conf is replaced as networks come and go, which a view of its own would not follow";
+const QUESTIONS: &str =
+    "a question over TCP may last, and is answered by a process of its own that ends with it";
 const PASSES_ON: &str = "guests' questions are passed on to the host's name servers";
 const SERVES: &str = "guests ask it over TCP too";
 const NETWORK: &str = "user networking opens the guest's connections";

@@ -78,10 +78,18 @@ pub fn network(folders: &Folders) -> Profile {
             "network",
             vec![
                 rule(&folders.etc, Access::Manage, "definitions of networks"),
-                rule(&folders.lib, Access::Manage, "what serves names and addresses to guests is configured there"),
+                rule(
+                    &folders.lib,
+                    Access::Manage,
+                    "what serves names and addresses to guests is configured there",
+                ),
                 rule(&folders.run, Access::Manage, "live state of networks"),
                 rule("/dev/net/tun", Access::ReadWrite, "taps are attached to through it"),
-                rule("/etc/resolv.conf", Access::Read, "does this host know servers that guests' questions can go to?"),
+                rule(
+                    "/etc/resolv.conf",
+                    Access::Read,
+                    "does this host know servers that guests' questions can go to?",
+                ),
             ],
         )
     }

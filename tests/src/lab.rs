@@ -34,7 +34,8 @@ pub fn alone() -> bool {
 pub fn run(line: &str) -> (String, bool) {
     let mut words = line.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    let text =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     (text, output.status.success())
 }
 
@@ -157,4 +158,3 @@ pub mod dhcp {
         heard(&socket, 5).map(|(address, _)| address)
     }
 }
-

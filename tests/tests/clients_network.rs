@@ -91,7 +91,9 @@ async fn virsh_takes_a_network_through_its_life() {
     assert!(served.virsh("net-start default").await.contains("Network default started"));
     assert!(served.fails("net-start default").await.contains("active already"));
     let info = served.virsh("net-info default").await;
-    for line in ["Active:         yes", "Persistent:     yes", "Autostart:      yes", "Bridge:         virbr0"] {
+    for line in
+        ["Active:         yes", "Persistent:     yes", "Autostart:      yes", "Bridge:         virbr0"]
+    {
         assert!(info.contains(line), "{line}: {info}");
     }
     let xml = served.virsh("net-dumpxml default").await;
@@ -101,7 +103,9 @@ async fn virsh_takes_a_network_through_its_life() {
     let host = served.file("host.xml", "<host mac='52:54:00:00:00:01' name='web' ip='10.77.1.9'/>");
     let update = "net-update default --section ip-dhcp-host";
     served.virsh(&format!("{update} --command add-last --xml {host} --live --config")).await;
-    assert!(served.fails(&format!("{update} --command add-last --xml {host} --live")).await.contains("already"));
+    assert!(
+        served.fails(&format!("{update} --command add-last --xml {host} --live")).await.contains("already")
+    );
     for which in ["net-dumpxml default", "net-dumpxml default --inactive"] {
         assert!(served.virsh(which).await.contains("ip='10.77.1.9'"), "{which}");
     }

@@ -136,7 +136,11 @@ async fn die(learnt: &[Seen], what: Act, point: &str, nth: u32, before: &str) {
         let (_, incarnation) = driver(&stack, "network").await?;
         let seen = seen(&stack, &root).await.map_err(|error| error.to_string())?;
         let fits = seen == *new || seen == *old && done.is_err() || between(&seen);
-        if incarnation == 2 && fits { Ok(seen) } else { Err(format!("{seen:#?}\nold {old:#?}\nnew {new:#?}")) }
+        if incarnation == 2 && fits {
+            Ok(seen)
+        } else {
+            Err(format!("{seen:#?}\nold {old:#?}\nnew {new:#?}"))
+        }
     })
     .await;
     // Life goes on to its end.

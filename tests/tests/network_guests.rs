@@ -43,8 +43,7 @@ async fn a_guest_gets_its_address_and_leaves_nothing_whoever_died() {
         output.display()
     );
     let domains = stack.domains();
-    let guest =
-        domains.domain_define_xml_flags(linux_xml("web", &files, "net", &devices), 0).await.unwrap();
+    let guest = domains.domain_define_xml_flags(linux_xml("web", &files, "net", &devices), 0).await.unwrap();
 
     let before = kernel();
     let refused = domains.domain_create_with_flags(guest.clone(), 0).await.unwrap_err();

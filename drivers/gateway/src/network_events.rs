@@ -73,7 +73,8 @@ impl Known {
     /// Takes in how things are now; gives the events that tell the difference. Whether metadata
     /// changed unseen nobody can say.
     fn compare(&mut self, overview: Vec<NetworkOverview>) -> Vec<NetworkEvent> {
-        let now: BTreeMap<_, _> = overview.into_iter().map(|network| (network.network.uuid, network)).collect();
+        let now: BTreeMap<_, _> =
+            overview.into_iter().map(|network| (network.network.uuid, network)).collect();
         let before = self.0.replace(now);
         let (Some(before), Some(now)) = (before, &self.0) else { return Vec::new() };
         let mut events = Vec::new();
@@ -104,8 +105,12 @@ impl Known {
 
 fn message(event: &NetworkEvent) -> Option<Message> {
     let (number, procedure, network, encoded) = match event {
-        NetworkEvent::Lifecycle { network, event, detail } => (0, 315, network, xdr::encode(&(network, event, detail))),
-        NetworkEvent::Metadata { network, kind, uri } => (1, 446, network, xdr::encode(&(network, kind, uri))),
+        NetworkEvent::Lifecycle { network, event, detail } => {
+            (0, 315, network, xdr::encode(&(network, event, detail)))
+        }
+        NetworkEvent::Metadata { network, kind, uri } => {
+            (1, 446, network, xdr::encode(&(network, kind, uri)))
+        }
         NetworkEvent::Lagged { .. } => return None,
     };
     let (payload, _) = encoded.ok()?;
@@ -145,9 +150,12 @@ mod tests {
     fn what_changed_unseen_is_told_once() {
         let mut known = Known::default();
         assert!(
-            known.compare(vec![network(1, true, true), network(2, true, false), network(3, false, true)]).is_empty()
+            known
+                .compare(vec![network(1, true, true), network(2, true, false), network(3, false, true)])
+                .is_empty()
         );
-        let started = NetworkEvent::Lifecycle { network: network(3, true, true).network, event: STARTED, detail: 0 };
+        let started =
+            NetworkEvent::Lifecycle { network: network(3, true, true).network, event: STARTED, detail: 0 };
         assert_eq!(known.learn(&started), Ok(Uuid([3; 16])));
         let now = || vec![network(1, false, true), network(3, true, true), network(4, true, true)];
         let name = |number: u8| format!("n{number}");

@@ -51,16 +51,17 @@ fn passes(flags: u32, view: &View) -> bool {
 /// A definition, read where it keeps nobody waiting.
 async fn read(environment: &Arc<Environment>, xml: String, strict: bool) -> Result<Definition, Error> {
     let environment = Arc::clone(environment);
-    let read = tokio::task::spawn_blocking(move || {
-        Definition::read(&xml, strict, || environment.fresh_uuid())
-    });
+    let read =
+        tokio::task::spawn_blocking(move || Definition::read(&xml, strict, || environment.fresh_uuid()));
     read.await.map_err(|cause| error(Code::INTERNAL, cause.to_string()))?
 }
 
 impl Networks {
     fn names(&self, active: bool) -> impl Iterator<Item = String> {
         let networks = self.environment.networks().into_iter();
-        networks.filter(move |network| network.view.get().active == active).map(|network| network.name.clone())
+        networks
+            .filter(move |network| network.view.get().active == active)
+            .map(|network| network.name.clone())
     }
 
     fn network(&self, named: &NetworkRef) -> Result<Arc<Network>, Error> {
@@ -122,7 +123,8 @@ impl Networks {
                 }
                 // A start from XML: what it says holds for this run.
                 Some(network) => {
-                    network.change(|view| view.next = Some(std::mem::replace(&mut view.definition, definition)));
+                    network
+                        .change(|view| view.next = Some(std::mem::replace(&mut view.definition, definition)));
                     network
                 }
                 None => {
@@ -379,9 +381,11 @@ impl network::Server for Networks {
         arguments: network::network_get_bridge_name::Arguments,
     ) -> Result<String, Error> {
         let view = self.network(&arguments.network)?.view.get();
-        view.definition.bridge.name.clone().ok_or_else(|| {
-            error(Code::INTERNAL, format!("Network '{}' has no bridge", view.definition.name))
-        })
+        view.definition
+            .bridge
+            .name
+            .clone()
+            .ok_or_else(|| error(Code::INTERNAL, format!("Network '{}' has no bridge", view.definition.name)))
     }
 
     async fn network_get_autostart(
@@ -401,7 +405,8 @@ impl network::Server for Networks {
         network
             .turn(&self.environment, "set autostart", move |network, environment| async move {
                 if !network.view.get().persistent {
-                    let message = format!("Network '{}' is transient: it can't start by itself", network.name);
+                    let message =
+                        format!("Network '{}' is transient: it can't start by itself", network.name);
                     return Err(invalid(message));
                 }
                 environment.set_autostart(&network.name, autostart).await?;

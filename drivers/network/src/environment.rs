@@ -166,7 +166,10 @@ impl Environment {
     }
 
     /// Completes a definition in the light of all others. Answers the network that it redefines.
-    pub(crate) async fn admit(&self, mut definition: Definition) -> Result<(Definition, Option<Arc<Network>>), Error> {
+    pub(crate) async fn admit(
+        &self,
+        mut definition: Definition,
+    ) -> Result<(Definition, Option<Arc<Network>>), Error> {
         let networks = self.networks();
         let known: Vec<Known> = networks.iter().map(|network| network.view.get().known()).collect();
         let [a, b, c, ..] = self.bits().to_be_bytes();
@@ -212,7 +215,8 @@ impl Environment {
 
     pub(crate) async fn set_autostart(&self, name: &str, autostart: bool) -> Result<(), Error> {
         let (folder, file) = (self.autostart.clone(), name.to_owned());
-        self.on_disk(name, move || if autostart { folder.write(&file, b"") } else { folder.remove(&file) }).await
+        self.on_disk(name, move || if autostart { folder.write(&file, b"") } else { folder.remove(&file) })
+            .await
     }
 
     pub(crate) async fn write_record(&self, name: &str, record: &Record) -> Result<(), Error> {
@@ -278,7 +282,11 @@ impl Environment {
             let read = record.map_err(|cause| cause.to_string()).and_then(|record| {
                 let definition = Definition::read(&record.xml, false, Uuid::default);
                 let definition = definition.map_err(|cause| cause.message)?;
-                if definition.name == name { Ok((definition, record)) } else { Err("it is another's".to_owned()) }
+                if definition.name == name {
+                    Ok((definition, record))
+                } else {
+                    Err("it is another's".to_owned())
+                }
             });
             match read {
                 Ok(read) => recalled.active.push(read),

@@ -1,8 +1,8 @@
 //! A network in the kernel: bridge, addresses, routes, rules. Each step can be repeated, and what is ours is known by the
 //! bridge's address, which no other one has.
 
-use crate::definition::address::network_of;
 use crate::definition::Definition;
+use crate::definition::address::network_of;
 use crate::error::{error, system};
 use crate::firewall::Table;
 use crate::name;
@@ -48,7 +48,8 @@ pub(crate) fn check(definition: &Definition, bridge: &str) -> Result<(), Error> 
         }
     }
     let mut netlink = netlink()?;
-    let failed = |cause| system(format!("Network '{network}': the host's interfaces can't be listed"), &cause);
+    let failed =
+        |cause| system(format!("Network '{network}': the host's interfaces can't be listed"), &cause);
     let links = netlink.all().map_err(failed)?;
     if links.iter().any(|link| link.name == bridge) {
         let message = format!(
@@ -75,7 +76,8 @@ pub(crate) fn check(definition: &Definition, bridge: &str) -> Result<(), Error> 
 
 /// Makes the bridge, which must not be there yet. It is not up, and has no address.
 pub(crate) fn make_bridge(definition: &Definition, bridge: &str) -> Result<(), Error> {
-    let mac = definition.mac.ok_or_else(|| error(Code::INTERNAL, "A network without an address of its bridge"))?;
+    let mac =
+        definition.mac.ok_or_else(|| error(Code::INTERNAL, "A network without an address of its bridge"))?;
     let new = NewBridge {
         name: bridge,
         mac,
@@ -114,7 +116,9 @@ pub(crate) fn furnish(definition: &Definition, bridge: &str) -> Result<(), Error
             .add_address(index, ip.address, prefix)
             .map_err(|cause| what(&format!("have the address {}/{prefix}", ip.address), &cause))?;
     }
-    netlink.change(index, Change { up: true, ..Change::default() }).map_err(|cause| what("be set up", &cause))?;
+    netlink
+        .change(index, Change { up: true, ..Change::default() })
+        .map_err(|cause| what("be set up", &cause))?;
     for route in &definition.routes {
         let Some(prefix) = route.prefix_bits() else { continue };
         netlink

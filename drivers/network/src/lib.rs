@@ -62,9 +62,10 @@ impl DriverLogic for Networks {
         recall(&environment, recalled, &serving, welcome.incarnation == 1).await;
         // What serves a network that is not there serves nobody.
         for key in serving {
-            let wanted = environment.networks().into_iter().any(|network| {
-                network.view.get().active && network.services_key() == key
-            });
+            let wanted = environment
+                .networks()
+                .into_iter()
+                .any(|network| network.view.get().active && network.services_key() == key);
             if !wanted {
                 let _ = stack.kill_helper(&key).await;
             }
@@ -80,19 +81,18 @@ impl DriverLogic for Networks {
 
     fn busy(&self) -> Vec<Busy> {
         let networks = self.environment.networks();
-        self.taps.busy().into_iter().chain(networks.iter().filter_map(|network| network.object.busy())).collect()
+        self.taps
+            .busy()
+            .into_iter()
+            .chain(networks.iter().filter_map(|network| network.object.busy()))
+            .collect()
     }
 
     async fn leave(&self, _reason: Leave) {}
 }
 
 /// Takes over what is on disk: definitions, and networks that were active.
-async fn recall(
-    environment: &Arc<Environment>,
-    recalled: Recalled,
-    serving: &BTreeSet<String>,
-    first: bool,
-) {
+async fn recall(environment: &Arc<Environment>, recalled: Recalled, serving: &BTreeSet<String>, first: bool) {
     let Recalled { definitions, autostart, active, ports } = recalled;
     let looked = if active.is_empty() { None } else { Some(seen().await) };
     let mut views: BTreeMap<_, _> = definitions

@@ -15,11 +15,7 @@ pub(crate) enum Plug {
     /// Nowhere yet.
     None,
     /// To a bridge: that of the network itself, or another one.
-    Bridge {
-        own: bool,
-        name: String,
-        table: Option<MacTable>,
-    },
+    Bridge { own: bool, name: String, table: Option<MacTable> },
     /// Next to an interface.
     Direct { device: String, mode: String },
     /// To a PCI device.
@@ -73,14 +69,17 @@ impl Port {
         let mac = Mac::read(mac).ok_or_else(|| {
             error(Code::INTERNAL, format!("A port of a network: '{}' is no MAC address", mac.escape_debug()))
         })?;
-        let virtual_port = root.child("virtualport").map(|port| VirtualPort::read(port, false)).transpose()?;
+        let virtual_port =
+            root.child("virtualport").map(|port| VirtualPort::read(port, false)).transpose()?;
         let bandwidth = root.child("bandwidth").map(Bandwidth::of_port).transpose()?.flatten();
         let vlan = root.child("vlan").map(Vlan::read).transpose()?;
         let choice = |path: &str, name: &str| match root.path_attr(path, name) {
             None => Ok(None),
             Some("yes") => Ok(Some(true)),
             Some("no") => Ok(Some(false)),
-            Some(_) => Err(Error::new(Code::XML_ERROR, Origin::XML, format!("<{path} {name}>: 'yes' or 'no'"))),
+            Some(_) => {
+                Err(Error::new(Code::XML_ERROR, Origin::XML, format!("<{path} {name}>: 'yes' or 'no'")))
+            }
         };
         let (isolated, trusts_guest) = (choice("port", "isolated")?, choice("rxfilters", "trustGuest")?);
         let plug = root.child("plug").map_or(Ok(Plug::None), Plug::read)?;
@@ -136,16 +135,17 @@ impl Port {
         self.bandwidth = self.bandwidth.or(group.and_then(|group| group.bandwidth));
         let vlan = group.and_then(|group| group.vlan.clone()).or_else(|| network.vlan.clone());
         self.vlan = self.vlan.take().or(vlan);
-        self.trusts_guest = self
-            .trusts_guest
-            .or(group.and_then(|group| group.trusts_guests))
-            .or(network.trusts_guests);
+        self.trusts_guest =
+            self.trusts_guest.or(group.and_then(|group| group.trusts_guests)).or(network.trusts_guests);
         self.isolated = self.isolated.or(network.isolated);
-        let profile = group.and_then(|group| group.virtual_port.clone()).or_else(|| network.virtual_port.clone());
+        let profile =
+            group.and_then(|group| group.virtual_port.clone()).or_else(|| network.virtual_port.clone());
         self.virtual_port = self.virtual_port.take().or(profile);
         let kind = self.virtual_port.as_ref().and_then(|port| port.kind);
         let refuse = |with: &str| {
-            Err(unsupported(format!("Network '{name}': <virtualport> can't be had with {with}; leave it out")))
+            Err(unsupported(format!(
+                "Network '{name}': <virtualport> can't be had with {with}; leave it out"
+            )))
         };
         let mode = network.forward.mode;
         match (mode, &network.bridge.name) {
@@ -205,8 +205,10 @@ fn free(network: &Definition, used: &[u32], alone: bool) -> Result<usize, Error>
         error(Code::INTERNAL, message)
     })?;
     if alone && used.get(least).is_some_and(|used| *used > 0) {
-        let message =
-            format!("Network '{}': each of its {count} devices is for one port, and all are taken", network.name);
+        let message = format!(
+            "Network '{}': each of its {count} devices is for one port, and all are taken",
+            network.name
+        );
         return Err(error(Code::INTERNAL, message));
     }
     Ok(least)

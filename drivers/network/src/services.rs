@@ -219,8 +219,11 @@ impl Writer<'_> {
             let part = |text: &Option<String>| {
                 self.name("service", text.as_deref().unwrap_or_default()).map(str::to_owned)
             };
-            let mut line =
-                format!("srv-host=_{}._{}", part(&service.service)?.replace('/', "_"), part(&service.protocol)?);
+            let mut line = format!(
+                "srv-host=_{}._{}",
+                part(&service.service)?.replace('/', "_"),
+                part(&service.protocol)?
+            );
             if service.domain.is_some() {
                 let _ = write!(line, ".{}", part(&service.domain)?);
             }
@@ -374,8 +377,8 @@ pub(crate) fn leases(text: &str, definition: &Definition, now: i64) -> Vec<Lease
         }
         let given = |word: Option<&str>| word.filter(|word| *word != "*").map(str::to_owned);
         let host_name = given(words.next()).filter(|name| is_host_name(name));
-        let client_id =
-            given(words.next()).filter(|id| id.len() <= 1024 && id.chars().all(|c| c.is_ascii_hexdigit() || c == ':'));
+        let client_id = given(words.next())
+            .filter(|id| id.len() <= 1024 && id.chars().all(|c| c.is_ascii_hexdigit() || c == ':'));
         let six = address.is_ipv6();
         let mut ips = definition.ips.iter().filter(|ip| ip.address.is_ipv6() == six);
         let prefix = ips.next().and_then(Ip::prefix_bits).unwrap_or_default();
@@ -443,10 +446,24 @@ mod tests {
         );
         let served = services(&xml).unwrap();
         for line in [
-            "server=8.8.8.8", "server=/x/8.8.4.4", "server=/y/#", "no-resolv", "local=/lab/", "domain=lab", "expand-hosts",
-            "domain-needed", "local=//", "interface=virbr7", "txt-record=a,b, c", "srv-host=_s._tcp,t,7,0,0",
-            "dhcp-range=10.1.2.2,10.1.2.9,255.255.255.0,7200s", "dhcp-lease-max=8", "dhcp-authoritative",
-            "dhcp-option=option:mtu,1400", "dhcp-range=fd00::1,ra-only", "dhcp-leasefile=/run/x/leases",
+            "server=8.8.8.8",
+            "server=/x/8.8.4.4",
+            "server=/y/#",
+            "no-resolv",
+            "local=/lab/",
+            "domain=lab",
+            "expand-hosts",
+            "domain-needed",
+            "local=//",
+            "interface=virbr7",
+            "txt-record=a,b, c",
+            "srv-host=_s._tcp,t,7,0,0",
+            "dhcp-range=10.1.2.2,10.1.2.9,255.255.255.0,7200s",
+            "dhcp-lease-max=8",
+            "dhcp-authoritative",
+            "dhcp-option=option:mtu,1400",
+            "dhcp-range=fd00::1,ra-only",
+            "dhcp-leasefile=/run/x/leases",
         ] {
             assert!(served.config.lines().any(|known| known == line), "{line}\n{}", served.config);
         }
@@ -469,16 +486,26 @@ mod tests {
             ("<dns><host ip='1.2.3.4'><hostname>a b</hostname></host></dns>", "host"),
             ("<dns><srv service='s' protocol='tcp' target='a,b'/></dns>", "target"),
             ("<dnsmasq:options><dnsmasq:option value='dhcp-script=/x'/></dnsmasq:options>", "dhcp-script"),
-            ("<dnsmasq:options><dnsmasq:option value=' conf-file = /etc/shadow'/></dnsmasq:options>", "conf-file"),
+            (
+                "<dnsmasq:options><dnsmasq:option value=' conf-file = /etc/shadow'/></dnsmasq:options>",
+                "conf-file",
+            ),
             ("<dnsmasq:options><dnsmasq:option value='user=root'/></dnsmasq:options>", "user"),
-            ("<dnsmasq:options><dnsmasq:option value='listen-address=1.2.3.4'/></dnsmasq:options>", "listen-address"),
+            (
+                "<dnsmasq:options><dnsmasq:option value='listen-address=1.2.3.4'/></dnsmasq:options>",
+                "listen-address",
+            ),
         ] {
             let error = services(&format!("{inside}{DHCP}")).unwrap_err();
-            assert!(error.message.contains(what) && error.message.contains("leave it out"), "{inside}: {error}");
+            assert!(
+                error.message.contains(what) && error.message.contains("leave it out"),
+                "{inside}: {error}"
+            );
         }
         let host = "<ip address='10.1.2.1' prefix='24'><dhcp><host mac='52:54:00:00:00:01' name='a,set:b' ip='10.1.2.3'/></dhcp></ip>";
         services(host).unwrap_err();
-        services(&format!("<dnsmasq:options><dnsmasq:option value='cname=a,b'/></dnsmasq:options>{DHCP}")).unwrap();
+        services(&format!("<dnsmasq:options><dnsmasq:option value='cname=a,b'/></dnsmasq:options>{DHCP}"))
+            .unwrap();
     }
 
     #[test]
@@ -501,7 +528,8 @@ mod tests {
             5 52:54:00:00:00:03 10.1.2.4 * *\n2000 52:54:00:00:00:04 10.1.2.5 <b>x</b> zz\nnonsense\n2000 x y z\n\
             duid 00:01\n2000 1193046 fd00::9 six 00:01:00:01:2a:00:00:00:52:54:00:00:00:05\n";
         let leases = leases(text, &definition, 1000);
-        let shown: Vec<_> = leases.iter().map(|lease| (lease.address.as_str(), lease.host_name.as_deref())).collect();
+        let shown: Vec<_> =
+            leases.iter().map(|lease| (lease.address.as_str(), lease.host_name.as_deref())).collect();
         assert_eq!(
             shown,
             [("10.1.2.20", Some("web")), ("10.1.2.3", None), ("10.1.2.5", None), ("fd00::9", Some("six"))]

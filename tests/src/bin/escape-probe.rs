@@ -377,7 +377,10 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
                 raw(libc::SYS_setuid, [65_534, 0, 0, 0, 0, 0]),
                 raw(libc::SYS_setgid, [65_534, 0, 0, 0, 0, 0]),
                 // A group more is a list that has grown, whatever it was.
-                raw(libc::SYS_setgroups, [usize::try_from(before.2).unwrap() + 1, [65_534_u32; 65].as_ptr() as usize, 0, 0, 0, 0]),
+                raw(
+                    libc::SYS_setgroups,
+                    [usize::try_from(before.2).unwrap() + 1, [65_534_u32; 65].as_ptr() as usize, 0, 0, 0, 0],
+                ),
             ]);
             match identity()? == before {
                 true => Err(asked.err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EPERM))),

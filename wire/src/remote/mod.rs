@@ -56,8 +56,7 @@ pub struct Translation {
 /// The public call of that number in libvirt's `remote` program.
 #[must_use]
 pub fn find(procedure: u32) -> Option<&'static Translation> {
-    let tables =
-        [domain::TRANSLATIONS, network::TRANSLATIONS, storage::TRANSLATIONS, secret::TRANSLATIONS];
+    let tables = [domain::TRANSLATIONS, network::TRANSLATIONS, storage::TRANSLATIONS, secret::TRANSLATIONS];
     tables.into_iter().flatten().find(|translation| translation.info.remote == Some(procedure))
 }
 

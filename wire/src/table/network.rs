@@ -1,7 +1,9 @@
 //! The network driver's calls.
 
 use super::{CallInfo, Class, Driver, Permission, calls};
-use crate::types::network::{LeaseList, NetworkList, NetworkOverview, NetworkRef, PortList, PortRef, PortTap};
+use crate::types::network::{
+    LeaseList, NetworkList, NetworkOverview, NetworkRef, PortList, PortRef, PortTap,
+};
 use crate::types::{InterfaceStats, Parameter, ParameterList, Tap, Uuid};
 use std::time::Duration;
 

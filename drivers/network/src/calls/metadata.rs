@@ -7,8 +7,8 @@ use crate::error::{error, invalid, no_flags};
 use bulkhead_wire::error::{Code, Error};
 use bulkhead_wire::table::network::{network_get_metadata, network_set_metadata};
 use bulkhead_wire::types::network::NetworkEvent;
-use bulkhead_xml::metadata::{bare, elements, keyed, metadata, with_element};
 use bulkhead_xml::Element;
+use bulkhead_xml::metadata::{bare, elements, keyed, metadata, with_element};
 use std::sync::Arc;
 
 /// `virNetworkMetadataType`.
@@ -60,8 +60,7 @@ impl Networks {
         if arguments.flags & CONFIG != 0 && !view.persistent {
             return Err(invalid(format!("Network '{}' is transient", view.definition.name)));
         }
-        let definition =
-            if arguments.flags & CONFIG != 0 { view.configured() } else { &view.definition };
+        let definition = if arguments.flags & CONFIG != 0 { view.configured() } else { &view.definition };
         let wrong = |why: &str| error(Code::INVALID_ARG, format!("Network '{}': {why}", definition.name));
         let found = match (arguments.kind, &arguments.uri) {
             (DESCRIPTION, _) => definition.description.clone(),
@@ -98,7 +97,8 @@ impl Networks {
                     Some(text) => {
                         let element = keyed(text, &key.unwrap_or_default(), uri)
                             .map_err(|fault| refuse(Code::XML_DETAIL, format!("metadata: {fault}")))?;
-                        let needed = || refuse(Code::INVALID_ARG, "metadata need a key, their prefix".to_owned());
+                        let needed =
+                            || refuse(Code::INVALID_ARG, "metadata need a key, their prefix".to_owned());
                         Some(element.ok_or_else(needed)?)
                     }
                 };

@@ -36,7 +36,10 @@ fn rate([average, peak, burst, floor]: [u64; 4]) -> Option<Rate> {
 }
 
 impl Networks {
-    pub(super) fn list_ports(&self, arguments: &network_list_all_ports::Arguments) -> Result<PortList, Error> {
+    pub(super) fn list_ports(
+        &self,
+        arguments: &network_list_all_ports::Arguments,
+    ) -> Result<PortList, Error> {
         no_flags(arguments.flags, 0)?;
         let network = self.environment.named(&arguments.network)?;
         let view = network.view.get();

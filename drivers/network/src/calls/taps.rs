@@ -72,9 +72,10 @@ impl Networks {
             Err(cause) => Err(cause),
         };
         if kept.is_err() {
-            let undone = network.turn(&self.environment, "close port", move |network, environment| async move {
-                network.drop_port(&environment, uuid).await
-            });
+            let undone =
+                network.turn(&self.environment, "close port", move |network, environment| async move {
+                    network.drop_port(&environment, uuid).await
+                });
             if let Err(cause) = undone.await {
                 tracing::warn!(network = network.name, %cause, "a port of a tap that could not be made");
             }
@@ -91,7 +92,8 @@ impl Networks {
         queues: u16,
     ) -> Result<(Tap, String), Error> {
         let bridge = network.bridge_for(port)?;
-        let arguments = tap_open::Arguments { name, managed: true, bridge: Some(bridge.clone()), mac, queues };
+        let arguments =
+            tap_open::Arguments { name, managed: true, bridge: Some(bridge.clone()), mac, queues };
         let tap = self.open_tap(arguments).await?;
         if port.isolated == Some(true) {
             let name = tap.name.clone();

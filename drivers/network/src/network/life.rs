@@ -95,10 +95,8 @@ impl Network {
         bridge: &str,
     ) -> Result<(), Error> {
         let has = |ipv4: bool| definition.ips.iter().any(|ip| ip.address.is_ipv4() == ipv4);
-        let named = |cause: Error| Error {
-            message: format!("Network '{}': {}", self.name, cause.message),
-            ..cause
-        };
+        let named =
+            |cause: Error| Error { message: format!("Network '{}': {}", self.name, cause.message), ..cause };
         environment.stack.bridge_ipv6(bridge, has(false) || definition.ipv6).await.map_err(named)?;
         asked(definition, bridge, kernel::furnish).await?;
         if definition.forward.mode != Mode::None {
@@ -116,7 +114,8 @@ impl Network {
         let mut errors: Vec<Error> = self.end_services(environment).await.err().into_iter().collect();
         fault::point("network_stop", "after_services");
         if let Some(bridge) = bridge_of(definition) {
-            let removed = asked(definition, bridge, |definition, bridge| Ok(kernel::remove(definition, bridge)));
+            let removed =
+                asked(definition, bridge, |definition, bridge| Ok(kernel::remove(definition, bridge)));
             errors.extend(removed.await.unwrap_or_else(|cause| vec![cause]));
         }
         errors
@@ -229,9 +228,13 @@ impl Network {
             next = Some(updated(view.configured())?);
         }
         if let (Section::ForwardInterface, Command::Delete, Some(now)) = (section, command, &now) {
-            let used = view.ports.values().any(|port| port.device(&view.definition).is_some() && port.device(now).is_none());
+            let used = view
+                .ports
+                .values()
+                .any(|port| port.device(&view.definition).is_some() && port.device(now).is_none());
             if used {
-                let message = format!("Network '{}': ports use this interface; it can't be removed now", self.name);
+                let message =
+                    format!("Network '{}': ports use this interface; it can't be removed now", self.name);
                 return Err(invalid(message));
             }
         }

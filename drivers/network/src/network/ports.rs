@@ -52,8 +52,11 @@ impl Network {
             return Err(invalid(format!("Network '{}' has {PORTS_MAX} ports already", self.name)));
         }
         if reclaim {
-            if matches!(port.plug, Plug::Direct { .. } | Plug::Pci { .. }) && port.device(&view.definition).is_none() {
-                let message = format!("Network '{}' has not the device that the port is plugged into", self.name);
+            if matches!(port.plug, Plug::Direct { .. } | Plug::Pci { .. })
+                && port.device(&view.definition).is_none()
+            {
+                let message =
+                    format!("Network '{}' has not the device that the port is plugged into", self.name);
                 return Err(error(Code::INTERNAL, message));
             }
         } else {

@@ -88,7 +88,8 @@ impl Network {
 
     /// Starts what serves its guests, and waits until it does.
     pub(super) async fn serve(&self, environment: &Environment, services: &Services) -> Result<(), Error> {
-        let named = |cause: Error| Error { message: format!("Network '{}': {}", self.name, cause.message), ..cause };
+        let named =
+            |cause: Error| Error { message: format!("Network '{}': {}", self.name, cause.message), ..cause };
         let program = environment.dnsmasq.clone().ok_or_else(|| {
             unsupported(format!(
                 "Network '{}': names and addresses are served by dnsmasq, which is not installed; install it, or leave <ip> out",
@@ -97,8 +98,8 @@ impl Network {
         })?;
         self.on_disk(environment, services, write_all).await?;
         let system = |cause: io::Error| system(format!("Network '{}': dnsmasq", self.name), &cause);
-        let (reading, writing) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-            .map_err(|errno| system(errno.into()))?;
+        let (reading, writing) =
+            nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|errno| system(errno.into()))?;
         let (key, folder) = (self.services_key(), self.services_folder(environment));
         let (ended, mut end) = oneshot::channel();
         environment.ends.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), ended);
@@ -175,7 +176,10 @@ impl Network {
         if waited {
             return Ok(());
         }
-        Err(error(Code::OPERATION_FAILED, format!("Network '{}': dnsmasq was killed and is still there", self.name)))
+        Err(error(
+            Code::OPERATION_FAILED,
+            format!("Network '{}': dnsmasq was killed and is still there", self.name),
+        ))
     }
 
     /// What serves its guests has ended though nobody wanted it: it is started again.

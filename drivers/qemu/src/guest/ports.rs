@@ -43,7 +43,13 @@ mod tests {
             <bandwidth><inbound average='1'/></bandwidth><vlan><tag id='7'/></vlan><port isolated='yes'/></interface>";
         let interface = bulkhead_xml::parse(text, bulkhead_xml::Limits::default(), "").unwrap();
         let port = wanted(&interface, "web <1>", Uuid([7; 16]));
-        for part in ["<name>web &lt;1&gt;</name>", "<group>g</group>", "<inbound average='1'/>", "<tag id='7'/>", "isolated='yes'"] {
+        for part in [
+            "<name>web &lt;1&gt;</name>",
+            "<group>g</group>",
+            "<inbound average='1'/>",
+            "<tag id='7'/>",
+            "isolated='yes'",
+        ] {
             assert!(port.contains(part), "{part}: {port}");
         }
     }
