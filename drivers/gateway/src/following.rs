@@ -2,7 +2,7 @@
 
 use crate::events::Kind;
 use crate::journal::Journal;
-use crate::{Shared, known, pool_events, secret_events};
+use crate::{Shared, known, network_events, pool_events, secret_events};
 use bulkhead_wire::channel::Caller;
 use bulkhead_wire::codec;
 use bulkhead_wire::error::Error;
@@ -35,6 +35,7 @@ pub(crate) struct Following {
 #[derive(Debug, Default)]
 pub(crate) struct Followings {
     domains: Following,
+    networks: Following,
     pools: Following,
     secrets: Following,
 }
@@ -71,9 +72,10 @@ pub(crate) fn begin(shared: &Arc<Shared>, kind: Kind) -> Option<watch::Receiver<
     let of = &shared.followings;
     match kind {
         Kind::Domain => Some(begun::<known::Known>(shared, &of.domains, |of| &of.domains)),
+        Kind::Network => Some(begun::<network_events::Known>(shared, &of.networks, |of| &of.networks)),
         Kind::Pool => Some(begun::<pool_events::Known>(shared, &of.pools, |of| &of.pools)),
         Kind::Secret => Some(begun::<secret_events::Known>(shared, &of.secrets, |of| &of.secrets)),
-        Kind::Network | Kind::NodeDevice => None,
+        Kind::NodeDevice => None,
     }
 }
 

@@ -13,6 +13,7 @@ mod following;
 mod journal;
 mod known;
 mod monitor;
+mod network_events;
 mod outbox;
 mod pool_events;
 mod secret_events;
