@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
 
 use bulkhead_tests::fixture::{driver, kill, skip, wait_for};
-use bulkhead_tests::served::{PYTHON, Served, installed};
+use bulkhead_tests::served::{PYTHON, Served, has};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use std::path::Path;
@@ -43,8 +43,11 @@ struct Lab(Served);
 impl Lab {
     async fn new() -> Option<Self> {
         let sbin = ["/usr/sbin/dnsmasq", "/usr/sbin/ip"].iter().all(|tool| Path::new(tool).exists());
-        if !nix::unistd::geteuid().is_root() || !sbin || !installed(&["virsh"]) {
-            skip("virsh's networks take root, virsh, dnsmasq and ip");
+        if !nix::unistd::geteuid().is_root() || !sbin {
+            skip("virsh's networks take root, dnsmasq and ip");
+            return None;
+        }
+        if !has(&[("virsh", "libvirt-clients")]) {
             return None;
         }
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
