@@ -180,6 +180,7 @@ fn begin(
         request.network.then(|| "the guest has user networking or a display on the network".to_owned());
     let mut profile = profiles::helper(ceiling.class, &program, network)
         .ok_or_else(|| refused(&key, "its class has no profile"))?;
+    profile.group = (ceiling.class == "qemu").then(|| key.clone());
     for port in &request.ports {
         if *port < PORT_MIN || !request.network {
             return Err(refused(&key, format!("port {port} is not for guests")));
@@ -321,6 +322,7 @@ fn write_record(layout: &Layout, record: &Record) -> io::Result<()> {
 /// Forgets a helper that has ended, and removes its folder.
 pub(crate) fn forget(layout: &Layout, key: &str, pid: u32) {
     clear(&layout.guest(key), pid);
+    bulkhead_sandbox::group::remove(key, pid);
     let _ = fs::remove_file(record_path(layout, key));
     // Most helpers leave nothing in theirs; what is in there stays.
     let _ = fs::remove_dir(layout.guest(key));

@@ -7,7 +7,7 @@ mod clients;
 mod report;
 
 use crate::birth;
-use crate::ceiling::pool_folder;
+use crate::ceiling::{client_file, pool_folder};
 use crate::helpers::{self, Running};
 use crate::launcher::process;
 use crate::launcher::{self, Command};
@@ -671,6 +671,15 @@ impl Stack {
             Request::Withdraw { name } => {
                 self.shelf.remove(&(driver, name));
                 Ok(Response::Done)
+            }
+            Request::File { path, purpose } if manifest.helpers.contains(&"qemu") => {
+                client_file(&self.root.layout, &path, purpose)
+            }
+            Request::File { .. } => Err(denied("opens no files of clients".to_owned())),
+            Request::Group { key, file } => {
+                bulkhead_sandbox::group::open(self.own_helper(driver, &key)?.record.pid, &file)
+                    .map(|file| Response::File(Descriptor::new(file)))
+                    .map_err(helpers::failed(format!("{file} of {key}")))
             }
             Request::PoolFolder { path, make }
                 if manifest.helpers.contains(&bulkhead_sandbox::ceiling::POOL) =>

@@ -64,6 +64,19 @@ pub enum Access {
     Folder,
 }
 
+/// What a driver wants with a file that a client named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FilePurpose {
+    /// To read what is in it.
+    Read,
+    /// To change what is in it.
+    Change,
+    /// To fill it: it is made, or emptied.
+    Fill,
+    /// To have it removed: what it was filled with is worth nothing.
+    Remove,
+}
+
 /// A driver's wish for a helper. A wish: the class's ceiling in the manifest decides.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct HelperRequest {
@@ -161,6 +174,20 @@ pub enum Request {
     Withdraw {
         /// Its name.
         name: String,
+    },
+    /// Open a file that a client named, which the driver itself can't.
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What for.
+        purpose: FilePurpose,
+    },
+    /// Open a file of the control group of a helper, for reading and writing.
+    Group {
+        /// The helper's key.
+        key: String,
+        /// The file's name (`memory.max`).
+        file: String,
     },
     /// Make a pool's folder with those above it, or remove it if it is empty.
     PoolFolder {

@@ -1,7 +1,7 @@
 //! The driver as a whole: its domains, what they share, and how it comes to life.
 
 use crate::autostart::{self, Pending};
-use crate::capabilities::{Capabilities, HostFacts};
+use crate::capabilities::{Capabilities, HostFacts, Query, Reply};
 use crate::domain::host::RandomIdentifiers;
 use crate::domain::{Definition, Host};
 use crate::guest::amend;
@@ -17,7 +17,7 @@ use bulkhead_actors::snapshot::Snapshot;
 use bulkhead_actors::stack::Stack;
 use bulkhead_actors::state::Folder;
 use bulkhead_wire::channel::EventSink;
-use bulkhead_wire::control::{Helper, Layout};
+use bulkhead_wire::control::{FilePurpose, Helper, Layout};
 use bulkhead_wire::dispatch::Answer;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::{CallContext, Driver, domain, log};
@@ -167,6 +167,38 @@ impl Environment {
     /// What a binary can do.
     pub(crate) async fn probe(&self, binary: &str, host: HostFacts) -> Result<Arc<Capabilities>, Error> {
         self.probes.of(binary, host).await
+    }
+
+    /// Asks a binary something more than what is kept of it.
+    pub(crate) async fn ask_binary(
+        &self,
+        binary: &str,
+        kvm: bool,
+        queries: Vec<Query>,
+    ) -> Result<Vec<Reply>, Error> {
+        self.probes.more(binary, kvm, queries).await
+    }
+
+    /// Opens a file that a client named.
+    pub(crate) async fn open_file(
+        &self,
+        what: &str,
+        path: &str,
+        purpose: FilePurpose,
+    ) -> Result<std::fs::File, Error> {
+        if !path.starts_with('/') {
+            let message = format!("{what}: '{path}' does not begin at the root of the host's files; name it whole");
+            return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
+        }
+        match self.stack.open_file(std::path::Path::new(path), purpose).await {
+            Ok(file) => Ok(file.into()),
+            Err(error) => {
+                // Who refused it is nothing to the client.
+                let why = error.message.split_once("is refused: ").map_or(error.message.as_str(), |(_, why)| why);
+                let message = format!("{what}: {why}");
+                Err(Error { message, origin: Origin::QEMU, ..error.clone() })
+            }
+        }
     }
 
     pub(crate) fn subscribe(&self, sink: EventSink) {

@@ -123,7 +123,7 @@ async fn define(
         .await?
 }
 
-fn unknown(field: &str) -> Error {
+pub(super) fn unknown(field: &str) -> Error {
     Error::new(
         Code::ARGUMENT_UNSUPPORTED,
         Origin::NONE,
@@ -131,7 +131,7 @@ fn unknown(field: &str) -> Error {
     )
 }
 
-fn wrong_kind(parameter: &Parameter, expected: &str) -> Error {
+pub(super) fn wrong_kind(parameter: &Parameter, expected: &str) -> Error {
     let message =
         format!("Parameter '{}' is of type {}, and not {expected}", parameter.field, parameter.value.kind());
     Error::new(Code::INVALID_ARG, Origin::NONE, message)
