@@ -189,8 +189,8 @@ impl Stack {
     ///
     /// # Errors
     /// A helper that has none, or none of that controller.
-    pub async fn open_group(&self, key: &str, file: &str) -> Result<OwnedFd, Error> {
-        self.ask_file(Request::Group { key: key.to_owned(), file: file.to_owned() }).await
+    pub async fn open_group(&self, key: &str, file: &str, thread: Option<u32>) -> Result<OwnedFd, Error> {
+        self.ask_file(Request::Group { key: key.to_owned(), file: file.to_owned(), thread }).await
     }
 
     /// Has a pool's folder made, with those above it, or an empty one removed.

@@ -676,8 +676,9 @@ impl Stack {
                 client_file(&self.root.layout, &path, purpose)
             }
             Request::File { .. } => Err(denied("opens no files of clients".to_owned())),
-            Request::Group { key, file } => {
-                bulkhead_sandbox::group::open(self.own_helper(driver, &key)?.record.pid, &file)
+            Request::Group { key, file, thread } => {
+                let pid = self.own_helper(driver, &key)?.record.pid;
+                bulkhead_sandbox::group::open(pid, &file, thread)
                     .map(|file| Response::File(Descriptor::new(file)))
                     .map_err(helpers::failed(format!("{file} of {key}")))
             }

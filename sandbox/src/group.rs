@@ -145,23 +145,49 @@ fn is_plain(file: &str) -> bool {
         && file.split_once('.').is_some_and(|(controller, _)| CONTROLLERS.contains(&controller))
 }
 
-/// Opens a file of a helper's group (`memory.max`), for reading and writing.
+/// Opens a file of a helper's group (`memory.max`), or of a part of the group for some of its threads (`vcpu0/cpu.max`), for
+/// reading and writing. The part is made when it is first named with a thread, which is put into it.
 ///
 /// # Errors
-/// A name that is none of a limit, and a group that there is not.
-pub fn open(pid: u32, file: &str) -> io::Result<OwnedFd> {
-    if !is_plain(file) {
+/// A name that is none of a limit, a thread that is not the helper's, and a group that there is not.
+pub fn open(pid: u32, file: &str, thread: Option<u32>) -> io::Result<OwnedFd> {
+    let (part, name) = file.split_once('/').map_or((None, file), |(part, name)| (Some(part), name));
+    let plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if !is_plain(name) || part.is_some_and(|part| !plain(part)) || (thread.is_some() && part.is_none()) {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let theirs = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let groups = hierarchies(&mounts).into_iter().filter_map(|hierarchy| group_in(&theirs, &hierarchy));
-    let is_helpers = |group: &PathBuf| {
+    let groups = hierarchies(&mounts)
+        .into_iter()
+        .filter_map(|hierarchy| group_in(&theirs, &hierarchy).map(|group| (hierarchy, group)));
+    let is_helpers = |group: &Path| {
         group.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
     };
-    let path = groups.filter(is_helpers).map(|group| group.join(file)).find(|path| path.exists());
-    let path = path.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-    Ok(fs::OpenOptions::new().read(true).write(true).open(path)?.into())
+    let mut groups = groups.filter(|(_, group)| is_helpers(group) && group.join(name).exists());
+    let (hierarchy, group) = groups.next().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    let folder = part.map_or_else(|| group.clone(), |part| group.join(part));
+    if let Some(thread) = thread {
+        if !Path::new(&format!("/proc/{pid}/task/{thread}")).exists() {
+            return Err(io::Error::from(io::ErrorKind::NotFound));
+        }
+        make_part(&hierarchy, &group, &folder, thread)?;
+    }
+    Ok(fs::OpenOptions::new().read(true).write(true).open(folder.join(name))?.into())
+}
+
+/// Makes a part of a group, unless it is there, and puts a thread into it.
+fn make_part(hierarchy: &Hierarchy, group: &Path, part: &Path, thread: u32) -> io::Result<()> {
+    let second = hierarchy.controllers.is_empty();
+    if !part.exists() {
+        fs::create_dir(part)?;
+        if second {
+            // Only such a one may have some of a process's threads, and the controller that counts by threads.
+            fs::write(part.join("cgroup.type"), "threaded")?;
+            fs::write(group.join("cgroup.subtree_control"), "+cpu")?;
+        }
+    }
+    fs::write(part.join(if second { "cgroup.threads" } else { "tasks" }), thread.to_string())
 }
 
 #[cfg(test)]
@@ -232,6 +258,13 @@ mod tests {
         }
         assert!(is_plain("memory.max") && is_plain("blkio.throttle.read_bps_device"));
         // This test is in no helper's group.
-        assert!(open(std::process::id(), "memory.max").is_err());
+        for (file, thread) in [
+            ("memory.max", None),
+            ("memory.max", Some(1)),
+            ("vcpu0/cpu.max", Some(1)),
+            ("../x/cpu.max", None),
+        ] {
+            assert!(open(std::process::id(), file, thread).is_err(), "{file}");
+        }
     }
 }

@@ -61,6 +61,17 @@ pub fn qemu(folders: &Folders) -> Profile {
                 rule(&folders.cache, Access::Manage, "what QEMU binaries can do"),
                 rule("/proc", Access::Read, "CPU time of guests, and the host's CPU, memory and NUMA nodes"),
                 rule("/sys/devices/system", Access::Read, "the host's CPU topology, caches and NUMA nodes"),
+                rule("/sys/devices/system/node", Access::ReadWrite, "huge pages are reserved on NUMA nodes"),
+                rule(
+                    "/sys/kernel/mm/ksm",
+                    Access::ReadWrite,
+                    "how the host shares equal pages is told and set",
+                ),
+                rule(
+                    "/sys/devices/virtual/dmi/id",
+                    Access::Read,
+                    "what the host's firmware says of the host",
+                ),
                 rule(
                     "/usr/share/qemu/firmware",
                     Access::Read,

@@ -186,8 +186,10 @@ pub enum Request {
     Group {
         /// The helper's key.
         key: String,
-        /// The file's name (`memory.max`).
+        /// The file's name (`memory.max`), with that of a part of the group for some of its threads (`vcpu0/cpu.max`).
         file: String,
+        /// A thread to be put into that part.
+        thread: Option<u32>,
     },
     /// Make a pool's folder with those above it, or remove it if it is empty.
     PoolFolder {

@@ -4,11 +4,16 @@ mod agent;
 mod bulk;
 mod disks;
 mod hardware;
+mod hold;
 mod host;
 mod metadata;
+mod models;
 mod observed;
+mod pins;
 mod plain;
 mod processors;
+mod saves;
+mod settings;
 mod sizes;
 mod stats;
 mod tunables;
@@ -715,8 +720,15 @@ impl Server for Qemu {
         tunables: domain_get_scheduler_type domain_get_scheduler_parameters domain_get_scheduler_parameters_flags
             domain_set_scheduler_parameters domain_set_scheduler_parameters_flags domain_get_memory_parameters
             domain_set_memory_parameters domain_get_blkio_parameters domain_set_blkio_parameters
-            domain_get_numa_parameters domain_set_numa_parameters domain_get_vcpu_pin_info domain_pin_vcpu
-            domain_pin_vcpu_flags domain_get_emulator_pin_info domain_pin_emulator domain_get_perf_events;
+            domain_get_numa_parameters domain_set_numa_parameters domain_get_perf_events;
+        pins: domain_get_vcpu_pin_info domain_pin_vcpu domain_pin_vcpu_flags domain_get_emulator_pin_info
+            domain_pin_emulator domain_pin_iothread;
+        models: connect_compare_cpu connect_baseline_cpu connect_compare_hypervisor_cpu connect_baseline_hypervisor_cpu;
+        saves: domain_save domain_save_flags domain_save_params domain_restore domain_restore_flags domain_restore_params
+            domain_save_image_get_xml_desc domain_save_image_define_xml domain_managed_save_define_xml domain_core_dump
+            domain_core_dump_with_format domain_abort_job_flags;
+        settings: connect_get_sysinfo node_get_memory_parameters node_set_memory_parameters node_alloc_pages
+            node_suspend_for_duration node_get_sev_info;
         hardware: domain_send_key domain_inject_nmi domain_memory_peek domain_get_iothread_info domain_start_dirty_rate_calc
             domain_get_launch_security_info domain_managed_save_get_xml_desc domain_monitor_command;
         disks: domain_block_resize domain_get_block_io_tune domain_set_block_io_tune domain_get_disk_errors;

@@ -187,14 +187,16 @@ impl Environment {
         purpose: FilePurpose,
     ) -> Result<std::fs::File, Error> {
         if !path.starts_with('/') {
-            let message = format!("{what}: '{path}' does not begin at the root of the host's files; name it whole");
+            let message =
+                format!("{what}: '{path}' does not begin at the root of the host's files; name it whole");
             return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
         }
         match self.stack.open_file(std::path::Path::new(path), purpose).await {
             Ok(file) => Ok(file.into()),
             Err(error) => {
                 // Who refused it is nothing to the client.
-                let why = error.message.split_once("is refused: ").map_or(error.message.as_str(), |(_, why)| why);
+                let why =
+                    error.message.split_once("is refused: ").map_or(error.message.as_str(), |(_, why)| why);
                 let message = format!("{what}: {why}");
                 Err(Error { message, origin: Origin::QEMU, ..error.clone() })
             }
@@ -475,7 +477,7 @@ impl Qemu {
             let name = record.uuid.clone();
             environment.last_id.fetch_max(record.id, Ordering::Relaxed);
             let runs = match record.phase {
-                Phase::Running | Phase::Saving { .. } => helpers.remove(&record.uuid),
+                Phase::Running | Phase::Saving { .. } | Phase::Dumping { .. } => helpers.remove(&record.uuid),
                 Phase::Starting => None,
             };
             let adopted = match runs {

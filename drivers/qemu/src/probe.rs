@@ -97,7 +97,12 @@ impl Probes {
     }
 
     /// Asks a binary something more than what is kept of it.
-    pub(crate) async fn more(&self, binary: &str, kvm: bool, queries: Vec<Query>) -> Result<Vec<Reply>, Error> {
+    pub(crate) async fn more(
+        &self,
+        binary: &str,
+        kvm: bool,
+        queries: Vec<Query>,
+    ) -> Result<Vec<Reply>, Error> {
         self.asked(binary, kvm, async |monitor| answers(monitor, queries).await).await
     }
 
@@ -147,7 +152,8 @@ impl Probes {
             let (events, _unread) = mpsc::channel(8);
             let mut options = Options::new(Entry::Fresh);
             options.handshake = ANSWER_WITHIN;
-            let monitor = Monitor::attach(stream, events, options).await.map_err(|error| error.to_string())?;
+            let monitor =
+                Monitor::attach(stream, events, options).await.map_err(|error| error.to_string())?;
             let answer = questions(&monitor).await?;
             let _ = monitor.within(ANSWER_WITHIN).quit().await;
             Ok(answer)

@@ -2,8 +2,8 @@
 
 use super::unsupported_flags;
 use crate::capabilities::comparison::{
-    Comparison, Described, Features, failed, model_features, model_queries, models_of, nearest, vendor_of_model,
-    write,
+    Comparison, Described, Features, failed, model_features, model_queries, models_of, nearest,
+    vendor_of_model, write,
 };
 use crate::capabilities::{Capabilities, usual_name};
 use crate::documents::host;
@@ -11,7 +11,8 @@ use crate::driver::Qemu;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::CallContext;
 use bulkhead_wire::table::domain::{
-    connect_baseline_cpu, connect_baseline_hypervisor_cpu, connect_compare_cpu, connect_compare_hypervisor_cpu,
+    connect_baseline_cpu, connect_baseline_hypervisor_cpu, connect_compare_cpu,
+    connect_compare_hypervisor_cpu,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -74,7 +75,11 @@ impl Asked {
     }
 
     /// What models have, by name.
-    async fn models(&self, driver: &Qemu, names: &BTreeSet<&str>) -> Result<BTreeMap<String, Features>, Error> {
+    async fn models(
+        &self,
+        driver: &Qemu,
+        names: &BTreeSet<&str>,
+    ) -> Result<BTreeMap<String, Features>, Error> {
         let mut found = BTreeMap::new();
         if names.is_empty() {
             return Ok(found);
@@ -98,7 +103,14 @@ fn features_of_host(arch: &str) -> Features {
 }
 
 /// Compares, where only what `host` has can be had.
-async fn compare(driver: &Qemu, asked: &Asked, xml: &str, flags: u32, host: Features, of_host: bool) -> Result<i32, Error> {
+async fn compare(
+    driver: &Qemu,
+    asked: &Asked,
+    xml: &str,
+    flags: u32,
+    host: Features,
+    of_host: bool,
+) -> Result<i32, Error> {
     let described = Described::read(xml)?;
     let answer = |(result, why): (Comparison, String)| match result {
         Comparison::Incompatible if flags & FAIL != 0 => {
@@ -119,7 +131,8 @@ async fn compare(driver: &Qemu, asked: &Asked, xml: &str, flags: u32, host: Feat
     };
     let models = asked.models(driver, &BTreeSet::from([model])).await?;
     let vendor = host::processor_vendor();
-    if of_host && let (Some(wanted), Some(own)) = (described.vendor.as_deref(), vendor)
+    if of_host
+        && let (Some(wanted), Some(own)) = (described.vendor.as_deref(), vendor)
         && wanted != own
     {
         let why = format!("it is {wanted}'s, and the host's is {own}'s");
@@ -147,14 +160,21 @@ pub(super) async fn connect_compare_hypervisor_cpu(
     arguments: connect_compare_hypervisor_cpu::Arguments,
 ) -> Result<i32, Error> {
     unsupported_flags(&call, arguments.flags, FAIL | VALIDATE)?;
-    let connect_compare_hypervisor_cpu::Arguments { emulator, arch, machine, accelerator, xml, flags } = arguments;
+    let connect_compare_hypervisor_cpu::Arguments { emulator, arch, machine, accelerator, xml, flags } =
+        arguments;
     let asked = Asked::new(driver, emulator, arch, machine.as_deref(), accelerator.as_deref()).await?;
     let given = asked.given();
     compare(driver, &asked, &xml, flags, given, false).await
 }
 
 /// What processors have in common, as a model with features.
-async fn baseline(driver: &Qemu, asked: &Asked, cpus: &[String], flags: u32, of_host: bool) -> Result<String, Error> {
+async fn baseline(
+    driver: &Qemu,
+    asked: &Asked,
+    cpus: &[String],
+    flags: u32,
+    of_host: bool,
+) -> Result<String, Error> {
     if cpus.is_empty() || cpus.len() > CPUS_MAX {
         return Err(failed(Code::INVALID_ARG, format!("From 1 to {CPUS_MAX} CPUs can be asked about")));
     }
@@ -169,7 +189,8 @@ async fn baseline(driver: &Qemu, asked: &Asked, cpus: &[String], flags: u32, of_
             return Err(failed(Code::INVALID_ARG, format!("no CPU model specified at index {index}")));
         }
         if let Some(arch) = cpu.arch.as_ref().filter(|arch| **arch != asked.arch) {
-            let message = format!("The CPU at index {index} is of architecture {arch}, and not {}", asked.arch);
+            let message =
+                format!("The CPU at index {index} is of architecture {arch}, and not {}", asked.arch);
             return Err(failed(Code::INVALID_ARG, message));
         }
         described.push(cpu);
@@ -228,7 +249,8 @@ pub(super) async fn connect_baseline_hypervisor_cpu(
     arguments: connect_baseline_hypervisor_cpu::Arguments,
 ) -> Result<String, Error> {
     unsupported_flags(&call, arguments.flags, EXPAND | MIGRATABLE)?;
-    let connect_baseline_hypervisor_cpu::Arguments { emulator, arch, machine, accelerator, cpus, flags } = arguments;
+    let connect_baseline_hypervisor_cpu::Arguments { emulator, arch, machine, accelerator, cpus, flags } =
+        arguments;
     let asked = Asked::new(driver, emulator, arch, machine.as_deref(), accelerator.as_deref()).await?;
     baseline(driver, &asked, &cpus, flags, false).await
 }

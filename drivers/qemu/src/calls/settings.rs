@@ -165,9 +165,8 @@ pub(super) async fn node_alloc_pages(
                 let message = "Operation not supported: the number of ordinary pages is the host's memory";
                 return Err(Error::new(Code::OPERATION_UNSUPPORTED, Origin::NONE, message));
             }
-            let file = format!(
-                "/sys/devices/system/node/node{cell}/hugepages/hugepages-{size}kB/nr_hugepages"
-            );
+            let file =
+                format!("/sys/devices/system/node/node{cell}/hugepages/hugepages-{size}kB/nr_hugepages");
             let now: u64 = node::number(&file).ok_or_else(|| {
                 let message = format!("NUMA node {cell} of the host has no pages of {size} KiB");
                 Error::new(Code::OPERATION_FAILED, Origin::NONE, message)
@@ -205,7 +204,8 @@ pub(super) async fn node_suspend_for_duration(
         let message = format!("invalid argument: there is no suspend target {}", arguments.target);
         invalid(Origin::NONE, message)
     })?;
-    let message = format!("{kind} of the host is nothing that a driver of guests may do; use 'systemctl suspend'");
+    let message =
+        format!("{kind} of the host is nothing that a driver of guests may do; use 'systemctl suspend'");
     Err(Error::new(Code::ARGUMENT_UNSUPPORTED, Origin::NONE, message))
 }
 

@@ -49,7 +49,8 @@ impl Described {
         let document = bulkhead_xml::parse(xml.as_bytes(), bulkhead_xml::Limits::default(), "")
             .map_err(|error| failed(Code::XML_DETAIL, error.to_string()))?;
         if document.name != "cpu" {
-            let message = format!("The document is a <{}>, and not the <cpu> that is expected", document.name);
+            let message =
+                format!("The document is a <{}>, and not the <cpu> that is expected", document.name);
             return Err(failed(Code::XML_ERROR, message));
         }
         let text = |name: &str| document.child_text(name).map(|text| text.trim().to_owned());
@@ -64,9 +65,10 @@ impl Described {
             forbidden: Features::new(),
         };
         for feature in document.all("feature").take(FEATURES_MAX) {
-            let name = feature.attr("name").filter(|name| !name.is_empty()).ok_or_else(|| {
-                failed(Code::XML_ERROR, "A <feature> of the <cpu> has no name; name it")
-            })?;
+            let name = feature
+                .attr("name")
+                .filter(|name| !name.is_empty())
+                .ok_or_else(|| failed(Code::XML_ERROR, "A <feature> of the <cpu> has no name; name it"))?;
             let set = match feature.attr("policy").unwrap_or("require") {
                 "require" => &mut described.wanted,
                 "disable" => &mut described.unwanted,
@@ -93,20 +95,24 @@ impl Described {
     pub(crate) fn compare(&self, of_model: &Features, host: &Features) -> (Comparison, String) {
         let forbidden: Vec<&str> = self.forbidden.intersection(host).map(String::as_str).collect();
         if !forbidden.is_empty() {
-            let why = format!("the CPU that is to be had provides forbidden features: {}", forbidden.join(", "));
+            let why =
+                format!("the CPU that is to be had provides forbidden features: {}", forbidden.join(", "));
             return (Comparison::Incompatible, why);
         }
         let own = self.features(of_model);
         let missing: Vec<&str> = own.difference(host).map(String::as_str).collect();
         if !missing.is_empty() {
-            let why =
-                format!("the CPU that is to be had does not provide required features: {}", missing.join(", "));
+            let why = format!(
+                "the CPU that is to be had does not provide required features: {}",
+                missing.join(", ")
+            );
             return (Comparison::Incompatible, why);
         }
         match host.difference(&own).next() {
             None => (Comparison::Identical, String::new()),
             Some(more) if self.strict => {
-                let why = format!("the CPU that is to be had provides more than a strict match allows: {more}");
+                let why =
+                    format!("the CPU that is to be had provides more than a strict match allows: {more}");
                 (Comparison::Incompatible, why)
             }
             Some(_) => (Comparison::Superset, String::new()),
@@ -125,7 +131,8 @@ pub(crate) fn model_queries<'a>(models: impl IntoIterator<Item = &'a str>) -> Ve
 
 /// What a model has by QEMU's reply, as a processor of the host would.
 pub(crate) fn model_features(name: &str, reply: &Reply) -> Result<Features, Error> {
-    let unknown = || failed(Code::INTERNAL, format!("Unknown CPU model {name}; 'virsh cpu-models' lists those known"));
+    let unknown =
+        || failed(Code::INTERNAL, format!("Unknown CPU model {name}; 'virsh cpu-models' lists those known"));
     let told = super::query::features(reply.as_ref().map_err(|_refused| unknown())?);
     let told = told.map_err(|error| failed(Code::INTERNAL, error.to_string()))?;
     let known = known_models().into_iter().find(|model| model.name == name);
@@ -256,7 +263,10 @@ mod tests {
         let found = nearest(&wanted, &models, &[]).unwrap();
         assert_eq!(found.0, "small");
         let xml = write(found, &wanted, Some("AMD"), "allow", false);
-        assert!(xml.contains("<model fallback='allow'>small</model>") && xml.contains("policy='require' name='b'"));
+        assert!(
+            xml.contains("<model fallback='allow'>small</model>")
+                && xml.contains("policy='require' name='b'")
+        );
         let all = write(found, &wanted, None, "forbid", true);
         assert_eq!(all.matches("<feature").count(), 3);
     }

@@ -14,12 +14,14 @@
 //! [`amend`] and [`rename`] how its description changes, [`agent`] the way to the guest's agent,
 //! [`process`] and [`blocks`] what kernel and QEMU count of it,
 //! [`prepare`] what a start needs beside the definition, [`tpm`] the TPM beside QEMU, [`display`] where displays listen,
-//! [`save`] and [`image`] the state that a guest goes on from.
+//! [`save`], [`target`], [`stable`] and [`image`] the state that a guest goes on from, [`dump`] what is written of its memory.
 
 pub(crate) mod agent;
 pub(crate) mod amend;
 pub(crate) mod blocks;
 mod display;
+pub(crate) mod dump;
+pub(crate) mod group;
 mod image;
 pub(crate) mod live;
 mod monitor_events;
@@ -27,10 +29,13 @@ mod prepare;
 pub(crate) mod process;
 mod rename;
 mod save;
+mod stable;
 mod start;
 mod stop;
 mod streams;
+mod target;
 pub(crate) mod tpm;
+pub(crate) mod tuning;
 pub(crate) mod variables;
 pub(crate) mod view;
 
@@ -73,6 +78,7 @@ pub(crate) mod lifecycle {
     pub(crate) const RESUMED_FROM_STATE: (i32, i32) = (4, 2);
     pub(crate) const STOPPED_SHUTDOWN: (i32, i32) = (5, 0);
     pub(crate) const STOPPED_DESTROYED: (i32, i32) = (5, 1);
+    pub(crate) const STOPPED_CRASHED: (i32, i32) = (5, 2);
     pub(crate) const STOPPED_SAVED: (i32, i32) = (5, 4);
     pub(crate) const STOPPED_FAILED: (i32, i32) = (5, 5);
     pub(crate) const SHUTDOWN_FINISHED: (i32, i32) = (6, 0);

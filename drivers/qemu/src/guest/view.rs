@@ -23,6 +23,8 @@ pub(crate) mod reason {
     pub(crate) const PAUSED_USER: i32 = 1;
     /// Paused: its state is being stored.
     pub(crate) const PAUSED_SAVE: i32 = 3;
+    /// Paused: its memory is being written to a file.
+    pub(crate) const PAUSED_DUMP: i32 = 4;
     /// Paused: a disk failed.
     pub(crate) const PAUSED_IO_ERROR: i32 = 5;
     /// Paused: the watchdog expired.
