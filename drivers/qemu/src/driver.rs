@@ -47,6 +47,8 @@ pub(crate) struct Environment {
     pub(crate) definitions: Folder,
     /// `NAME.xml`: the domain starts with the stack.
     pub(crate) autostart: Folder,
+    /// `NAME.xml`: the domain starts with the stack once.
+    pub(crate) autostart_once: Folder,
     /// `UUID.json`: running guests.
     pub(crate) live: Folder,
     probes: Arc<Probes>,
@@ -359,6 +361,7 @@ impl DriverLogic for Qemu {
         let environment = Environment {
             definitions: Folder::open(&etc, "definition", ".xml").map_err(system)?,
             autostart: Folder::open(&etc.join("autostart"), "autostart", ".xml").map_err(system)?,
+            autostart_once: Folder::open(&etc.join("autostart-once"), "autostart", ".xml").map_err(system)?,
             live: Folder::open(&layout.run.join("qemu"), "live", ".json").map_err(system)?,
             installed: Installed::new(host.clone(), programs, Arc::clone(&probes)),
             probes,
@@ -418,16 +421,20 @@ impl Qemu {
         let environment = &self.environment;
         let folder = environment.definitions.clone();
         let files = environment.on_disk("Definitions", move || folder.read_all()).await?;
-        let folder = environment.autostart.clone();
+        let folders = [environment.autostart.clone(), environment.autostart_once.clone()];
         let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
-        let starting: Vec<String> = environment
+        let [starting, starting_once] = environment
             .on_disk("Autostart", move || {
-                let marks = folder.read_all()?.into_iter().map(|(name, _)| name);
-                let (starting, left): (Vec<_>, Vec<_>) = marks.partition(|name| names.contains(name));
-                // Of domains that were undefined by an incarnation which did not come to this. A later one of the same name
-                // is another one.
-                left.iter().try_for_each(|name| folder.remove(name))?;
-                Ok(starting)
+                let mut marks = [Vec::new(), Vec::new()];
+                for (folder, marks) in folders.iter().zip(&mut marks) {
+                    let all = folder.read_all()?.into_iter().map(|(name, _)| name);
+                    let (starting, left): (Vec<_>, Vec<_>) = all.partition(|name| names.contains(name));
+                    // Of domains that were undefined by an incarnation which did not come to this. A later one of the same
+                    // name is another one.
+                    left.iter().try_for_each(|name| folder.remove(name))?;
+                    *marks = starting;
+                }
+                Ok(marks)
             })
             .await?;
         for (name, text) in files {
@@ -443,7 +450,7 @@ impl Qemu {
             });
             match read {
                 Ok((definition, guest)) => {
-                    let starts = starting.contains(&name);
+                    let starts = (starting.contains(&name), starting_once.contains(&name));
                     guest
                         .object
                         .run("recall", move |guest: &mut Guest| {

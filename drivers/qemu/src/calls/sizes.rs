@@ -73,6 +73,12 @@ async fn set_vcpus(driver: &Qemu, domain: &DomainRef, count: u32, flags: u32) ->
                 let amended = guest
                     .amended(sides, |root| {
                         most(root)?;
+                        if root.child("vcpus").is_some() && flags & MAXIMUM == 0 {
+                            super::machine::set_count(root, count);
+                            return Ok(());
+                        }
+                        // A list of them is of the number that there was.
+                        root.take("vcpus");
                         let (now, most) = (current(root), maximum(root));
                         let (now, most) =
                             if flags & MAXIMUM != 0 { (now.min(count), count) } else { (count, most) };
@@ -82,11 +88,6 @@ async fn set_vcpus(driver: &Qemu, domain: &DomainRef, count: u32, flags: u32) ->
                             vcpu.set("current", now.to_string());
                         } else {
                             vcpu.unset("current");
-                        }
-                        let switched = root.child("vcpus").is_some();
-                        if switched {
-                            let why = "its CPUs are switched one by one in <vcpus>; change them there";
-                            return Err(wrong(Code::OPERATION_UNSUPPORTED, &view.name, why));
                         }
                         Ok(())
                     })
@@ -292,7 +293,7 @@ pub(super) fn iothread_ids(root: &Element) -> Vec<u32> {
     ids
 }
 
-fn set_iothreads(root: &mut Element, ids: &[u32]) {
+pub(super) fn set_iothreads(root: &mut Element, ids: &[u32]) {
     root.take("iothreads");
     let old = root.take("iothreadids");
     if ids.is_empty() {

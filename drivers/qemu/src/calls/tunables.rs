@@ -47,7 +47,7 @@ const BLKIO_DEVICES: [(&str, &str); 5] = [
 /// `virDomainNumatuneMemMode`.
 const NUMA_MODES: [&str; 4] = ["strict", "preferred", "interleave", "restrictive"];
 /// The host's performance counters that libvirt knows.
-const PERF: [&str; 23] = [
+pub(super) const PERF: [&str; 23] = [
     "cmt",
     "mbmt",
     "mbml",

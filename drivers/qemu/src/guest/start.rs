@@ -315,7 +315,7 @@ impl Guest {
             memory_kib,
             ending: None,
             reboot: false,
-            agent: super::agent::Turn::default(),
+            agent: Arc::new(tokio::sync::Mutex::new(self.agent_patience)),
         })
     }
 
@@ -617,7 +617,7 @@ impl Guest {
             memory_kib,
             ending: None,
             reboot: false,
-            agent: super::agent::Turn::default(),
+            agent: Arc::new(tokio::sync::Mutex::new(self.agent_patience)),
         });
         (self.state, self.reason) = (State::from_number(record.state), record.reason);
         self.publish();

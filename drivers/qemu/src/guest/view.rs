@@ -76,6 +76,7 @@ pub(crate) struct View {
     pub(crate) state: State,
     pub(crate) reason: i32,
     pub(crate) autostart: bool,
+    pub(crate) autostart_once: bool,
     /// A state is stored that the next start goes on from.
     pub(crate) saved: bool,
     /// The definition that outlives the run, if there is one.
@@ -93,6 +94,7 @@ impl View {
             state: State::Shutoff,
             reason: reason::SHUTOFF_UNKNOWN,
             autostart: false,
+            autostart_once: false,
             saved: false,
             persistent: None,
             live: None,
