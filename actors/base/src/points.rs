@@ -50,6 +50,12 @@ pub const POINTS: &[Point] = &[
         "The whole state is in its file, which does not have its name yet; QEMU is still there.",
     ),
     qemu("save", "after_store", "The state is stored for good; QEMU is still there."),
+    qemu(
+        "dump",
+        "before_write",
+        "The wish to write the guest's memory into a file is on disk; the guest goes on as it was.",
+    ),
+    qemu("dump", "after_write", "The guest's memory is in its file; its CPUs stand still."),
     qemu("stop", "before_cleanup", "QEMU has ended; taps and record are still there."),
     qemu(
         "stop",

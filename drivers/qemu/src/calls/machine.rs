@@ -8,6 +8,7 @@ use crate::domain::sets;
 use crate::driver::Qemu;
 use crate::guest::amend::{CONFIG, LIVE, place};
 use crate::guest::{COMMAND_WITHIN, Guest};
+use crate::monitor::Monitor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::CallContext;
 use bulkhead_wire::table::domain::{
@@ -128,7 +129,7 @@ pub(super) async fn domain_set_vcpu(
                 let sides = guest.sides(flags)?;
                 let amended = guest.amended(sides, edit).await?;
                 if sides.live {
-                    guest.switch_cpus(&wanted, on).await?;
+                    guest.switch_cpus(&guest.monitor()?, &wanted, on).await?;
                 }
                 guest.apply(amended).await
             })
@@ -137,9 +138,17 @@ pub(super) async fn domain_set_vcpu(
 }
 
 impl Guest {
+    /// Plugs the virtual CPUs that a definition has beside those which are there to stay.
+    pub(crate) async fn plug_named_cpus(&self, monitor: &Monitor, live: &Element) -> Result<(), Error> {
+        let named = live.child("vcpus").into_iter().flat_map(|vcpus| vcpus.all("vcpu"));
+        let plugged =
+            named.filter(|cpu| ["enabled", "hotpluggable"].iter().all(|name| cpu.attr(name) == Some("yes")));
+        let numbers = plugged.filter_map(|cpu| cpu.attr("id")?.parse().ok()).collect();
+        self.switch_cpus(monitor, &numbers, true).await
+    }
+
     /// Plugs virtual CPUs, or takes them away, which the guest must agree to.
-    async fn switch_cpus(&self, wanted: &BTreeSet<u32>, on: bool) -> Result<(), Error> {
-        let monitor = self.monitor()?;
+    async fn switch_cpus(&self, monitor: &Monitor, wanted: &BTreeSet<u32>, on: bool) -> Result<(), Error> {
         let failed = |error| self.monitor_error(&error);
         for number in wanted {
             let slots = monitor.execute("query-hotpluggable-cpus", Value::Null, COMMAND_WITHIN).await;

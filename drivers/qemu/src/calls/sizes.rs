@@ -70,8 +70,18 @@ async fn set_vcpus(driver: &Qemu, domain: &DomainRef, count: u32, flags: u32) ->
                     }
                     Ok(())
                 };
+                // A guest that goes on from a stored state must have the CPUs that it began with, and the others beside them.
+                let live = crate::guest::amend::Sides { live: sides.live, config: false };
+                let named = guest
+                    .amended(live, |root| {
+                        most(root)?;
+                        super::machine::set_count(root, count);
+                        Ok(())
+                    })
+                    .await?;
+                let config = crate::guest::amend::Sides { live: false, config: sides.config };
                 let amended = guest
-                    .amended(sides, |root| {
+                    .amended(config, |root| {
                         most(root)?;
                         if root.child("vcpus").is_some() && flags & MAXIMUM == 0 {
                             super::machine::set_count(root, count);
@@ -94,6 +104,7 @@ async fn set_vcpus(driver: &Qemu, domain: &DomainRef, count: u32, flags: u32) ->
                     .await?;
                 if sides.live {
                     guest.plug_cpus(count).await?;
+                    guest.apply(named).await?;
                 }
                 guest.apply(amended).await
             })

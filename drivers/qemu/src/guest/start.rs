@@ -295,6 +295,7 @@ impl Guest {
         };
         self.name_terminals(&attached, pid, &mut live).await?;
         self.open_displays(&attached, &live).await?;
+        self.plug_named_cpus(&attached, &live).await?;
         self.tune(&attached, pid, &live).await?;
         if let Some(stored) = stored {
             self.unless_destroyed(self.restore(&attached, stored, job)).await?;
