@@ -423,7 +423,7 @@ fn the_broker_stays_small() {
         lines += shipped.lines().filter(|line| !line.trim().is_empty()).count();
     }
     // About 3,000 with their comments: one person reads it in an afternoon.
-    assert!((500..3220).contains(&lines), "the broker has {lines} lines");
+    assert!((500..3250).contains(&lines), "the broker has {lines} lines");
 }
 
 #[test]
