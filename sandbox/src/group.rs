@@ -145,6 +145,11 @@ fn is_plain(file: &str) -> bool {
         && file.split_once('.').is_some_and(|(controller, _)| CONTROLLERS.contains(&controller))
 }
 
+/// There is no such group, or file of it. With its number, by which whoever asks tries another version's.
+fn absent() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOENT)
+}
+
 /// Opens a file of a helper's group (`memory.max`), or of a part of the group for some of its threads (`vcpu0/cpu.max`), for
 /// reading and writing. The part is made when it is first named with a thread, which is put into it.
 ///
@@ -165,11 +170,11 @@ pub fn open(pid: u32, file: &str, thread: Option<u32>) -> io::Result<OwnedFd> {
         group.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
     };
     let mut groups = groups.filter(|(_, group)| is_helpers(group) && group.join(name).exists());
-    let (hierarchy, group) = groups.next().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    let (hierarchy, group) = groups.next().ok_or_else(absent)?;
     let folder = part.map_or_else(|| group.clone(), |part| group.join(part));
     if let Some(thread) = thread {
         if !Path::new(&format!("/proc/{pid}/task/{thread}")).exists() {
-            return Err(io::Error::from(io::ErrorKind::NotFound));
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
         make_part(&hierarchy, &group, &folder, thread)?;
     }

@@ -114,6 +114,8 @@ async fn each_procedure_answers_or_is_one_of_those_that_are_listed() {
         let listed = absent::reason(&name).is_some();
         match answers["result"][&key].as_str() {
             Some("ok") if !listed => well += 1,
+            // The module for Python takes the error for an answer here.
+            Some("ok") if name.starts_with("domain_migrate_get_") => absent += 1,
             Some("failed") if ERRORS.iter().any(|(known, _)| *known == name) => errors += 1,
             Some("unsupported") if listed || NOT_PASSED_ON.contains(&name.as_str()) => absent += 1,
             // What the probe did not come to.

@@ -135,6 +135,8 @@ impl Group<'_> {
             let file = format!("{part}/{name}");
             match self.stack.open_group(&self.key, &file, Some(thread)).await {
                 Ok(_) => return Ok(()),
+                // It has ended meanwhile.
+                Err(error) if error.int1 == nix::errno::Errno::ESRCH as i32 => return Ok(()),
                 Err(error) if error.int1 == nix::errno::Errno::ENOENT as i32 => {}
                 Err(error) => {
                     return Err(Error {
