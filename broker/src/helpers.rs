@@ -385,6 +385,10 @@ pub(crate) fn adopt(layout: &Layout) -> Vec<Running> {
     for entry in entries.flatten() {
         let record: Option<Record> =
             fs::read(entry.path()).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        // Of one that has ended nothing is removed that a living one could be in.
+        if let Some(record) = &record {
+            bulkhead_sandbox::group::remove(&record.key, record.pid);
+        }
         let alive = record.and_then(|record| {
             // The descriptor first, the comparison second: so they speak of the same process.
             let pidfd = process::open(record.pid).ok()?;

@@ -166,10 +166,14 @@ pub fn open(pid: u32, file: &str, thread: Option<u32>) -> io::Result<OwnedFd> {
     let groups = hierarchies(&mounts)
         .into_iter()
         .filter_map(|hierarchy| group_in(&theirs, &hierarchy).map(|group| (hierarchy, group)));
-    let is_helpers = |group: &Path| {
+    let is_helpers = |group: &&Path| {
         group.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
     };
-    let mut groups = groups.filter(|(_, group)| is_helpers(group) && group.join(name).exists());
+    // Its first thread may be in a part.
+    let mut groups = groups.filter_map(|(hierarchy, group)| {
+        let group = group.ancestors().take(2).find(is_helpers)?.to_path_buf();
+        group.join(name).exists().then_some((hierarchy, group))
+    });
     let (hierarchy, group) = groups.next().ok_or_else(absent)?;
     let folder = part.map_or_else(|| group.clone(), |part| group.join(part));
     if let Some(thread) = thread {

@@ -90,9 +90,8 @@ async fn each_procedure_answers_or_is_one_of_those_that_are_listed() {
     let incarnations = stack.status().await.unwrap().drivers.into_iter().map(|driver| driver.incarnation);
     assert!(incarnations.max() <= Some(1), "a driver died: {said}");
 
-    let read = |path: &std::path::Path| -> Value {
-        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-    };
+    let read =
+        |path: &std::path::Path| -> Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
     let (answers, facts) = (read(&answers), read(&shared.join("protocol/procedures.json")));
     let (mut wrong, mut well, mut errors, mut absent) = (Vec::new(), 0, 0, 0);
     for procedure in facts["procedures"].as_array().unwrap() {
@@ -124,7 +123,9 @@ async fn each_procedure_answers_or_is_one_of_those_that_are_listed() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}\n{said}");
-    figure(&format!("procedures for host, domains and QEMU: {well} answer, {errors} with an error that is due, {absent} are listed as absent"));
+    figure(&format!(
+        "procedures for host, domains and QEMU: {well} answer, {errors} with an error that is due, {absent} are listed as absent"
+    ));
     assert!(well >= 145, "only {well} answered");
     stack.stop().await.unwrap();
 }
