@@ -15,8 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Time in which a broker answers; it does nothing that lasts.
+/// Time in which a broker answers; what lasts longer waits for a disk that does not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Files of a helper that are named when one of them may be to blame.
+const FILES_NAMED: usize = 8;
 
 type Waiting = HashMap<u64, oneshot::Sender<Result<Response, Error>>>;
 
@@ -91,11 +93,25 @@ impl Stack {
     /// Starts a helper.
     ///
     /// # Errors
-    /// What the broker refuses or can't do.
+    /// What the broker refuses or can't do; files that do not answer.
     pub async fn start_helper(&self, request: HelperRequest) -> Result<Helper, Error> {
-        match self.ask(Request::HelperStart(Box::new(request))).await? {
-            Response::Helper(helper) => Ok(helper),
-            _ => Err(unexpected()),
+        let key = request.key.clone();
+        let files = request.files.iter().map(|(path, _)| path.as_path());
+        let files: Vec<String> = files.take(FILES_NAMED).map(|path| path.display().to_string()).collect();
+        match self.ask(Request::HelperStart(Box::new(request))).await {
+            Ok(Response::Helper(helper)) => Ok(helper),
+            Ok(_) => Err(unexpected()),
+            Err(error) if error.code == Code::OPERATION_TIMEOUT && !files.is_empty() => {
+                // One that begins after all is not wanted any more.
+                let _ = self.say(&FromDriver::Ask { id: 0, request: Request::HelperKill { key } }).await;
+                let within = ANSWER_WITHIN.as_secs();
+                let message = format!(
+                    "It was not started within {within} s: one of its files does not answer; look at {}",
+                    files.join(", ")
+                );
+                Err(Error::new(Code::OPERATION_TIMEOUT, Origin::BROKER, message))
+            }
+            Err(error) => Err(error),
         }
     }
 

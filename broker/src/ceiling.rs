@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn what_a_captured_driver_asks_for_is_refused() {
         let root = std::env::temp_dir().join(format!("bh-ceiling-{}", std::process::id()));
-        let layout = crate::root::embed_layout(&root);
+        let layout = Layout::embed(&root);
         let (own, other) = (layout.guest("own"), layout.guest("other"));
         let network = layout.etc.join("network");
         for folder in [&own, &other, &network] {
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn a_pool_is_a_folder_in_which_nothing_of_others_lies() {
         let root = std::env::temp_dir().join(format!("bh-ceiling-pool-{}", std::process::id()));
-        let layout = crate::root::embed_layout(&root);
+        let layout = Layout::embed(&root);
         let (images, home) = (root.join("images"), root.join("home"));
         for folder in [&images, &home.join(".ssh"), &home.join("images"), &layout.etc] {
             fs::create_dir_all(folder).unwrap();
@@ -278,7 +278,7 @@ mod tests {
     fn a_tpm_is_given_to_its_own_helpers_alone() {
         const GUEST: &str = "6f1d9c3e-5a55-4d0e-9a3c-0c2f6a1b7e10";
         let root = std::env::temp_dir().join(format!("bh-ceiling-tpm-{}", std::process::id()));
-        let layout = crate::root::embed_layout(&root);
+        let layout = Layout::embed(&root);
         let tpms = layout.lib.join("qemu/swtpm");
         let (own, other, authority) = (tpms.join(GUEST), tpms.join("other"), tpms.join("authority"));
         for folder in [&own, &other, &authority] {

@@ -12,6 +12,7 @@ use bulkhead_sandbox::ceiling::{CEILINGS, PORT_MIN, is_fit_variable};
 use bulkhead_sandbox::profile::{FileRule, Place};
 use bulkhead_sandbox::{Access as Rights, profiles};
 use bulkhead_wire::control::{Access, HelperRequest, Layout};
+use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::Driver;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -230,15 +231,14 @@ fn begin(
         profile.to_json().map_err(|error| Error::new(Code::INTERNAL, Origin::BROKER, error.to_string()))?;
     descriptors
         .push((PROFILE_NUMBER, memory_file("profile", &text).map_err(failed("Can't make a memory file"))?));
-    let null = || OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
-    descriptors.push((0, null().map_err(failed("Can't open /dev/null"))?));
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+    let null = null.map_err(failed("Can't open /dev/null"))?;
+    let copy = || null.try_clone().map_err(failed("Can't open /dev/null"));
     if !descriptors.iter().any(|(number, _)| *number == 1) {
-        descriptors.push((1, null().map_err(failed("Can't open /dev/null"))?));
+        descriptors.push((1, copy()?));
     }
-    let errors = match request.errors.and_then(bulkhead_wire::descriptor::Descriptor::into_owned) {
-        Some(file) => file,
-        None => null().map_err(failed("Can't open /dev/null"))?,
-    };
+    let errors = request.errors.and_then(Descriptor::into_owned).map_or_else(copy, Ok)?;
+    descriptors.push((0, null));
     let behind = format!("/proc/self/fd/{}", errors.as_raw_fd());
     if heard_by.is_some() {
         let other = reading_end(behind.as_ref()).map_err(failed("Can't open a pipe's other end"))?;
@@ -353,61 +353,53 @@ pub(crate) fn forget_driver(layout: &Layout, name: &str) {
     let _ = fs::remove_file(driver_path(layout, name));
 }
 
-/// Drivers of an earlier broker that are still there. What is written down about others is removed.
+/// The files in a folder of records, if there are any.
+fn records(layout: &Layout, folder: &str) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(layout.run.join(folder)).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path())
+}
+
+/// A process that was written down, if it is still that one.
+fn same_process(pid: u32, start_ticks: u64) -> Option<OwnedFd> {
+    // The descriptor first, the comparison second: so they speak of the same process.
+    let pidfd = process::open(pid).ok()?;
+    (process::start_ticks(pid) == Some(start_ticks)).then_some(pidfd)
+}
+
+/// Drivers of an earlier broker that are still there. What is written down about them is removed.
 pub(crate) fn drivers(layout: &Layout) -> Vec<OwnedFd> {
-    let Ok(entries) = fs::read_dir(layout.run.join("broker/drivers")) else {
-        return Vec::new();
-    };
-    let process = |path: &Path| {
-        let text = fs::read_to_string(path).ok()?;
+    let process = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let _ = fs::remove_file(path);
         let (pid, ticks) = text.split_once(' ')?;
-        let (pid, ticks): (u32, u64) = (pid.parse().ok()?, ticks.parse().ok()?);
-        let pidfd = process::open(pid).ok()?;
-        (process::start_ticks(pid) == Some(ticks)).then_some(pidfd)
+        same_process(pid.parse().ok()?, ticks.parse().ok()?)
     };
-    let paths = entries.flatten().map(|entry| entry.path());
-    paths
-        .filter_map(|path| {
-            let found = process(&path);
-            let _ = fs::remove_file(&path);
-            found
-        })
-        .collect()
+    records(layout, "broker/drivers").filter_map(process).collect()
 }
 
 /// Finds the helpers of an earlier broker: those of which pid and start time are still the same process. The records of
 /// others are removed.
 pub(crate) fn adopt(layout: &Layout) -> Vec<Running> {
-    let Ok(entries) = fs::read_dir(layout.run.join("broker/helpers")) else {
-        return Vec::new();
-    };
     let mut running = Vec::new();
-    for entry in entries.flatten() {
-        let record: Option<Record> =
-            fs::read(entry.path()).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        // Of one that has ended nothing is removed that a living one could be in.
+    for path in records(layout, "broker/helpers") {
+        let record: Option<Record> = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        // Of one that has ended; nothing is removed that a living one is in.
         if let Some(record) = &record {
             bulkhead_sandbox::group::remove(&record.key, record.pid);
         }
-        let alive = record.and_then(|record| {
-            // The descriptor first, the comparison second: so they speak of the same process.
-            let pidfd = process::open(record.pid).ok()?;
-            (process::start_ticks(record.pid) == Some(record.start_ticks))
-                .then_some(Running { record, pidfd })
+        let helper = record.and_then(|record| {
+            same_process(record.pid, record.start_ticks).map(|pidfd| Running { record, pidfd })
         });
-        match alive {
+        match helper {
             Some(helper) => running.push(helper),
-            None => {
-                let _ = fs::remove_file(entry.path());
-            }
+            None => drop(fs::remove_file(path)),
         }
     }
     // Folders of those that ended while nobody looked.
-    let lives = |name: &str| running.iter().any(|helper: &Running| helper.record.key == name);
-    let folders = fs::read_dir(layout.run.join("guests")).into_iter().flatten().flatten();
-    for (number, folder) in (0..).zip(folders) {
-        if !folder.file_name().to_str().is_some_and(lives) {
-            clear(&folder.path(), number);
+    let lives = |path: &Path| running.iter().any(|helper: &Running| path.ends_with(&helper.record.key));
+    for (number, folder) in (0..).zip(records(layout, "guests")) {
+        if !lives(&folder) {
+            clear(&folder, number);
         }
     }
     running

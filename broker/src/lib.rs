@@ -13,6 +13,7 @@ pub mod manifest;
 mod programs;
 mod public;
 pub mod root;
+mod shelf;
 mod stack;
 pub mod supervisor;
 mod talk;
@@ -27,11 +28,13 @@ use bulkhead_wire::frame::Token;
 use bulkhead_wire::table::Driver;
 use bulkhead_wire::types::StackStatus;
 use root::Root;
+use shelf::Shelf;
 use stack::{Order, Stack};
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Why a stack can't be opened.
@@ -57,10 +60,17 @@ pub enum OpenError {
     Thread(#[source] io::Error),
 }
 
-/// A running stack. The stack ends, in order, when the last handle is dropped.
+/// A running stack. The stack ends, in order, when the last handle is dropped. All that is asked of one that has been closed
+/// fails, and says so.
 #[derive(Debug, Clone)]
 pub struct Handle {
     orders: mpsc::Sender<Order>,
+    shared: Shared,
+}
+
+/// What handles of all kinds have.
+#[derive(Debug, Clone)]
+struct Shared {
     changed: watch::Receiver<u64>,
     leaving: watch::Sender<bool>,
     layout: Layout,
@@ -102,23 +112,17 @@ impl Ended {
 /// A handle that does not keep the stack alive.
 pub(crate) struct WeakHandle {
     orders: mpsc::WeakSender<Order>,
-    changed: watch::Receiver<u64>,
-    leaving: watch::Sender<bool>,
-    layout: Layout,
+    shared: Shared,
 }
 
 impl WeakHandle {
     pub(crate) fn upgrade(&self) -> Option<Handle> {
-        let orders = self.orders.upgrade()?;
-        Some(Handle {
-            orders,
-            changed: self.changed.clone(),
-            leaving: self.leaving.clone(),
-            layout: self.layout.clone(),
-        })
+        Some(Handle { orders: self.orders.upgrade()?, shared: self.shared.clone() })
     }
 }
 
+/// Time for what is still being removed from the disk when a stack has ended.
+const LEFT_WITHIN: Duration = Duration::from_secs(1);
 /// Orders that wait for the stack's task; who gives more waits.
 const ORDERS: usize = 256;
 
@@ -126,7 +130,7 @@ const ORDERS: usize = 256;
 ///
 /// # Errors
 /// See [`OpenError`].
-pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError> {
+pub fn open(mut config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError> {
     if config.mode == Mode::Embed {
         root::check(&config.root)?;
     }
@@ -153,24 +157,20 @@ pub fn open(config: Config, layout: Layout) -> Result<(Handle, Ended), OpenError
     let (ending, ended) = watch::channel(false);
     let leaving = watch::Sender::new(false);
     let leave = leaving.subscribe();
-    let handle = Handle { orders, changed: watched, leaving, layout };
+    let handle = Handle { orders, shared: Shared { changed: watched, leaving, layout } };
     // The control socket must not keep the stack alive: it holds no handle while nobody is connected.
-    let weak = WeakHandle {
-        orders: handle.orders.downgrade(),
-        changed: handle.changed.clone(),
-        leaving: handle.leaving.clone(),
-        layout: handle.layout.clone(),
-    };
+    let weak = WeakHandle { orders: handle.orders.downgrade(), shared: handle.shared.clone() };
+    let shelf = Shelf::new(config.kept.take()).map_err(OpenError::Thread)?;
     std::thread::Builder::new()
         .name("bulkhead-broker".to_owned())
         .spawn(move || {
             runtime.block_on(async {
                 let accepting = tokio::spawn(control::accept(listener, weak));
-                Stack::run(config, root, received, connected, leave, changed).await;
+                Stack::run(config, root, shelf, received, connected, leave, changed).await;
                 accepting.abort();
             });
-            // Everything of the stack is gone now, its lock too.
-            drop(runtime);
+            // Everything of the stack is gone now, its lock too. What hangs in the kernel is not waited for.
+            runtime.shutdown_timeout(LEFT_WITHIN);
             ending.send_replace(true);
         })
         .map_err(OpenError::Thread)?;
@@ -185,7 +185,7 @@ impl Handle {
     /// The stack's folders.
     #[must_use]
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        &self.shared.layout
     }
 
     async fn order(&self, order: Order) -> Result<(), Error> {
@@ -193,17 +193,11 @@ impl Handle {
     }
 
     /// Starts drivers, unless they run.
-    ///
-    /// # Errors
-    /// A stack that has been closed.
     pub async fn want(&self, drivers: &[Driver]) -> Result<(), Error> {
         self.order(Order::Want(drivers.to_vec())).await
     }
 
     /// Registers a client.
-    ///
-    /// # Errors
-    /// A stack that has been closed.
     pub async fn client_up(&self, identity: Identity) -> Result<Client, Error> {
         let (reply, answer) = oneshot::channel();
         let (here, life) = oneshot::channel();
@@ -213,9 +207,6 @@ impl Handle {
     }
 
     /// A channel to a driver, as soon as it serves; the inner error is the reason why it is out of service.
-    ///
-    /// # Errors
-    /// A stack that has been closed.
     pub async fn channel(&self, token: Token, driver: Driver) -> Result<Result<OwnedFd, String>, Error> {
         let (reply, answer) = oneshot::channel();
         self.order(Order::Channel(token, driver, reply)).await?;
@@ -223,17 +214,11 @@ impl Handle {
     }
 
     /// Waits until some driver has changed its state.
-    ///
-    /// # Errors
-    /// A stack that has been closed.
     pub async fn driver_changed(&mut self) -> Result<(), Error> {
-        self.changed.changed().await.map_err(gone)
+        self.shared.changed.changed().await.map_err(gone)
     }
 
     /// The whole state.
-    ///
-    /// # Errors
-    /// A stack that has been closed.
     pub async fn status(&self) -> Result<StackStatus, Error> {
         let (reply, answer) = oneshot::channel();
         self.order(Order::Status(reply)).await?;
@@ -241,30 +226,24 @@ impl Handle {
     }
 
     /// Takes a driver out of service.
-    ///
-    /// # Errors
-    /// A stack that has been closed.
     pub async fn hold(&self, driver: Driver) -> Result<(), Error> {
         self.order(Order::Hold(driver)).await
     }
 
     /// Brings a held driver back.
-    ///
-    /// # Errors
-    /// A stack that has been closed.
     pub async fn release(&self, driver: Driver) -> Result<(), Error> {
         self.order(Order::Release(driver)).await
     }
 
     /// Has the drivers ended in order, whoever else has a handle; returns at once, and needs no runtime.
     pub fn leave(&self) {
-        self.leaving.send_replace(true);
+        self.shared.leaving.send_replace(true);
     }
 
     /// Is the stack about to end, or has it?
     #[must_use]
     pub fn is_leaving(&self) -> bool {
-        *self.leaving.borrow()
+        *self.shared.leaving.borrow()
     }
 
     /// Ends the drivers in order and returns when they are gone and the root is free. Guests live on.

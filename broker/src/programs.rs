@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn an_emulator_elsewhere_is_one_if_the_owner_lists_it() {
         let root = std::env::temp_dir().join(format!("bh-programs-{}", std::process::id()));
-        let layout = crate::root::embed_layout(&root);
+        let layout = Layout::embed(&root);
         let (own, driven) = (root.join("qemu-system-own"), layout.lib.join("qemu-system-own"));
         for folder in [&layout.etc.join("broker"), &layout.lib] {
             fs::create_dir_all(folder).unwrap();

@@ -77,44 +77,6 @@ pub(crate) struct Root {
     _lock: File,
 }
 
-/// The folders below the root of an embedded stack.
-#[must_use]
-pub fn embed_layout(root: &Path) -> Layout {
-    Layout {
-        etc: root.join("etc"),
-        lib: root.join("lib"),
-        run: root.join("run"),
-        log: root.join("log"),
-        cache: root.join("cache"),
-    }
-}
-
-/// The folders of a user's own stack.
-///
-/// # Errors
-/// No home and no runtime folder.
-pub fn session_layout(home: &Path, runtime: &Path) -> Layout {
-    Layout {
-        etc: home.join(".config/bulkhead"),
-        lib: home.join(".local/share/bulkhead"),
-        run: runtime.join("bulkhead"),
-        log: home.join(".local/state/bulkhead/log"),
-        cache: home.join(".cache/bulkhead"),
-    }
-}
-
-/// The folders of the host's stack.
-#[must_use]
-pub fn system_layout() -> Layout {
-    Layout {
-        etc: "/etc/bulkhead".into(),
-        lib: "/var/lib/bulkhead".into(),
-        run: "/run/bulkhead".into(),
-        log: "/var/log/bulkhead".into(),
-        cache: "/var/cache/bulkhead".into(),
-    }
-}
-
 /// Is this path fit to be a root? Checked before anything is made.
 ///
 /// # Errors

@@ -5,43 +5,43 @@
 
 mod clients;
 mod report;
+mod wishes;
 
 use crate::birth;
-use crate::ceiling::{client_file, pool_folder};
 use crate::helpers::{self, Running};
 use crate::launcher::process;
 use crate::launcher::{self, Command};
 use crate::manifest::{self, Intensity, MANIFESTS};
 use crate::public::{Connected, Sockets};
 use crate::root::{Mode, Root};
+use crate::shelf::Shelf;
 use crate::supervisor::{Action, Event, Phase, Supervisor};
 use crate::talk::talk;
 use bulkhead_sandbox::profiles;
 use bulkhead_wire::codec;
-use bulkhead_wire::control::{
-    FaultRule, FromDriver, Helper, Identity, Request, Response, Side, ToDriver, Welcome,
-};
+use bulkhead_wire::control::{FaultRule, FromDriver, Helper, Identity, Side, ToDriver, Welcome};
 use bulkhead_wire::descriptor::Descriptor;
-use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::error::Error;
 use bulkhead_wire::frame::Token;
 use bulkhead_wire::link::LinkError;
 use bulkhead_wire::table::Driver;
 use bulkhead_wire::types::{Busy, StackStatus};
-use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fs::{self, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use wishes::{Outcome, Starting, Wish};
 
 /// How a stack is opened.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Config {
     /// Which way it runs.
     pub mode: Mode,
@@ -55,6 +55,9 @@ pub struct Config {
     pub sockets: Option<Sockets>,
     /// Faults to make. Empty for every stack that is not there to be tested.
     pub faults: Vec<FaultRule>,
+    /// Descriptors that the service manager kept for an earlier daemon, with their names. `None`: no service manager is to
+    /// be told of any, be it there or not.
+    pub kept: Option<Vec<(String, OwnedFd)>>,
 }
 
 /// Where a channel, or the reason why there is none, is awaited.
@@ -84,6 +87,7 @@ pub(crate) enum Happening {
     LinkEnded(Driver, u64, LinkError),
     DriverEnded(Driver, u64, Option<i32>),
     HelperEnded(String, u32, Option<i32>),
+    Done(Wish, Result<Outcome, Error>),
     ClientGone(Token),
 }
 
@@ -101,6 +105,8 @@ struct Alive {
     busy: (Instant, Vec<Busy>),
     /// Since when so many of its wishes were refused.
     refused: (Instant, u32),
+    /// Room for wishes that are done beside the stack's task.
+    beside: Arc<Semaphore>,
 }
 
 impl Alive {
@@ -132,12 +138,16 @@ const PREDECESSORS_WITHIN: Duration = Duration::from_secs(1);
 const AUTODESTROY_WITHIN: Duration = Duration::from_secs(1);
 /// Refused wishes of one driver that are logged in a second.
 const REFUSALS_LOGGED: u32 = 256;
+/// Wishes of one driver that are done at one time beside the stack's task.
+const BESIDE_MAX: usize = 64;
+/// Time that is given to the last of them when the stack ends.
+const BESIDE_WITHIN: Duration = Duration::from_secs(1);
 /// Longest name of a deposit or an object.
 const NAME_MAX_BYTES: usize = 256;
 /// Clients of libvirt's protocol, all and of one user who is not root.
 const CONNECTIONS_MAX: usize = 8192;
 const CONNECTIONS_OF_USER_MAX: usize = 1024;
-/// Descriptors that the shelf and clients' waiting requests may hold.
+/// Wishes of one driver, and requests of clients, that wait.
 const WAITING_MAX: usize = 4096;
 
 /// A connection of a client of libvirt's protocol.
@@ -160,8 +170,9 @@ pub(crate) struct Stack {
     /// Those of the clients that came over a public socket. The gateway's death does not close them.
     connections: HashMap<Token, Connection>,
     waiting: Vec<(Token, Driver, ChannelReply)>,
-    shelf: BTreeMap<(Driver, String), OwnedFd>,
+    shelf: Shelf,
     helpers: BTreeMap<String, Running>,
+    starting: BTreeMap<String, Starting>,
     happenings: mpsc::Sender<Happening>,
     changed: watch::Sender<u64>,
 }
@@ -171,6 +182,7 @@ impl Stack {
     pub(crate) async fn run(
         config: Config,
         root: Root,
+        shelf: Shelf,
         mut orders: mpsc::Receiver<Order>,
         mut connected: mpsc::Receiver<Connected>,
         mut leave: watch::Receiver<bool>,
@@ -190,8 +202,9 @@ impl Stack {
             clients: HashMap::new(),
             connections: HashMap::new(),
             waiting: Vec::new(),
-            shelf: BTreeMap::new(),
+            shelf,
             helpers: BTreeMap::new(),
+            starting: BTreeMap::new(),
             happenings,
             changed,
         };
@@ -229,6 +242,8 @@ impl Stack {
                 break;
             }
         }
+        // Whoever wished for a helper that only begins now is not there to want it.
+        stack.wait_while(BESIDE_WITHIN, &mut received, |stack| !stack.starting.is_empty()).await;
         stack.end_autodestroyed(&mut received).await;
     }
 
@@ -260,8 +275,18 @@ impl Stack {
     }
 
     async fn wait_for_autodestroyed(&mut self, received: &mut mpsc::Receiver<Happening>) {
-        let deadline = tokio::time::Instant::now() + AUTODESTROY_WITHIN;
-        while self.helpers.values().any(|helper| helper.record.autodestroy) {
+        let lives = |stack: &Self| stack.helpers.values().any(|helper| helper.record.autodestroy);
+        self.wait_while(AUTODESTROY_WITHIN, received, lives).await;
+    }
+
+    async fn wait_while(
+        &mut self,
+        within: Duration,
+        received: &mut mpsc::Receiver<Happening>,
+        holds: impl Fn(&Self) -> bool,
+    ) {
+        let deadline = tokio::time::Instant::now() + within;
+        while holds(self) {
             match tokio::time::timeout_at(deadline, received.recv()).await {
                 Ok(Some(happening)) => self.happened(happening),
                 _ => break,
@@ -275,9 +300,11 @@ impl Stack {
             if helper.record.autodestroy {
                 process::signal(&helper.pidfd, libc::SIGKILL);
             }
-            if let Some(owner) = &helper.record.heard_by {
+            if let Some((driver, name)) =
+                helper.record.heard_by.clone().filter(|owner| !self.shelf.contains(owner))
+            {
                 match helpers::heard(&helper.record) {
-                    Ok(pipe) => drop(self.shelf.insert(owner.clone(), pipe)),
+                    Ok(pipe) => self.shelf.insert(driver, name, pipe),
                     Err(error) => tracing::warn!(helper.record.key, %error, "is not heard any more"),
                 }
             }
@@ -434,6 +461,7 @@ impl Stack {
             missing: Vec::new(),
             busy: (Instant::now(), Vec::new()),
             refused: (Instant::now(), 0),
+            beside: Arc::new(Semaphore::new(BESIDE_MAX)),
         };
         self.alive.insert(driver, alive);
         Ok(())
@@ -487,6 +515,7 @@ impl Stack {
                 }
             }
             Happening::ClientGone(token) => self.client_gone(token),
+            Happening::Done(wish, outcome) => self.done(wish, outcome),
             Happening::HelperEnded(key, pid, status) => {
                 if self.helpers.get(&key).is_none_or(|helper| helper.record.pid != pid) {
                     return;
@@ -538,24 +567,16 @@ impl Stack {
                 }
             }
             FromDriver::Ask { id, request } => {
-                let result = self.answer(driver, request);
-                if let Err(error) = &result
-                    && self.alive.get_mut(&driver).is_some_and(Alive::is_logged)
-                {
-                    tracing::warn!(%driver, %error, "wish refused");
-                }
-                self.tell(driver, &ToDriver::Answer { id, result });
+                let incarnation = self.alive.get(&driver).map_or(0, |alive| alive.incarnation);
+                self.wished(Wish { driver, incarnation, id, key: None }, request);
             }
         }
     }
 
     fn welcome(&mut self, driver: Driver) -> io::Result<()> {
-        let mut deposits = self
-            .shelf
-            .iter()
-            .filter(|((owner, _), _)| *owner == driver)
-            .map(|((_, name), file)| Ok((name.clone(), Descriptor::new(file.try_clone()?))))
-            .collect::<io::Result<Vec<_>>>()?;
+        let deposit =
+            |(name, file): (&str, &OwnedFd)| Ok((name.to_owned(), Descriptor::new(file.try_clone()?)));
+        let mut deposits = self.shelf.of(driver).map(deposit).collect::<io::Result<Vec<_>>>()?;
         let manifest = manifest::of(driver).ok_or_else(|| io::Error::other("it has no manifest"))?;
         deposits.extend(birth::credential(manifest, self.config.mode)?);
         let helpers = self
@@ -599,131 +620,6 @@ impl Stack {
         let called = manifest::of(Driver::Gateway).is_some_and(|gateway| gateway.calls.contains(&driver));
         let identity = |token: &Token| self.clients.get(token).map(|identity| (*token, identity.clone()));
         self.connections.keys().filter(|_| called).filter_map(identity).collect()
-    }
-
-    fn answer(&mut self, driver: Driver, request: Request) -> Result<Response, Error> {
-        let manifest = manifest::of(driver)
-            .ok_or_else(|| Error::new(Code::INTERNAL, Origin::BROKER, "A driver without a manifest asks"))?;
-        let denied = |what: String| {
-            Error::new(Code::OPERATION_DENIED, Origin::BROKER, format!("The {driver} driver {what}"))
-        };
-        match request {
-            Request::HelperStart(mut request) => {
-                if !manifest.helpers.contains(&request.class.as_str()) {
-                    return Err(denied(format!("may not ask for helpers of class '{}'", request.class)));
-                }
-                // Its driver may have seen the end of the one before earlier than this task has.
-                let runs = |helper: &Running| !process::has_ended(&helper.pidfd);
-                if self.helpers.get(&request.key).is_some_and(runs) {
-                    return Err(denied(format!("has a helper '{}' already", request.key)));
-                }
-                let same = self.helpers.values().filter(|helper| helper.record.class == request.class);
-                let (count, libexec) = (same.count(), &self.config.libexec);
-                let errors = request.errors.as_mut();
-                let heard_by =
-                    errors.and_then(|errors| errors.inspect(|file| self.deposit_of(file)).flatten());
-                let layout = &self.root.layout;
-                let running = helpers::start(layout, libexec, driver.name(), count, *request, heard_by)?;
-                let described = describe(&running).map_err(helpers::failed("Can't watch the helper"))?;
-                self.watch_helper(&running);
-                self.helpers.insert(running.record.key.clone(), running);
-                Ok(Response::Helper(described))
-            }
-            Request::Want { peer } => {
-                if !manifest.calls.contains(&peer) {
-                    return Err(denied(format!("may not call the {peer} driver")));
-                }
-                self.step(Event::Want(peer));
-                Ok(Response::Done)
-            }
-            Request::PortsFree { ports } => helpers::ports_free(&ports).map(|()| Response::Done),
-            Request::HelperKill { key } => {
-                process::signal(&self.own_helper(driver, &key)?.pidfd, libc::SIGKILL);
-                Ok(Response::Done)
-            }
-            Request::Connect { key, socket } => {
-                self.own_helper(driver, &key)?;
-                helpers::connect(&self.root.layout, &key, &socket)
-                    .map(|socket| Response::File(Descriptor::new(socket)))
-            }
-            Request::Listen { key, socket } => {
-                self.own_helper(driver, &key)?;
-                helpers::listener(&self.root.layout, &key, &socket)
-                    .map(|socket| Response::File(Descriptor::new(socket)))
-            }
-            Request::Terminal { key, path } => {
-                helpers::terminal(&self.own_helper(driver, &key)?.record, &path)
-                    .map(|file| Response::File(Descriptor::new(file)))
-            }
-            Request::Deposit { name, file } => {
-                let held = self.shelf.keys().filter(|(owner, _)| *owner == driver).count();
-                // The application needs some of its descriptors itself.
-                let share = getrlimit(Resource::RLIMIT_NOFILE).map_or(256, |(soft, _)| soft / 4);
-                let most = manifest.deposits_max.min(usize::try_from(share).unwrap_or(usize::MAX));
-                if held >= most || name.len() > NAME_MAX_BYTES {
-                    return Err(denied(format!("may deposit {most} descriptors at most, with short names")));
-                }
-                if let Some(file) = file.into_owned() {
-                    self.shelf.insert((driver, name), file);
-                }
-                Ok(Response::Done)
-            }
-            Request::Withdraw { name } => {
-                self.shelf.remove(&(driver, name));
-                Ok(Response::Done)
-            }
-            Request::File { path, purpose } if manifest.helpers.contains(&"qemu") => {
-                client_file(&self.root.layout, &path, purpose)
-            }
-            Request::File { .. } => Err(denied("opens no files of clients".to_owned())),
-            Request::Group { key, file, thread } => {
-                let pid = self.own_helper(driver, &key)?.record.pid;
-                bulkhead_sandbox::group::open(pid, &file, thread)
-                    .map(|file| Response::File(Descriptor::new(file)))
-                    .map_err(helpers::failed(format!("{file} of {key}")))
-            }
-            Request::PoolFolder { path, make }
-                if manifest.helpers.contains(&bulkhead_sandbox::ceiling::POOL) =>
-            {
-                pool_folder(&self.root.layout, &path, make).map(|()| Response::Done)
-            }
-            Request::PoolFolder { .. } => Err(denied("has no pools".to_owned())),
-            Request::Reinstate { object } => {
-                for (place, aside) in self.set_aside(driver) {
-                    if aside == object {
-                        fs::remove_file(place)
-                            .map_err(|error| Error::system(Origin::BROKER, "Can't be reinstated", &error))?;
-                    }
-                }
-                Ok(Response::Done)
-            }
-            Request::Adopting { object } => {
-                if object.len() > NAME_MAX_BYTES {
-                    return Err(denied("names an object that no one could".to_owned()));
-                }
-                self.step(Event::Adopting(driver, (!object.is_empty()).then_some(object)));
-                Ok(Response::Done)
-            }
-        }
-    }
-
-    /// Whose deposit is an end of this pipe?
-    fn deposit_of(&self, file: BorrowedFd<'_>) -> Option<(Driver, String)> {
-        let number =
-            |file: BorrowedFd<'_>| nix::sys::stat::fstat(file).map(|stat| (stat.st_dev, stat.st_ino)).ok();
-        let wanted = number(file)?;
-        let found = self.shelf.iter().find(|(_, deposit)| number(deposit.as_fd()) == Some(wanted));
-        found.map(|(owner, _)| owner.clone())
-    }
-
-    fn own_helper(&self, driver: Driver, key: &str) -> Result<&Running, Error> {
-        self.helpers.get(key).filter(|helper| helper.record.owner == driver.name()).ok_or_else(|| {
-            Error::new(
-                Code::OPERATION_INVALID,
-                Origin::BROKER,
-                format!("The {driver} driver has no helper '{key}'"),
-            )
-        })
     }
 
     fn watch_helper(&self, helper: &Running) {

@@ -107,8 +107,8 @@ pub fn landlock_version() -> Option<i64> {
 /// Takes over descriptors that a parent put under fixed numbers before this program began.
 #[must_use]
 pub fn inherited<const N: usize>(numbers: [RawFd; N]) -> [OwnedFd; N] {
-    // SAFETY: the broker starts this program with exactly these numbers open, and nothing has used them before its first
-    // line, where this is called.
+    // SAFETY: whoever starts this program, the broker or a service manager, does so with exactly these numbers open, and
+    // nothing has used them before its first line, where this is called.
     numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) })
 }
 

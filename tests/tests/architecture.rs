@@ -420,10 +420,12 @@ fn the_broker_stays_small() {
         let text = read(file);
         // Tests stand at the end of their file.
         let shipped = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-        lines += shipped.lines().filter(|line| !line.trim().is_empty()).count();
+        let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
+        lines += shipped.lines().filter(is_code).count();
     }
-    // About 3,000 with their comments: one person reads it in an afternoon.
-    assert!((500..3250).contains(&lines), "the broker has {lines} lines");
+    println!("figure: the broker has {lines} lines of code");
+    // One person reads it in an afternoon. What explains it does not make that longer.
+    assert!((500..3000).contains(&lines), "the broker has {lines} lines");
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn own_folder(layout: &Layout, driver: &str) -> PathBuf {
 impl Aims {
     fn new(captured: &str) -> Self {
         let home = Root::new();
-        let layout = bulkhead::session_layout_of(home.path(), &home.path().join("run"));
+        let layout = Layout::session(home.path(), &home.path().join("run"));
         for name in ["qemu", "network"] {
             fs::create_dir_all(layout.etc.join(name)).unwrap();
             fs::create_dir_all(layout.lib.join(name)).unwrap();

@@ -96,6 +96,8 @@ async fn a_definition_is_changed_piece_by_piece() {
     assert_eq!(refusal.code, Code::ARGUMENT_UNSUPPORTED, "{refusal}");
     let limits = vec![Parameter::new("hard_limit", 1_000_000_u64)];
     domains.domain_set_memory_parameters(web.clone(), limits, CONFIG).await.unwrap();
+    let counters = domains.domain_get_perf_events(web.clone(), 0).await.unwrap();
+    assert_eq!(counters.len(), 22, "as many as libvirt tells of: {counters:?}");
     let limits = domains.domain_get_memory_parameters(web.clone(), 3, CONFIG).await.unwrap();
     assert_eq!(limits.parameters[0].value, ParameterValue::UnsignedLong(1_000_000));
     assert_eq!(limits.parameters[1].value, ParameterValue::UnsignedLong(9_007_199_254_740_991));

@@ -23,7 +23,7 @@ fn daemon(home: &Path) -> Child {
 
 async fn reach(home: &Path) -> Connection {
     // The same folders as the daemon's, named without touching this process's own environment.
-    let layout = bulkhead::session_layout_of(home, &home.join("run"));
+    let layout = bulkhead::wire::control::Layout::session(home, &home.join("run"));
     wait_for("the daemon answers", Duration::from_secs(10), || async {
         Connection::attach_to(&layout).await.map_err(|error| error.to_string())
     })

@@ -6,7 +6,7 @@ use crate::frame::Token;
 use crate::table::Driver;
 use crate::types::Busy;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The folders of a stack. A driver's own are `etc/NAME`, `lib/NAME`, `run/NAME`, `cache/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,37 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Those below the root of an embedded stack.
+    #[must_use]
+    pub fn embed(root: &Path) -> Self {
+        let [etc, lib, run, log, cache] = ["etc", "lib", "run", "log", "cache"].map(|name| root.join(name));
+        Self { etc, lib, run, log, cache }
+    }
+
+    /// Those of a user's own stack.
+    #[must_use]
+    pub fn session(home: &Path, runtime: &Path) -> Self {
+        Self {
+            etc: home.join(".config/bulkhead"),
+            lib: home.join(".local/share/bulkhead"),
+            run: runtime.join("bulkhead"),
+            log: home.join(".local/state/bulkhead/log"),
+            cache: home.join(".cache/bulkhead"),
+        }
+    }
+
+    /// Those of the host's stack.
+    #[must_use]
+    pub fn system() -> Self {
+        Self {
+            etc: "/etc/bulkhead".into(),
+            lib: "/var/lib/bulkhead".into(),
+            run: "/run/bulkhead".into(),
+            log: "/var/log/bulkhead".into(),
+            cache: "/var/cache/bulkhead".into(),
+        }
+    }
+
     /// The folder in which a guest's sockets and live files are.
     #[must_use]
     pub fn guest(&self, key: &str) -> PathBuf {

@@ -3,11 +3,13 @@
 //! `bulkheadd --system|--session [--libexec DIR]`. Drivers leave with it; guests live on, and the next one finds them.
 
 use bulkhead_broker::manifest::{Intensity, MANIFESTS};
-use bulkhead_broker::{Config, Handle, Mode, Sockets, root};
+use bulkhead_broker::{Config, Handle, Mode, Sockets};
+use bulkhead_sandbox::inherited;
 use bulkhead_wire::control::Layout;
 use bulkhead_wire::table::Driver;
 use sd_notify::NotifyState;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,7 +26,10 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), String> {
-    let (config, layout) = arguments()?;
+    // First of all: nothing has used their numbers yet.
+    let kept = kept().map_err(|error| format!("descriptors of the service manager: {error}"))?;
+    let (mut config, layout) = arguments()?;
+    config.kept = Some(kept);
     // What drivers and the supervisor have to say goes where the daemon's own standard error goes.
     tracing_subscriber::fmt()
         .with_ansi(false)
@@ -40,6 +45,12 @@ fn serve() -> Result<(), String> {
     let drivers = MANIFESTS.iter().map(|manifest| manifest.driver).filter(served).collect();
     let (stack, _ended) = bulkhead_broker::open(config, layout).map_err(|error| error.to_string())?;
     runtime.block_on(supervise(stack, drivers))
+}
+
+/// What the service manager hands on: descriptors that an earlier daemon gave it to keep.
+fn kept() -> std::io::Result<Vec<(String, OwnedFd)>> {
+    let numbers = sd_notify::listen_fds_with_names()?;
+    Ok(numbers.map(|(number, name)| (name, inherited([number]))).map(|(name, [file])| (name, file)).collect())
 }
 
 fn arguments() -> Result<(Config, Layout), String> {
@@ -59,8 +70,8 @@ fn arguments() -> Result<(Config, Layout), String> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).ok_or(format!("{name} is not set"));
     let mode = mode.ok_or(usage)?;
     let layout = match mode {
-        Mode::System => root::system_layout(),
-        _ => root::session_layout(&variable("HOME")?, &variable("XDG_RUNTIME_DIR")?),
+        Mode::System => Layout::system(),
+        _ => Layout::session(&variable("HOME")?, &variable("XDG_RUNTIME_DIR")?),
     };
     // A user's clients look here by themselves; the host's only where they are told to, since libvirt may be there.
     let folder =
@@ -69,7 +80,15 @@ fn arguments() -> Result<(Config, Layout), String> {
     let beside = || std::env::current_exe().ok().and_then(|program| program.parent().map(PathBuf::from));
     let libexec = libexec.or_else(beside).ok_or(usage)?;
     let root = layout.run.clone();
-    let config = Config { mode, root, libexec, intensity: Intensity::default(), sockets, faults: Vec::new() };
+    let config = Config {
+        mode,
+        root,
+        libexec,
+        intensity: Intensity::default(),
+        sockets,
+        faults: Vec::new(),
+        kept: None,
+    };
     Ok((config, layout))
 }
 

@@ -7,7 +7,7 @@
 
 use bulkhead_actors::driver::{DriverLogic, Leave, Start, driver_main};
 use bulkhead_broker::manifest::{Intensity, programs};
-use bulkhead_broker::root::{Mode, embed_layout};
+use bulkhead_broker::root::Mode;
 use bulkhead_broker::{Config, Handle, open};
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::dispatch::Answer;
@@ -135,6 +135,7 @@ async fn stack(folder: &Path) {
         libexec: folder.to_owned(),
         intensity: Intensity::default(),
         faults: Vec::new(),
+        kept: None,
     };
     // A pipe, so that reading waits for the answers.
     let answers = root.join("run/qemu/answers");
@@ -143,7 +144,7 @@ async fn stack(folder: &Path) {
     // A thread that nobody waits for: where no answer comes, the test ends without it.
     let (read, answered) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || read.send(fs::read_to_string(answers)));
-    let (mut handle, _ended) = open(config, embed_layout(&root)).unwrap();
+    let (mut handle, _ended) = open(config, bulkhead_wire::control::Layout::embed(&root)).unwrap();
     handle.want(&[Driver::Network, Driver::Qemu]).await.unwrap();
     let answers = answered.await.unwrap().unwrap();
     let network = status(&handle, Driver::Network).await;

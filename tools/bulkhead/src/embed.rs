@@ -2,7 +2,7 @@
 
 use crate::{Intensity, OpenError};
 use bulkhead_broker::{Config, Handle, Mode, Sockets, root};
-use bulkhead_wire::control::FaultRule;
+use bulkhead_wire::control::{FaultRule, Layout};
 use std::collections::HashMap;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ pub(crate) async fn open(
                     _ => entry.ended.clone(),
                 },
                 None => {
-                    let folder = root::embed_layout(root).run;
+                    let folder = Layout::embed(root).run;
                     let sockets = gateway.then_some(Sockets { folder, group: None });
                     let config = Config {
                         mode: Mode::Embed,
@@ -72,8 +72,10 @@ pub(crate) async fn open(
                         intensity,
                         sockets,
                         faults,
+                        // The service manager, if there is one, is the application's.
+                        kept: None,
                     };
-                    let (handle, ended) = bulkhead_broker::open(config, root::embed_layout(root))?;
+                    let (handle, ended) = bulkhead_broker::open(config, Layout::embed(root))?;
                     let hold = Arc::new(Hold { handle, ended: ended.clone() });
                     open.insert(key, Entry { hold: Arc::downgrade(&hold), ended });
                     return Ok(hold);

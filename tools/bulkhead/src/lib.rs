@@ -42,7 +42,6 @@ mod events;
 mod uri;
 
 pub use bulkhead_broker::manifest::Intensity;
-pub use bulkhead_broker::root::session_layout as session_layout_of;
 pub use bulkhead_sandbox::landlock_version;
 pub use bulkhead_wire as wire;
 pub use bulkhead_wire::control::FaultRule;
@@ -173,7 +172,7 @@ impl Builder {
                     Arc::default(),
                 ))
             }
-            Which::System => Connection::attach_at(&root::system_layout(), uri.driver, self.read_only).await,
+            Which::System => Connection::attach_at(&Layout::system(), uri.driver, self.read_only).await,
             Which::Session => Connection::attach_at(&session_layout()?, uri.driver, self.read_only).await,
         }
     }
@@ -197,7 +196,7 @@ fn default_libexec() -> PathBuf {
 pub fn session_layout() -> Result<Layout, OpenError> {
     let variable =
         |name: &'static str| std::env::var_os(name).map(PathBuf::from).ok_or(OpenError::NoHome(name));
-    Ok(root::session_layout(&variable("HOME")?, &variable("XDG_RUNTIME_DIR")?))
+    Ok(Layout::session(&variable("HOME")?, &variable("XDG_RUNTIME_DIR")?))
 }
 
 fn identity(read_only: bool) -> Identity {
@@ -283,7 +282,7 @@ impl Connection {
     /// # Errors
     /// Nobody has it open, or it is of another revision.
     pub async fn attach(root: &Path) -> Result<Self, OpenError> {
-        Self::attach_at(&root::embed_layout(root), Driver::Qemu, false).await
+        Self::attach_at(&Layout::embed(root), Driver::Qemu, false).await
     }
 
     /// Reaches the stack with these folders.

@@ -2,9 +2,9 @@
 
 use super::processors::{current, maximum};
 use super::sizes::{iothread_ids, set_iothreads};
-use super::tunables::{PERF, unknown, wrong_kind};
+use super::tunables::{unknown, wrong_kind};
 use super::unsupported_flags;
-use crate::domain::sets;
+use crate::domain::{PERF_EVENTS, sets};
 use crate::driver::Qemu;
 use crate::guest::amend::{CONFIG, LIVE, place};
 use crate::guest::{COMMAND_WITHIN, Guest};
@@ -358,7 +358,7 @@ pub(super) async fn domain_set_perf_events(
     unsupported_flags(&call, flags, LIVE | CONFIG)?;
     let mut changes = Vec::new();
     for parameter in &parameters {
-        let known = PERF.into_iter().find(|name| *name == parameter.field);
+        let known = PERF_EVENTS.iter().copied().find(|name| *name == parameter.field);
         let name = known.ok_or_else(|| unknown(&parameter.field))?;
         let ParameterValue::Boolean(enabled) = parameter.value else {
             return Err(wrong_kind(parameter, "boolean"));

@@ -4,7 +4,7 @@ use super::hold::Change;
 use super::processors::side;
 use super::stats::TEXT_OKAY;
 use super::unsupported_flags;
-use crate::domain::sets;
+use crate::domain::{PERF_EVENTS, sets};
 use crate::driver::Qemu;
 use crate::guest::Guest;
 use crate::guest::amend::{CONFIG, LIVE, place};
@@ -46,32 +46,6 @@ const BLKIO_DEVICES: [(&str, &str); 5] = [
 ];
 /// `virDomainNumatuneMemMode`.
 const NUMA_MODES: [&str; 4] = ["strict", "preferred", "interleave", "restrictive"];
-/// The host's performance counters that libvirt knows.
-pub(super) const PERF: [&str; 23] = [
-    "cmt",
-    "mbmt",
-    "mbml",
-    "cpu_cycles",
-    "instructions",
-    "cache_references",
-    "cache_misses",
-    "branch_instructions",
-    "branch_misses",
-    "bus_cycles",
-    "stalled_cycles_frontend",
-    "stalled_cycles_backend",
-    "ref_cpu_cycles",
-    "cpu_clock",
-    "task_clock",
-    "page_faults",
-    "context_switches",
-    "cpu_migrations",
-    "page_faults_min",
-    "page_faults_maj",
-    "alignment_faults",
-    "emulation_faults",
-    "cpu_throttled",
-];
 
 /// The definition that is asked about, unless the guest runs and its groups tell how things are.
 fn defined(view: &View, flags: u32) -> Result<Option<&Element>, Error> {
@@ -500,5 +474,5 @@ pub(super) async fn domain_get_perf_events(
         !running
             && events.any(|event| event.attr("name") == Some(name) && event.attr("enabled") == Some("yes"))
     };
-    Ok(PERF.into_iter().map(|name| Parameter::new(name, enabled(name))).collect())
+    Ok(PERF_EVENTS.iter().map(|name| Parameter::new(*name, enabled(name))).collect())
 }

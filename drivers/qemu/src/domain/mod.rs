@@ -29,6 +29,7 @@ mod tuning;
 
 pub use host::Host;
 pub(crate) use host_cpu::settle_host_model;
+pub(crate) use tuning::PERF_EVENTS;
 
 use bulkhead_wire::error::Error;
 use bulkhead_xml::{Element, Node};

@@ -207,46 +207,37 @@ pub(super) const POWER: Shape = shape(
     ],
 );
 
+/// The host's performance counters that libvirt knows.
+pub(crate) const PERF_EVENTS: &[&str] = &[
+    "cmt",
+    "mbmt",
+    "mbml",
+    "cpu_cycles",
+    "instructions",
+    "cache_references",
+    "cache_misses",
+    "branch_instructions",
+    "branch_misses",
+    "bus_cycles",
+    "stalled_cycles_frontend",
+    "stalled_cycles_backend",
+    "ref_cpu_cycles",
+    "cpu_clock",
+    "task_clock",
+    "page_faults",
+    "context_switches",
+    "cpu_migrations",
+    "page_faults_min",
+    "page_faults_maj",
+    "alignment_faults",
+    "emulation_faults",
+];
+
 /// `<perf>`.
 pub(super) const PERF: Shape = shape(
     "perf",
     &[],
-    &[shape(
-        "event",
-        &[
-            one_of(
-                "name",
-                &[
-                    "cmt",
-                    "mbmt",
-                    "mbml",
-                    "cpu_cycles",
-                    "instructions",
-                    "cache_references",
-                    "cache_misses",
-                    "branch_instructions",
-                    "branch_misses",
-                    "bus_cycles",
-                    "stalled_cycles_frontend",
-                    "stalled_cycles_backend",
-                    "ref_cpu_cycles",
-                    "cpu_clock",
-                    "task_clock",
-                    "page_faults",
-                    "context_switches",
-                    "cpu_migrations",
-                    "page_faults_min",
-                    "page_faults_maj",
-                    "alignment_faults",
-                    "emulation_faults",
-                ],
-            )
-            .required(),
-            yes_no("enabled").required(),
-        ],
-        &[],
-    )
-    .many()],
+    &[shape("event", &[one_of("name", PERF_EVENTS).required(), yes_no("enabled").required()], &[]).many()],
 );
 
 /// `<keywrap>`.
