@@ -39,6 +39,11 @@ const FORMATS: [&str; 8] = [
 /// Between two looks at how far QEMU has come.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// What QEMU calls the thread that writes.
+const WRITER: &str = "dump_thread";
+/// Time that it gets to clean up.
+const CLEANED_WITHIN: Duration = Duration::from_secs(5);
+
 /// QEMU's name of a format.
 pub(crate) fn format_name(format: u32) -> Option<&'static str> {
     usize::try_from(format).ok().and_then(|format| FORMATS.get(format).copied())
@@ -119,7 +124,10 @@ impl Guest {
                     let number = |name: &str| state.get(name).and_then(Value::as_u64).unwrap_or(0);
                     job.report(number("completed"), number("total"));
                     match state.get("status").and_then(Value::as_str) {
-                        Some("completed") => return Ok(()),
+                        Some("completed") => {
+                            self.wait_for_writer().await;
+                            return Ok(());
+                        }
                         Some("failed") => {
                             let message = format!(
                                 "Domain '{}': QEMU could not write its memory; is there room for it?",
@@ -135,6 +143,26 @@ impl Guest {
                 Err(error) => return Err(self.monitor_error(&error)),
             }
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// QEMU says that it is done a moment before its thread has cleaned up. Another dump that begins within that moment, or
+    /// CPUs that go on, would end QEMU.
+    async fn wait_for_writer(&self) {
+        let Some(pid) = self.running.as_ref().map(|running| running.pid) else { return };
+        let writes = || {
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            let mut names =
+                threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+            names.any(|name| name.trim() == WRITER)
+        };
+        let gone = async {
+            while writes() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        if tokio::time::timeout(CLEANED_WITHIN, gone).await.is_err() {
+            tracing::warn!(domain = self.name, "QEMU's dump is done, and its thread is still there");
         }
     }
 
