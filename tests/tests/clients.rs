@@ -436,7 +436,8 @@ async fn garbage_ends_its_own_connection_and_no_other() {
         (program::REMOTE, 23, &[], (39, 7)),
         (program::REMOTE, 23, &[0, 0, 0, 1, b'x', 0, 0, 0, 9, 9, 9], (42, 10)),
         (program::REMOTE, 44, &[], (3, 19)),
-        (program::QEMU, 1, &[], (3, 0)),
+        (program::QEMU, 1, &[], (39, 7)),
+        (program::QEMU, 2, &[], (3, 0)),
     ] {
         good.send(program, procedure, Kind::Call, 9, payload).await;
         let (header, payload) = good.answer().await;
