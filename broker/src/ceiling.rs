@@ -117,6 +117,21 @@ pub(crate) fn open_checked(
     Ok(file)
 }
 
+/// Opens a disk that a guest may be given, for who locks it.
+pub(crate) fn open_disk(key: &str, layout: &Layout, path: &Path, writes: bool) -> Result<OwnedFd, Error> {
+    let access = if writes { Access::ReadWrite } else { Access::Read };
+    let named = open_checked("qemu", key, layout, path, access)?;
+    let what = format!("Can't open {}", path.display());
+    let through = format!("/proc/self/fd/{}", named.as_raw_fd());
+    let kind = fs::metadata(&through).map_err(failed(&what))?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(refused(key, format!("{} is no disk", path.display())));
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(writes).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    options.open(through).map(OwnedFd::from).map_err(failed(what))
+}
+
 /// Makes a pool's folder, or removes an empty one, where a pool may be.
 pub(crate) fn pool_folder(layout: &Layout, path: &Path, make: bool) -> Result<(), Error> {
     let what = format!("Folder {}", path.display());

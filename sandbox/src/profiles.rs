@@ -113,6 +113,12 @@ pub fn secret(folders: &Folders) -> Profile {
     }
 }
 
+/// The lock driver: nothing but the files that it is given to lock.
+#[must_use]
+pub fn lock() -> Profile {
+    driver("lock", Vec::new())
+}
+
 /// The gateway: nothing but the connections that it is given.
 #[must_use]
 pub fn gateway() -> Profile {
@@ -128,6 +134,7 @@ pub fn of_driver(name: &str, folders: &Folders) -> Option<Profile> {
         "log" => Some(log(folders)),
         "storage" => Some(storage(folders)),
         "secret" => Some(secret(folders)),
+        "lock" => Some(lock()),
         "gateway" => Some(gateway()),
         _ => None,
     }

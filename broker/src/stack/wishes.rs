@@ -3,7 +3,7 @@
 //! A wish that may wait for a disk, and so for ever, is done beside the stack's task: its driver alone waits for it.
 
 use super::{Alive, Happening, NAME_MAX_BYTES, Stack, WAITING_MAX, describe};
-use crate::ceiling::pool_folder;
+use crate::ceiling::{open_disk, pool_folder};
 use crate::helpers::{self, Running};
 use crate::launcher::process;
 use crate::manifest::{self, Manifest};
@@ -42,6 +42,7 @@ pub(super) struct Starting {
 pub(crate) enum Outcome {
     Done,
     Helper(Running),
+    File(OwnedFd),
 }
 
 fn denied(driver: Driver, what: &str) -> Error {
@@ -85,6 +86,12 @@ impl Stack {
                 Ok(None)
             }
             Request::PoolFolder { .. } => Err(denied("has no pools")),
+            Request::OpenDisk { key, path, writes } if driver == Driver::Lock => {
+                let layout = self.root.layout.clone();
+                self.beside(wish, move || open_disk(&key, &layout, &path, writes).map(Outcome::File));
+                Ok(None)
+            }
+            Request::OpenDisk { .. } => Err(denied("locks no disks")),
             Request::Want { peer } => {
                 if !manifest.calls.contains(&peer) {
                     return Err(denied(&format!("may not call the {peer} driver")));
@@ -200,6 +207,7 @@ impl Stack {
         let hears = self.alive.get(&driver).is_some_and(|alive| alive.incarnation == incarnation);
         let result = outcome.and_then(|outcome| match outcome {
             Outcome::Done => Ok(Response::Done),
+            Outcome::File(file) => Ok(Response::File(Descriptor::new(file))),
             Outcome::Helper(running) => {
                 let described = describe(&running).map_err(helpers::failed("Can't watch the helper"));
                 if !hears || !wanted || described.is_err() {

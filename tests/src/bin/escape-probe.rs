@@ -401,6 +401,7 @@ fn profile(process: Process, folder: &Path, program: &Path) -> (Profile, PathBuf
         Process::NetworkDriver => driver("network"),
         Process::LogDriver => driver("log"),
         Process::SecretDriver => driver("secret"),
+        Process::LockDriver => driver("lock"),
         Process::GatewayDriver => driver("gateway"),
         Process::StorageDriver => driver("storage"),
         Process::Qemu => helper("qemu", false),
@@ -438,7 +439,7 @@ fn stand_in(program: &Path, profile: &str) -> Ended {
 fn suite(folder: &Path) {
     let program = folder.join("bin/escape-probe");
     let launch = folder.join("bin/bulkhead-launch");
-    for name in ["qemu", "network", "log", "secret", "storage", "other"] {
+    for name in ["qemu", "network", "log", "secret", "storage", "lock", "other"] {
         for kind in ["etc", "lib", "run", "cache"] {
             fs::create_dir_all(folder.join(kind).join(name)).unwrap();
         }
@@ -510,6 +511,7 @@ fn suite(folder: &Path) {
                 | Process::NetworkDriver
                 | Process::LogDriver
                 | Process::SecretDriver
+                | Process::LockDriver
                 | Process::GatewayDriver
                 | Process::StorageDriver => {
                     let mut command = Command::new(&program);

@@ -21,6 +21,7 @@ pub(crate) mod amend;
 pub(crate) mod blocks;
 mod display;
 mod image;
+pub(crate) mod leases;
 pub(crate) mod live;
 mod monitor_events;
 mod prepare;
