@@ -177,7 +177,16 @@ impl Stack {
     /// # Errors
     /// A file that no guest gets, or that can't be opened.
     pub async fn open_disk(&self, path: PathBuf, key: &str, writes: bool) -> Result<OwnedFd, Error> {
-        self.ask_file(Request::OpenDisk { key: key.to_owned(), path, writes }).await
+        let named = path.display().to_string();
+        let opened = self.ask_file(Request::OpenDisk { key: key.to_owned(), path, writes }).await;
+        opened.map_err(|error| match error.code {
+            Code::OPERATION_TIMEOUT => {
+                let within = ANSWER_WITHIN.as_secs();
+                let message = format!("{named} was not opened within {within} s: it does not answer");
+                Error::new(error.code, error.origin, message)
+            }
+            _ => error,
+        })
     }
 
     /// Has the broker drop a deposited descriptor.

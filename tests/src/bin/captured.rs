@@ -442,6 +442,9 @@ impl Captured {
             Request::Terminal { key: foreign(), path: "/dev/pts/0".into() },
         )
         .await;
+        let path = "/dev/null".into();
+        let disk = Request::OpenDisk { key: foreign(), path, writes: false };
+        self.attack(Wish::OtherGuest, "disk", disk).await;
         self.attack(Wish::OtherHelper, "start", Request::HelperStart(Box::new(helper("foreign")))).await;
         for key in ["victim", "unknown", "", "../foreign", "1"] {
             self.attack(
