@@ -9,7 +9,7 @@ use bulkhead_wire::frame::Token;
 use bulkhead_wire::table::Driver;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -183,6 +183,23 @@ impl Stack {
     /// More descriptors than the manifest allows.
     pub async fn deposit(&self, name: &str, file: OwnedFd) -> Result<(), Error> {
         self.ask(Request::Deposit { name: name.to_owned(), file: Descriptor::new(file) }).await.map(drop)
+    }
+
+    /// Opens a guest's disk, to lock it.
+    ///
+    /// # Errors
+    /// A file that no guest gets, or that can't be opened.
+    pub async fn open_disk(&self, path: PathBuf, key: &str, writes: bool) -> Result<OwnedFd, Error> {
+        let named = path.display().to_string();
+        let opened = self.ask_file(Request::OpenDisk { key: key.to_owned(), path, writes }).await;
+        opened.map_err(|error| match error.code {
+            Code::OPERATION_TIMEOUT => {
+                let within = ANSWER_WITHIN.as_secs();
+                let message = format!("{named} was not opened within {within} s: it does not answer");
+                Error::new(error.code, error.origin, message)
+            }
+            _ => error,
+        })
     }
 
     /// Has the broker drop a deposited descriptor.

@@ -62,8 +62,10 @@ pub static MANIFESTS: &[Manifest] = &[
         deposits_max: 1024,
         ..manifest(Driver::Secret, "bulkhead-secret")
     },
+    // Each guest's disks, with who has them and its process.
+    Manifest { deposits_max: 16_384, ..manifest(Driver::Lock, "bulkhead-lock") },
     Manifest {
-        calls: &[Driver::Network, Driver::Log, Driver::Secret],
+        calls: &[Driver::Network, Driver::Log, Driver::Secret, Driver::Lock],
         grants: &[(Driver::Secret, &["volume", "ceph", "iscsi", "tls", "vtpm"])],
         helpers: &["qemu", "qemu-probe", "qemu-img", "swtpm", "swtpm-setup"],
         deposits_max: 4096,

@@ -160,6 +160,8 @@ impl Root {
 
     /// The folders of one driver, made if they are not there.
     pub(crate) fn driver_folders(&self, name: &str) -> io::Result<bulkhead_sandbox::profiles::Folders> {
+        // A root's own lock has the shorter name.
+        let name = if name == "lock" { "lockd" } else { name };
         let folders = bulkhead_sandbox::profiles::Folders {
             etc: self.layout.etc.join(name),
             lib: self.layout.lib.join(name),

@@ -12,6 +12,8 @@ pub enum Process {
     LogDriver,
     /// The secret driver.
     SecretDriver,
+    /// The lock driver.
+    LockDriver,
     /// The gateway.
     GatewayDriver,
     /// The storage driver.
@@ -169,6 +171,7 @@ pub const PROCESSES: &[Process] = &[
     Process::NetworkDriver,
     Process::LogDriver,
     Process::SecretDriver,
+    Process::LockDriver,
     Process::GatewayDriver,
     Process::StorageDriver,
     Process::Qemu,
@@ -251,6 +254,7 @@ pub const EXCEPTIONS: &[(Process, Forbidden, Verdict)] = &[
     (Process::NetworkDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
     (Process::LogDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
     (Process::SecretDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
+    (Process::LockDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
     (Process::GatewayDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
     (Process::StorageDriver, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),
     (Process::Pool, Forbidden::SeeOutside, Verdict::AllowedBare(NAMES)),

@@ -152,6 +152,12 @@ pub fn secret(folders: &Folders) -> Profile {
     }
 }
 
+/// The lock driver: nothing but the files that it is given to lock.
+#[must_use]
+pub fn lock() -> Profile {
+    driver("lock", Vec::new())
+}
+
 /// The gateway: nothing but the connections that it is given.
 #[must_use]
 pub fn gateway() -> Profile {
@@ -167,6 +173,7 @@ pub fn of_driver(name: &str, folders: &Folders) -> Option<Profile> {
         "log" => Some(log(folders)),
         "storage" => Some(storage(folders)),
         "secret" => Some(secret(folders)),
+        "lock" => Some(lock()),
         "gateway" => Some(gateway()),
         _ => None,
     }

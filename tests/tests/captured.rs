@@ -262,7 +262,8 @@ async fn attack(process: Process) {
             Wish::OtherChannel => {
                 let mut peers: Vec<&str> = told(&record, "Channels")[0].split_whitespace().collect();
                 peers.sort_unstable();
-                let named: &[&str] = if captured == "qemu" { &["log", "network", "secret"] } else { &[] };
+                let named: &[&str] =
+                    if captured == "qemu" { &["lock", "log", "network", "secret"] } else { &[] };
                 assert_eq!(peers, named);
             }
             Wish::SwappedLink => {

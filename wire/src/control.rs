@@ -182,6 +182,15 @@ pub enum Request {
         /// The socket's file name.
         socket: String,
     },
+    /// Open a guest's disk, to lock it.
+    OpenDisk {
+        /// The guest.
+        key: String,
+        /// The file or block device.
+        path: PathBuf,
+        /// For writing too? Only what may be written can be locked against all others.
+        writes: bool,
+    },
     /// Make a listening unix socket in a helper's guest folder.
     Listen {
         /// The helper's key.

@@ -130,6 +130,8 @@ numbers!(Origin {
     NETWORK = 19,
     /// What hypervisor drivers share, domain XML above all.
     DOMAIN = 20,
+    /// Leases of disks.
+    LOCKING = 51,
     /// Device handling (addresses, for one).
     DEVICE = 49,
     /// CPU models.

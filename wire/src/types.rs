@@ -3,6 +3,7 @@
 //! Their fields stand in the order of libvirt's protocol, so that the same type encodes to bincode and to XDR.
 
 mod guest;
+pub mod lock;
 pub mod network;
 mod parameters;
 pub mod secret;

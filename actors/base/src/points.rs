@@ -26,16 +26,21 @@ const fn secret(subject: &'static str, moment: &'static str, text: &'static str)
     Point { driver: "secret", subject, moment, text }
 }
 
+const fn lock(subject: &'static str, moment: &'static str, text: &'static str) -> Point {
+    Point { driver: "lock", subject, moment, text }
+}
+
 const fn storage(subject: &'static str, moment: &'static str, text: &'static str) -> Point {
     Point { driver: "storage", subject, moment, text }
 }
 
 /// Points of single places, in the order in which they are reached.
 pub const POINTS: &[Point] = &[
-    qemu("start", "before_taps", "The wish to start the guest is on disk, and nothing else has been done."),
+    qemu("start", "before_leases", "The wish to start the guest is on disk, and nothing else has been done."),
+    qemu("start", "before_taps", "The guest's disks are leased, and nothing else has been done."),
     qemu("tpm", "before_helper", "The guest's TPM is made; what emulates it has not been asked for."),
     qemu("start", "before_helper", "Taps and log are open; QEMU has not been asked for."),
-    qemu("start", "after_helper", "QEMU's process is there; nothing has been said to it."),
+    qemu("start", "after_helper", "QEMU's process is there; its leases are not bound to it."),
     qemu(
         "start",
         "before_running",
@@ -127,6 +132,15 @@ pub const POINTS: &[Point] = &[
     secret("shelf", "after_deposit", "The broker keeps it; a file of the same secret may still be there."),
     secret("shelf", "before_withdraw", "The broker still keeps a secret that is no longer to be there."),
     secret("shelf", "after_withdraw", "The broker has dropped it; the caller has not been told."),
+    lock("lease", "before_shelf", "A guest's disks are locked by this process alone."),
+    lock("lease", "after_shelf", "The locks are on the broker's shelf too; the caller has not been told."),
+    lock("lease", "after_bind", "The guest's leases end with its process; the caller has not been told."),
+    lock(
+        "lease",
+        "before_release",
+        "Leases that are over are forgotten here, and still on the broker's shelf.",
+    ),
+    lock("lease", "after_release", "Leases that are over are gone; the caller has not been told."),
     storage(
         "pool_start",
         "before_record",

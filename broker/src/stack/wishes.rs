@@ -10,7 +10,7 @@ use crate::manifest::{self, Manifest};
 use crate::supervisor::Event;
 use crate::sysctl;
 use bulkhead_sandbox::ceiling::{CEILINGS, POOL};
-use bulkhead_wire::control::{HelperRequest, Request, Response, ToDriver};
+use bulkhead_wire::control::{FilePurpose, HelperRequest, Request, Response, ToDriver};
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::Driver;
@@ -101,6 +101,15 @@ impl Stack {
                 let opened = bulkhead_sandbox::group::open(pid, &name, thread).map(file);
                 opened.map_err(helpers::failed(format!("{name} of {key}")))
             }
+            Request::OpenDisk { key, path, writes } if driver == Driver::Lock => {
+                let purpose = if writes { FilePurpose::Change } else { FilePurpose::Read };
+                let layout = self.root.layout.clone();
+                self.beside(wish, move || {
+                    client_file(&layout, "qemu", &key, &path, purpose).map(Outcome::Done)
+                });
+                Ok(None)
+            }
+            Request::OpenDisk { .. } => Err(denied("locks no disks")),
             Request::Want { peer } => {
                 if !manifest.calls.contains(&peer) {
                     return Err(denied(&format!("may not call the {peer} driver")));

@@ -5,6 +5,7 @@ use crate::capabilities::{Capabilities, HostFacts, Query, Reply};
 use crate::domain::host::RandomIdentifiers;
 use crate::domain::{Definition, Host};
 use crate::guest::amend;
+use crate::guest::leases;
 use crate::guest::live::{self, Phase, Record};
 use crate::guest::view::View;
 use crate::guest::{Guest, GuestHandle, tpm};
@@ -476,6 +477,7 @@ impl Qemu {
         let environment = &self.environment;
         let folder = environment.live.clone();
         let records = environment.on_disk("Live states", move || live::read_all(&folder)).await?;
+        let mut cut_short = Vec::new();
         let mut helpers: HashMap<String, Helper> =
             helpers.into_iter().map(|helper| (helper.key.clone(), helper)).collect();
         for record in records {
@@ -502,6 +504,7 @@ impl Qemu {
                     self.adopt_one(record, helper, tpm).await
                 }
                 None => {
+                    cut_short.extend(Uuid::parse(&record.uuid));
                     let folder = environment.live.clone();
                     environment.on_disk("Live state", move || folder.remove(&record.uuid)).await
                 }
@@ -521,6 +524,9 @@ impl Qemu {
             {
                 let _ = tokio::time::timeout(KILLED_WITHIN, process.readable()).await;
             }
+        }
+        for uuid in cut_short {
+            leases::forget(environment, uuid);
         }
         Ok(())
     }

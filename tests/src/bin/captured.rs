@@ -447,6 +447,9 @@ impl Captured {
         let purpose = FilePurpose::Read;
         let open = Request::Open { key: foreign(), path: "/etc/hostname".into(), purpose };
         self.attack(Wish::OtherHelper, "open", open).await;
+        let path = "/dev/null".into();
+        let disk = Request::OpenDisk { key: foreign(), path, writes: false };
+        self.attack(Wish::OtherGuest, "disk", disk).await;
         self.attack(Wish::OtherHelper, "start", Request::HelperStart(Box::new(helper("foreign")))).await;
         for key in ["victim", "unknown", "", "../foreign", "1"] {
             self.attack(

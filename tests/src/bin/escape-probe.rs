@@ -421,6 +421,7 @@ fn profile(process: Process, folder: &Path, program: &Path) -> (Profile, PathBuf
         Process::NetworkDriver => driver("network"),
         Process::LogDriver => driver("log"),
         Process::SecretDriver => driver("secret"),
+        Process::LockDriver => driver("lock"),
         Process::GatewayDriver => driver("gateway"),
         Process::StorageDriver => driver("storage"),
         Process::Qemu => helper("qemu", false),
@@ -459,7 +460,7 @@ fn stand_in(program: &Path, profile: &str) -> Ended {
 fn suite(folder: &Path) {
     let program = folder.join("bin/escape-probe");
     let launch = folder.join("bin/bulkhead-launch");
-    for name in ["qemu", "network", "log", "secret", "storage", "other"] {
+    for name in ["qemu", "network", "log", "secret", "storage", "lock", "other"] {
         for kind in ["etc", "lib", "run", "cache"] {
             fs::create_dir_all(folder.join(kind).join(name)).unwrap();
         }
@@ -531,6 +532,7 @@ fn suite(folder: &Path) {
                 | Process::NetworkDriver
                 | Process::LogDriver
                 | Process::SecretDriver
+                | Process::LockDriver
                 | Process::GatewayDriver
                 | Process::StorageDriver => {
                     let mut command = Command::new(&program);

@@ -54,7 +54,7 @@ use bulkhead_wire::channel::Caller;
 use bulkhead_wire::control::{Identity, Layout};
 use bulkhead_wire::error::{Code, Origin};
 use bulkhead_wire::frame::Token;
-use bulkhead_wire::table::{Driver, domain, network, secret, stack, storage};
+use bulkhead_wire::table::{Driver, domain, lock, network, secret, stack, storage};
 use bulkhead_wire::types::secret::SecretEvent;
 use bulkhead_wire::types::{DomainEvent, StackStatus};
 use std::collections::HashMap;
@@ -389,6 +389,12 @@ impl Connection {
     #[must_use]
     pub fn secrets(&self) -> secret::Client {
         secret::Client(self.caller(Driver::Secret))
+    }
+
+    /// The lock driver's calls: who has which disk. That driver is started when it is first needed.
+    #[must_use]
+    pub fn locks(&self) -> lock::Client {
+        lock::Client(self.caller(Driver::Lock))
     }
 
     /// Events of secrets, as [`Connection::domain_events`] has those of domains.

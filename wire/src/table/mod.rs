@@ -13,6 +13,7 @@
 )]
 
 pub mod domain;
+pub mod lock;
 pub mod log;
 pub mod network;
 pub mod secret;
@@ -190,6 +191,7 @@ pub fn each_call(visitor: &mut impl EachCall) {
     log::each_call(visitor);
     storage::each_call(visitor);
     secret::each_call(visitor);
+    lock::each_call(visitor);
     stack::each_call(visitor);
 }
 
@@ -215,11 +217,13 @@ pub const REVISION: u64 = {
     hash = fingerprint(log::TEXT, hash);
     hash = fingerprint(storage::TEXT, hash);
     hash = fingerprint(secret::TEXT, hash);
+    hash = fingerprint(lock::TEXT, hash);
     hash = fingerprint(stack::TEXT, hash);
     hash = fingerprint(include_str!("../types.rs"), hash);
     hash = fingerprint(include_str!("../types/network.rs"), hash);
     hash = fingerprint(include_str!("../types/storage.rs"), hash);
     hash = fingerprint(include_str!("../types/secret.rs"), hash);
+    hash = fingerprint(include_str!("../types/lock.rs"), hash);
     hash = fingerprint(include_str!("../types/guest.rs"), hash);
     hash = fingerprint(include_str!("../types/parameters.rs"), hash);
     fingerprint(include_str!("../control.rs"), hash)
@@ -232,6 +236,7 @@ pub const TABLES: &[(Driver, &[CallInfo])] = &[
     (Driver::Log, log::CALLS),
     (Driver::Storage, storage::CALLS),
     (Driver::Secret, secret::CALLS),
+    (Driver::Lock, lock::CALLS),
     (Driver::Broker, stack::CALLS),
 ];
 

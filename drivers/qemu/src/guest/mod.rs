@@ -24,6 +24,7 @@ mod display;
 pub(crate) mod dump;
 pub(crate) mod group;
 mod image;
+pub(crate) mod leases;
 pub(crate) mod live;
 mod monitor_events;
 mod owner;

@@ -7,7 +7,7 @@ use super::live::{Devices, Phase, Record};
 use super::save::Stored;
 use super::stop::GONE_WITHIN;
 use super::view::reason;
-use super::{COMMAND_WITHIN, Guest, GuestHandle, Process, Running, lifecycle};
+use super::{COMMAND_WITHIN, Guest, GuestHandle, Process, Running, leases, lifecycle};
 use crate::args::{self, CommandLine, Paths, Purpose, Rendering};
 use crate::capabilities::Capabilities;
 use crate::domain::Definition;
@@ -20,6 +20,7 @@ use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::link;
 use bulkhead_wire::table::{Driver, log, network};
 use bulkhead_wire::types::State;
+use bulkhead_wire::types::lock::LeaseWanted;
 use bulkhead_xml::Element;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -46,6 +47,9 @@ const LOG_BYTES: u64 = 2 << 20;
 const LOG_KEEP: u32 = 3;
 /// The monitor's socket in the guest's folder.
 const MONITOR_SOCKET: &str = "monitor.sock";
+/// Among what is given to QEMU, the leases of its disks; and the number of the first where it inherits nothing else.
+const LEASES: &str = "leases";
+const FREE_NUMBER: i32 = 3;
 /// Events of a monitor that wait for the guest's task.
 const EVENTS: usize = 256;
 
@@ -56,6 +60,8 @@ struct Taken {
     tpm: Option<Process>,
     /// The key of the helper that makes the TPM.
     tpm_setup: Option<String>,
+    /// The files that were leased, or were about to be.
+    leases: Vec<LeaseWanted>,
     recorded: bool,
     helper: bool,
     process: Option<Process>,
@@ -253,8 +259,13 @@ impl Guest {
         taken.recorded = true;
         write(record(Phase::Starting, &live, &[])).await?;
 
+        fault::point("start", "before_leases");
+        let wanted = leases::wanted(&live);
+        taken.leases.clone_from(&wanted);
+        let leases = self.unless_destroyed(self.take_leases(&wanted)).await?;
         fault::point("start", "before_taps");
         let mut given = self.unless_destroyed(self.open_taps(&mut live, taken)).await?;
+        given.push((LEASES.to_owned(), leases));
         let (errors, said_from) = self.open_log(&self.name).await;
         let tpm = self.unless_destroyed(self.start_tpm(&live, autodestroy, &mut taken.tpm_setup)).await?;
         let tpm = tpm.map(|tpm| {
@@ -268,6 +279,7 @@ impl Guest {
             self.run_qemu(&mut live, &capabilities, &paths, given, errors, autodestroy).await?;
         taken.process = Some(Arc::clone(&process));
         fault::point("start", "after_helper");
+        self.unless_destroyed(self.bind_leases(&wanted, &process)).await?;
         // Who destroyed it before found nothing to kill.
         self.still_wanted()?;
         let (seen, monitor) = watch::channel(None);
@@ -530,6 +542,16 @@ impl Guest {
                 }
             }
         }
+        // QEMU does nothing with them but have them, until it ends.
+        let leases = given.iter_mut().filter(|(owner, _)| owner == LEASES).flat_map(|(_, files)| files);
+        let first =
+            descriptors.iter().map(|(number, _)| *number).chain(outputs.iter().map(|(number, _, _)| *number));
+        let first = first
+            .chain(listeners.iter().map(|(_, number)| *number))
+            .max()
+            .map_or(FREE_NUMBER, |last| last + 1);
+        let leases: Vec<_> = (first..).zip(leases.filter_map(Option::take)).collect();
+        descriptors.extend(leases);
         Ok(HelperRequest {
             key: self.key(),
             class: "qemu".to_owned(),
@@ -629,6 +651,7 @@ impl Guest {
         {
             tracing::error!(domain = self.name, "QEMU was killed and is still there");
         }
+        self.give_leases_back(&taken.leases).await;
         self.close_taps(&taken.taps).await;
         if let Some(key) = taken.tpm_setup {
             let _ = environment.stack.kill_helper(&key).await;
@@ -666,6 +689,7 @@ impl Guest {
         let tpm = tpm.map(self::process).transpose()?.map(|(_, process)| process);
         self.own(record.owner);
         let (seen, monitor) = watch::channel(None);
+        let wanted = leases::wanted(&live);
         let memory_kib = memory_kib(&live);
         self.running = Some(Running {
             id: record.id,
@@ -686,6 +710,7 @@ impl Guest {
         });
         (self.state, self.reason) = (State::from_number(record.state), record.reason);
         self.publish();
+        self.announce_leases(wanted);
         self.attach_later(seen, record.phase);
         Ok(())
     }
