@@ -355,7 +355,7 @@ fn reverse_zone(address: IpAddr, prefix: u8) -> Option<String> {
             (nibbles.map(|nibble| format!("{nibble:x}")).collect(), 4, "ip6.arpa")
         }
     };
-    if prefix == 0 || prefix % bits != 0 {
+    if prefix == 0 || !prefix.is_multiple_of(bits) {
         return None;
     }
     let mut kept = digits.into_iter().take(usize::from(prefix / bits)).collect::<Vec<_>>();

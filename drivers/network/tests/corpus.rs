@@ -123,7 +123,7 @@ fn compare(what: &str, cases: &[Case]) {
                 }
             }
             (ours, stock) => {
-                println!("{name}: {:?}, stock {stock:?}\n{input}", ours.map(|ours| ours.to_xml()))
+                println!("{name}: {:?}, stock {stock:?}\n{input}", ours.map(|ours| ours.to_xml()));
             }
         }
     }

@@ -77,6 +77,9 @@ pub struct Nat {
     pub ports: (u16, u16),
 }
 
+/// A driver that devices are given to: name and module.
+pub type Driver = (Option<String>, Option<String>);
+
 /// `<forward>`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Forward {
@@ -85,7 +88,7 @@ pub struct Forward {
     /// Are devices taken from the host's drivers, and given back?
     pub managed: bool,
     /// The driver that devices are given to: name and module.
-    pub driver: Option<(Option<String>, Option<String>)>,
+    pub driver: Option<Driver>,
     /// Through these.
     pub devices: Vec<Device>,
     /// Through what this device consists of.
@@ -238,7 +241,7 @@ impl Forward {
     }
 }
 
-fn driver_of(element: &Element) -> Result<Option<(Option<String>, Option<String>)>, Error> {
+fn driver_of(element: &Element) -> Result<Option<Driver>, Error> {
     let name = match element.attr("name") {
         None => None,
         Some(name @ ("vfio" | "kvm" | "xen")) => Some(name.to_owned()),

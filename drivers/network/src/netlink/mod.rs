@@ -82,12 +82,11 @@ impl Conversation {
         let mut buffer = vec![0; ANSWER_BYTES];
         loop {
             let heard = self.hear(&mut buffer)?;
-            for answer in answers(heard, number) {
-                match answer {
-                    Answer::Errno(0) | Answer::End => return Ok(None),
-                    Answer::Errno(errno) => return Err(io::Error::from_raw_os_error(errno)),
-                    Answer::Body(body) => return Ok(Some(body.to_vec())),
-                }
+            match answers(heard, number).next() {
+                Some(Answer::Errno(0) | Answer::End) => return Ok(None),
+                Some(Answer::Errno(errno)) => return Err(io::Error::from_raw_os_error(errno)),
+                Some(Answer::Body(body)) => return Ok(Some(body.to_vec())),
+                None => {}
             }
         }
     }

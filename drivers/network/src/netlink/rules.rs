@@ -271,7 +271,7 @@ impl Expressions {
             Then::Accept => self.verdict(ACCEPT),
             Then::Return => self.verdict(RETURN),
             Then::Reject => {
-                self.add("reject", &[Attribute::Number(1, UNREACHABLE), Attribute::Byte(2, PORT)])
+                self.add("reject", &[Attribute::Number(1, UNREACHABLE), Attribute::Byte(2, PORT)]);
             }
             Then::Masquerade { ports } => {
                 let mut attributes = Vec::new();
