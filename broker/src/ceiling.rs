@@ -81,11 +81,11 @@ pub(crate) fn open_checked(
     if kind.is_char_device() && !DEVICES.iter().any(|device| real == Path::new(device)) {
         return refuse("it is a device that no guest gets");
     }
-    if kind.is_block_device() {
-        if let Err(error) = ceiling::unused_disk(&through) {
-            let why = "this host uses the disk itself, or may not open it";
-            return refuse(&format!("{why} ({error}); unmount it first"));
-        }
+    if kind.is_block_device()
+        && let Err(error) = ceiling::unused_disk(&through)
+    {
+        let why = "this host uses the disk itself, or may not open it";
+        return refuse(&format!("{why} ({error}); unmount it first"));
     }
     if kind.is_socket() {
         return refuse("it is a socket; those are opened by the broker");

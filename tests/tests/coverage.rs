@@ -1,6 +1,5 @@
 //! Which of libvirt's procedures answer, asked one by one through libvirt's own library by the probe that lies beside the
 //! protocol's facts.
-#![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
 
 use bulkhead::Connection;
 use bulkhead_tests::fixture::{Root, figure, libexec, skip};

@@ -136,11 +136,11 @@ pub(crate) fn model_features(name: &str, reply: &Reply) -> Result<Features, Erro
     let told = super::query::features(reply.as_ref().map_err(|_refused| unknown())?);
     let told = told.map_err(|error| failed(Code::INTERNAL, error.to_string()))?;
     let known = known_models().into_iter().find(|model| model.name == name);
-    Ok(settled(told, known.as_ref()))
+    Ok(settled(&told, known.as_ref()))
 }
 
 /// Puts the tables' word in the place of QEMU's, where QEMU's depends on the accelerator.
-fn settled(told: BTreeSet<String>, known: Option<&Known>) -> Features {
+fn settled(told: &BTreeSet<String>, known: Option<&Known>) -> Features {
     let places = places();
     let by_accelerator = |name: &str| super::host_model::is_by_accelerator(name);
     let mut has: BTreeSet<&str> = told.iter().map(String::as_str).collect();
@@ -277,6 +277,6 @@ mod tests {
             ["sse2", "hypervisor", "svm", "lahf-lm", "cmp-legacy", "min-level"].map(str::to_owned).into();
         let known = known_models().into_iter().find(|known| known.name == "qemu64");
         // By the table qemu64 has svm and lacks lahf-lm.
-        assert_eq!(settled(told, known.as_ref()), set(&["sse2", "cmp_legacy", "svm"]));
+        assert_eq!(settled(&told, known.as_ref()), set(&["sse2", "cmp_legacy", "svm"]));
     }
 }
