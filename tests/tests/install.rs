@@ -207,9 +207,13 @@ fn a_guest_runs_under_the_hosts_unit_and_outlives_its_daemon() {
     let work = Root::new();
     std::fs::create_dir_all(work.path()).unwrap();
     std::fs::copy(guest.join("ticker.img"), work.path().join("ticker.img")).unwrap();
-    let serial = "<interface type='user'/><serial type='file'><source path='/home/ticks'/></serial>";
+    let serial =
+        "<interface type='user'/><serial type='pty'><log file='/home/ticks'/></serial><console type='pty'/>";
     let xml = bulkhead_tests::fixture::ticker_xml("web", Path::new("/home/disk"), serial);
     std::fs::write(work.path().join("guest.xml"), xml).unwrap();
+    let network = "<network><name>lan</name><forward mode='nat'/><bridge name='bulkhead0'/><ip address='192.168.213.1' \
+                   prefix='24'><dhcp><range start='192.168.213.2' end='192.168.213.9'/></dhcp></ip></network>";
+    std::fs::write(work.path().join("network.xml"), network).unwrap();
     let programs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
     std::fs::copy(programs.join("unit-life.sh"), work.path().join("unit-life.sh")).unwrap();
     let output = Command::new("/bin/bash")
@@ -239,6 +243,12 @@ fn a_guest_runs_under_the_hosts_unit_and_outlives_its_daemon() {
         ("after", "active"),
         ("counts", "yes"),
         ("reader", "running"),
+        ("console", "ticks"),
+        // Of the unit alone: drivers and helpers keep less.
+        ("capabilities", "000000000020350b"),
+        ("network", ""),
+        ("forwarding", "1"),
+        ("volume-path", "/home/images/disk.qcow2"),
         ("killed", "running"),
         ("same-guest", "yes"),
         ("restarts", "1"),
@@ -252,6 +262,7 @@ fn a_guest_runs_under_the_hosts_unit_and_outlives_its_daemon() {
     ] {
         assert_eq!(fact(name), expected, "{name}: {whole}");
     }
+    assert!(fact("network-state").contains("Active: yes"), "{whole}");
     assert!(fact("reader-destroys").contains("read"), "{whole}");
     // Nothing of what confines a process by itself is missing because of what is refused to the unit.
     assert!(fact("confined").contains("mount namespace: own files only"), "{whole}");

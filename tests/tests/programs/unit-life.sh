@@ -26,6 +26,8 @@ ends() {
     done
     echo "no: $(guest)"
 }
+# Opened by the broker, in terminals that are QEMU's own.
+on_console() { timeout 20 bulkhead -c qemu:///system console web </dev/null 2>/dev/null | grep -m 1 -ao '[0-9][0-9]*' | sed 's/[0-9]*/ticks/'; }
 same() { if [ "$1" = "$2" ]; then echo yes; else echo "no: '$1' and '$2'"; fi; }
 
 systemd-sysusers /usr/lib/sysusers.d/bulkhead.conf
@@ -41,6 +43,18 @@ fact counts counts
 fact reader virsh -c "$readers" domstate web
 fact reader-destroys virsh -c "$readers" destroy web
 fact confined bulkhead -c qemu:///system status
+fact console on_console
+fact network-define virsh net-define /rig/network.xml
+fact network virsh net-start lan
+fact network-state virsh net-info lan
+fact forwarding cat /proc/sys/net/ipv4/ip_forward
+fact network-gone virsh net-destroy lan
+mkdir /home/images
+chown nobody /home/images
+fact pool-define virsh pool-define-as images dir --target /home/images
+fact pool virsh pool-start images
+fact volume virsh vol-create-as images disk.qcow2 1M --format qcow2
+fact volume-path virsh vol-path disk.qcow2 images
 first="$(daemon)" process="$(guest)"
 fact capabilities sed -n 's/^CapBnd:\t*//p' "/proc/$first/status"
 fact guest-capabilities sed -n 's/^CapEff:\t*//p' "/proc/$process/status"

@@ -11,7 +11,7 @@ use bulkhead::wire::control::Layout;
 use bulkhead::wire::types::Uuid;
 use bulkhead::wire::types::secret::SecretValue;
 use bulkhead::{Connection, Which};
-use bulkhead_xml::Element;
+use bulkhead_xml::{Element, Limits};
 use origin::{Found, Origin};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -214,6 +214,9 @@ impl Import<'_> {
                 if found.autostart && self.lib.is_some() {
                     pools.storage_pool_set_autostart(pool, 1).await?;
                 }
+                if !self.starts_pools(root.attr("type").unwrap_or_default()).await? {
+                    notes.push("it can't be started yet: pools of its type are not served".to_owned());
+                }
             }
             Kind::Domain => return self.domain(&found.name, root, found.autostart).await,
         }
@@ -223,21 +226,40 @@ impl Import<'_> {
         Ok(notes)
     }
 
+    /// Does this stack serve pools of a type?
+    async fn starts_pools(&self, kind: &str) -> Result<bool> {
+        let text = self.target.pools().connect_get_storage_pool_capabilities(0).await?;
+        let root = bulkhead_xml::parse(text.as_bytes(), Limits::default(), "")?;
+        let served = root
+            .all("pool")
+            .find(|pool| pool.attr("type") == Some(kind))
+            .and_then(|pool| pool.attr("supported"));
+        Ok(served == Some("yes"))
+    }
+
     async fn domain(&self, name: &str, mut root: Element, autostart: bool) -> Result<Vec<String>> {
+        // It becomes part of files' names.
+        anyhow::ensure!(!name.is_empty() && !name.contains('/'), "'{name}' is no name of a domain");
         if let Some(pid) = self.origin.process(name) {
             anyhow::bail!("it runs under libvirt (process {pid}); shut it down there and import again");
         }
-        let mut notes = Vec::new();
-        let variables = self.rename_variables(&mut root, name);
+        // Its state is there before it is: it could be started as soon as it is defined.
+        let (mut notes, mut made) = (Vec::new(), Vec::new());
         let domains = self.target.domains();
-        let domain = domains.domain_define_xml_flags(root.to_xml(), 0).await?;
-        for (what, done) in self.state(name, &domain.uuid.to_string(), variables.as_deref()) {
-            match done {
-                Ok(true) => notes.push(format!("with its {what}")),
-                Ok(false) => {}
-                Err(error) => notes.push(format!("without its {what}: {error:#}")),
+        let taken = match self.take_state(name, &mut root, &mut made) {
+            Ok(with) => {
+                notes.extend(with.into_iter().map(|what| format!("with its {what}")));
+                domains.domain_define_xml_flags(root.to_xml(), 0).await.map_err(anyhow::Error::from)
             }
-        }
+            Err(error) => Err(error),
+        };
+        let domain = taken.inspect_err(|_| {
+            for file in &made {
+                let _ = std::fs::remove_file(file);
+            }
+        })?;
+        let native = domains.connect_domain_xml_to_native("qemu-argv".to_owned(), root.to_xml(), 0).await;
+        notes.extend(native.err().map(|error| format!("it can't be started yet: {error}")));
         for (folder, what) in [("snapshot", "snapshots"), ("checkpoint", "checkpoints")] {
             let count = self.origin.count(&Path::new("qemu").join(folder).join(name), "xml");
             if count > 0 {
@@ -255,6 +277,37 @@ impl Import<'_> {
         Ok(notes)
     }
 
+    /// Copies what a guest has beside its definition, and has the definition name the copies. Gives what there is of it; `made`
+    /// are the files to remove if the domain is left after all.
+    fn take_state(
+        &self,
+        name: &str,
+        root: &mut Element,
+        made: &mut Vec<PathBuf>,
+    ) -> Result<Vec<&'static str>> {
+        let mut wanted = Vec::new();
+        let own = |path: String| self.lib.as_ref().map(|lib| lib.join(path));
+        if let Some(old) = self.rename_variables(root, name) {
+            wanted.push(("firmware variables", old, own(format!("nvram/{name}_VARS.fd"))));
+        }
+        let saved = self.origin.state.join("qemu/save").join(format!("{name}.save"));
+        wanted.push(("stored state", saved, own(format!("save/{name}.save"))));
+        if let Some(uuid) = root.child_text("uuid").and_then(|uuid| Uuid::parse(uuid.trim())) {
+            for version in ["tpm2", "tpm1.2"] {
+                let old = self.origin.tpms.join(uuid.to_string()).join(version);
+                wanted.push(("TPM", old, own(format!("swtpm/{uuid}/{version}"))));
+            }
+        }
+        let mut with = Vec::new();
+        for (what, old, new) in wanted.into_iter().filter(|(_, old, _)| old.exists()) {
+            if let (Some(lib), Some(new)) = (&self.lib, new) {
+                state::copy(&old, lib, &new, made)?;
+            }
+            with.push(what);
+        }
+        Ok(with)
+    }
+
     /// Firmware variables that lie with libvirt are to lie with this stack; gives where they are now.
     fn rename_variables(&self, root: &mut Element, name: &str) -> Option<PathBuf> {
         let nvram = root.child_mut("os")?.child_mut("nvram")?;
@@ -263,42 +316,14 @@ impl Import<'_> {
             None => nvram.text(),
         };
         let old = self.origin.state_file(named.trim())?;
-        // Where a rehearsal would put them is as good as any other place: nothing is.
-        let base = self.lib.clone().unwrap_or_else(|| self.target_state());
-        let new = base.join("nvram").join(format!("{name}_VARS.fd"));
+        let Some(lib) = &self.lib else { return Some(old) };
+        let new = lib.join("nvram").join(format!("{name}_VARS.fd"));
         let new = new.to_str()?;
         match nvram.child_mut("source") {
             Some(source) => source.set("file", new),
             None => nvram.set_text(new),
         }
         Some(old)
-    }
-
-    fn target_state(&self) -> PathBuf {
-        PathBuf::from("/var/lib/bulkhead/qemu")
-    }
-
-    /// Copies what a guest has beside its definition: each part, and whether there was one.
-    fn state(&self, name: &str, uuid: &str, variables: Option<&Path>) -> Vec<(&'static str, Result<bool>)> {
-        let saved = self.origin.state.join("qemu/save").join(format!("{name}.save"));
-        let tpm = self.origin.state.join("swtpm").join(uuid);
-        let Some(lib) = &self.lib else {
-            let is = |path: Option<&Path>| Ok(path.is_some_and(Path::exists));
-            return vec![
-                ("firmware variables", is(variables)),
-                ("stored state", is(Some(&saved))),
-                ("TPM", is(Some(&tpm))),
-            ];
-        };
-        let variables = variables.map_or(Ok(false), |old| {
-            state::copy(old, lib, &lib.join("nvram").join(format!("{name}_VARS.fd")))
-        });
-        let saved = state::copy(&saved, lib, &lib.join("save").join(format!("{name}.save")));
-        let version = |version: &str| {
-            state::copy_folder(&tpm.join(version), lib, &lib.join("swtpm").join(uuid).join(version))
-        };
-        let tpm = version("tpm2").and_then(|new| Ok(version("tpm1.2")? || new));
-        vec![("firmware variables", variables), ("stored state", saved), ("TPM", tpm)]
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Origin {
     etc: PathBuf,
     /// State that outlives a reboot.
     pub(super) state: PathBuf,
+    /// TPMs, each in a folder named by its guest's uuid.
+    pub(super) tpms: PathBuf,
     /// By this path definitions name `state`, wherever it is mounted now.
     named: PathBuf,
     /// Live state; `None` where it says nothing about this host.
@@ -43,6 +45,7 @@ impl Origin {
         Self {
             etc: root.join("etc/libvirt"),
             state: root.join("var/lib/libvirt"),
+            tpms: root.join("var/lib/libvirt/swtpm"),
             named: STATE.into(),
             run: Some(root.join("run/libvirt")),
         }
@@ -57,8 +60,8 @@ impl Origin {
         };
         let etc = folder("XDG_CONFIG_HOME", ".config");
         let run = std::env::var_os("XDG_RUNTIME_DIR").map(|run| PathBuf::from(run).join("libvirt"));
-        // There libvirt has state and definitions in one folder, but for what is below `lib`.
-        Ok(Self { state: etc.clone(), named: etc.clone(), etc, run })
+        // There libvirt has state and definitions in one folder.
+        Ok(Self { state: etc.clone(), tpms: etc.join("qemu/swtpm"), named: etc.clone(), etc, run })
     }
 
     /// Is there anything at all?
