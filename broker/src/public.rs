@@ -10,7 +10,7 @@ use nix::sys::socket::{UnixAddr, getsockname, getsockopt, sockopt::AcceptConn};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
@@ -19,12 +19,14 @@ use tokio::sync::mpsc;
 /// Where libvirt's clients find a stack, and who may come. A service manager that listens already decides both instead.
 #[derive(Debug, Clone)]
 pub struct Sockets {
-    /// The folder; the sockets in it have the names that [`PUBLIC`] lists.
+    /// The folder; the sockets in it have the names that [`PUBLIC`] lists, and those of a stock host's single drivers lead to them.
     pub folder: PathBuf,
     /// The group that may change things, beside this user and root; everybody may look then.
     pub group: Option<u32>,
 }
 
+/// The daemons of a stock host that is split by drivers: clients look for sockets of these names first.
+const MODULAR: [&str; 4] = ["virtqemud", "virtnetworkd", "virtsecretd", "virtstoraged"];
 /// Connections that wait for the stack's task; who comes later waits in the kernel's queue.
 const CONNECTED: usize = 16;
 /// Pause after an accept that failed for want of descriptors, say.
@@ -63,6 +65,10 @@ pub(crate) fn bind(
             _ => 0o600,
         };
         listeners.push((listen(&sockets.folder, name, open_to, group).map_err(failed(name))?, read_only));
+        for daemon in MODULAR {
+            // What is there already is this, or somebody else's.
+            let _ = symlink(name, sockets.folder.join(name.replacen("libvirt", daemon, 1)));
+        }
     }
     Ok(listeners)
 }

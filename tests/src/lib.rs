@@ -2,4 +2,6 @@
 
 pub mod app;
 pub mod fixture;
+pub mod lab;
 pub mod served;
+pub mod traces;

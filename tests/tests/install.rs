@@ -2,13 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "parts of a test outside of its function")]
 
 use bulkhead_broker::manifest;
-use bulkhead_tests::fixture::{Root, figure, guest_files, libexec, skip};
+use bulkhead_tests::fixture::{Root, figure, guest_files, libexec, skip, ticker_xml};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 /// The most that systemd may find open in the host's unit, of ten. Stock libvirtd's has 9.4. It may only shrink.
-const EXPOSURE_MAX: f64 = 5.0;
+const EXPOSURE_MAX: f64 = 4.8;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -195,43 +195,63 @@ fn rig_lacks() -> Option<&'static str> {
     }
 }
 
+/// What a script said in a rig, fact by fact, and all that there is to read if it is not as it should be.
+struct Rig {
+    facts: BTreeMap<String, String>,
+    whole: String,
+}
+
+impl Rig {
+    /// Runs it; `None`, and said so, where that can't be done.
+    fn run(script: &str, arguments: &[&str]) -> Option<Self> {
+        let guest = guest_files();
+        if let Some(why) =
+            rig_lacks().or(guest.is_none().then_some("no guest files; tools/guest/build makes them"))
+        {
+            skip(why);
+            return None;
+        }
+        let folder = installed(arguments);
+        let work = Root::new();
+        std::fs::create_dir_all(work.path()).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(work.path().join(name), text).unwrap();
+        std::fs::copy(guest?.join("ticker.img"), work.path().join("ticker.img")).unwrap();
+        let serial = "<interface type='user'/><serial type='pty'><log file='/home/ticks'/></serial><console type='pty'/>";
+        write("guest.xml", &ticker_xml("web", Path::new("/home/disk"), serial));
+        let addresses = "<ip address='192.168.213.1' prefix='24'><dhcp><range start='192.168.213.2' end='192.168.213.9'/></dhcp></ip>";
+        let kind = "<forward mode='nat'/><bridge name='bulkhead0'/>";
+        write("network.xml", &format!("<network><name>lan</name>{kind}{addresses}</network>"));
+        let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
+        std::fs::copy(programs.join(script), work.path().join(script)).unwrap();
+        let output = Command::new("/bin/bash")
+            .arg(programs.join("unit-rig.sh"))
+            .args([work.path(), folder.path(), Path::new(script)])
+            .output()
+            .unwrap();
+        let read = |name: &str| std::fs::read_to_string(work.path().join(name)).unwrap_or_default();
+        let said = read("output");
+        let whole = format!("{said}\n{}\n{}", read("console"), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{whole}");
+        let fact = |(name, text): (&str, &str)| (name.to_owned(), text.trim().to_owned());
+        Some(Self { facts: said.lines().filter_map(|line| line.split_once(':')).map(fact).collect(), whole })
+    }
+
+    fn fact(&self, name: &str) -> &str {
+        self.facts.get(name).unwrap_or_else(|| panic!("no {name}: {}", self.whole))
+    }
+
+    fn is(&self, expected: &[(&str, &str)]) {
+        for (name, text) in expected {
+            assert_eq!(self.fact(name), *text, "{name}: {}", self.whole);
+        }
+    }
+}
+
 #[test]
 fn a_guest_runs_under_the_hosts_unit_and_outlives_its_daemon() {
-    if let Some(why) = rig_lacks() {
-        return skip(why);
-    }
-    let Some(guest) = guest_files() else {
-        return skip("no guest files; tools/guest/build makes them");
-    };
-    let folder = installed(&[]);
-    let work = Root::new();
-    std::fs::create_dir_all(work.path()).unwrap();
-    std::fs::copy(guest.join("ticker.img"), work.path().join("ticker.img")).unwrap();
-    let serial =
-        "<interface type='user'/><serial type='pty'><log file='/home/ticks'/></serial><console type='pty'/>";
-    let xml = bulkhead_tests::fixture::ticker_xml("web", Path::new("/home/disk"), serial);
-    std::fs::write(work.path().join("guest.xml"), xml).unwrap();
-    let network = "<network><name>lan</name><forward mode='nat'/><bridge name='bulkhead0'/><ip address='192.168.213.1' \
-                   prefix='24'><dhcp><range start='192.168.213.2' end='192.168.213.9'/></dhcp></ip></network>";
-    std::fs::write(work.path().join("network.xml"), network).unwrap();
-    let programs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
-    std::fs::copy(programs.join("unit-life.sh"), work.path().join("unit-life.sh")).unwrap();
-    let output = Command::new("/bin/bash")
-        .arg(programs.join("unit-rig.sh"))
-        .args([work.path(), folder.path(), Path::new("unit-life.sh")])
-        .output()
-        .unwrap();
-    let read = |name: &str| std::fs::read_to_string(work.path().join(name)).unwrap_or_default();
-    let said = read("output");
-    let whole = format!("{said}\n{}\n{}", read("console"), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{whole}");
-    let facts: BTreeMap<&str, &str> = said
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, text)| (name, text.trim()))
-        .collect();
-    let fact = |name: &str| facts.get(name).copied().unwrap_or_else(|| panic!("no {name}: {whole}"));
-    for (name, expected) in [
+    let Some(rig) = Rig::run("unit-life.sh", &[]) else { return };
+    let whole = &rig.whole;
+    rig.is(&[
         ("sockets", ""),
         (
             "rights",
@@ -246,6 +266,7 @@ fn a_guest_runs_under_the_hosts_unit_and_outlives_its_daemon() {
         ("console", "ticks"),
         // Of the unit alone: drivers and helpers keep less.
         ("capabilities", "000000000020350b"),
+        ("guest-capabilities", "0000000000000000"),
         ("network", ""),
         ("forwarding", "1"),
         ("volume-path", "/home/images/disk.qcow2"),
@@ -257,16 +278,28 @@ fn a_guest_runs_under_the_hosts_unit_and_outlives_its_daemon() {
         ("come-again", "running"),
         ("same-guest-again", "yes"),
         ("gone", ""),
-        ("guest-capabilities", "0000000000000000"),
         ("left-over", ""),
-    ] {
-        assert_eq!(fact(name), expected, "{name}: {whole}");
-    }
-    assert!(fact("network-state").contains("Active: yes"), "{whole}");
-    assert!(fact("reader-destroys").contains("read"), "{whole}");
-    // Nothing of what confines a process by itself is missing because of what is refused to the unit.
-    assert!(fact("confined").contains("mount namespace: own files only"), "{whole}");
-    let missing: Vec<&str> = fact("confined").split("missing: ").skip(1).collect();
-    // What the machine itself may not do is not the unit's.
+    ]);
+    assert!(rig.fact("network-state").contains("Active: yes"), "{whole}");
+    assert!(rig.fact("reader-destroys").contains("read"), "{whole}");
+    // Nothing of what confines a process by itself is missing because of what is refused to the unit; what the machine itself may
+    // not do is not the unit's.
+    assert!(rig.fact("confined").contains("mount namespace: own files only"), "{whole}");
+    let missing: Vec<&str> = rig.fact("confined").split("missing: ").skip(1).collect();
     assert!(missing.iter().all(|what| what.starts_with("memory is not locked")), "{whole}");
+}
+
+#[test]
+fn in_drop_in_mode_stock_clients_find_it_by_themselves() {
+    let Some(rig) = Rig::run("unit-drop-in.sh", &["--drop-in"]) else { return };
+    rig.is(&[
+        ("sockets", ""),
+        ("rights", "/run/libvirt/libvirt-sock 660 root:libvirt /run/libvirt/libvirt-sock-ro 666 root:root"),
+        ("links", "/run/libvirt/libvirt-sock /run/libvirt/libvirt-sock-ro"),
+        ("list", "web"),
+        ("reads", "shut off"),
+        ("pools", ""),
+        ("served", "active"),
+        ("own", ""),
+    ]);
 }

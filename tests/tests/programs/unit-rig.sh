@@ -29,6 +29,7 @@ mount -t tmpfs -o mode=755 tmpfs "$root"
 cd "$root"
 mkdir -p usr etc var/lib var/log var/cache tmp run root home dev proc sys rig .old .proc .upper/etc .work/etc
 chmod 1777 tmp
+ln -s ../run var/run
 for name in bin sbin lib lib64; do
     [ ! -e "/$name" ] || cp -P "/$name" "$name"
 done

@@ -449,6 +449,16 @@ impl Connection {
             Backend::Attached { control, .. } => control.stack_stop().await,
         }
     }
+
+    /// Waits until the stack has ended, whoever wanted that.
+    pub async fn ended(&self) {
+        match &self.0.backend {
+            Backend::Embedded { hold, .. } => hold.ended.clone().wait().await,
+            // That its connection is gone is all that can be seen of it from here.
+            Backend::Attached { .. } => drop(self.0.closed.subscribe().wait_for(|closed| *closed).await),
+        }
+    }
+
     /// Drops the connection. If it was the last of this process to an embedded stack, returns when the drivers have gone and
     /// the root is free.
     pub async fn close(self) {
