@@ -150,7 +150,8 @@ pub fn open(mut config: Config, layout: Layout) -> Result<(Handle, Ended), OpenE
     let (listener, connected) = {
         let _inside = runtime.enter();
         let sockets = config.sockets.as_ref();
-        let public = sockets.map_or(Ok(Vec::new()), |sockets| public::bind(sockets, config.mode))?;
+        let given = config.kept.as_mut();
+        let public = sockets.map_or(Ok(Vec::new()), |sockets| public::bind(sockets, config.mode, given))?;
         (control::bind(&layout.run)?, public::accept(public))
     };
     let (orders, received) = mpsc::channel(ORDERS);

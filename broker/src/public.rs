@@ -6,20 +6,20 @@ use crate::root::{Mode, short_socket_path};
 use bulkhead_wire::control::Identity;
 use interprocess::local_socket::{GenericFilePath, Listener, ListenerOptions, prelude::*};
 use interprocess::os::unix::local_socket::ListenerOptionsExt;
+use nix::sys::socket::{UnixAddr, getsockname, getsockopt, sockopt::AcceptConn};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-/// Where libvirt's clients find a stack, and who may come.
+/// Where libvirt's clients find a stack, and who may come. A service manager that listens already decides both instead.
 #[derive(Debug, Clone)]
 pub struct Sockets {
-    /// The folder; the sockets in it are `libvirt-sock`, `libvirt-sock-ro` and, for the owner alone,
-    /// `libvirt-admin-sock`; the names that a stock host's single drivers have lead to them.
+    /// The folder; the sockets in it have the names that [`PUBLIC`] lists, and those of a stock host's single drivers lead to them.
     pub folder: PathBuf,
     /// The group that may change things, beside this user and root; everybody may look then.
     pub group: Option<u32>,
@@ -35,31 +35,52 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A client's connection: who it is, and the socket.
 pub(crate) type Connected = (Identity, OwnedFd);
 
-/// Makes the sockets. Each comes with what it means to come over it: only looking, or more.
-pub(crate) fn bind(sockets: &Sockets, mode: Mode) -> Result<Vec<(UnixListener, bool)>, OpenError> {
-    let (writing, reading) = match (mode, sockets.group) {
-        (Mode::System, Some(_)) => (0o660, 0o666),
-        (Mode::System, None) => (0o600, 0o666),
-        _ => (0o600, 0o600),
-    };
-    let one = |name: &str, mode: u32, read_only: bool| {
-        let group = sockets.group.filter(|_| !read_only);
-        let path = sockets.folder.join(name);
-        let bound = listen(&sockets.folder, name, mode, group);
-        bound.map(|listener| (listener, read_only)).map_err(|source| OpenError::Control { path, source })
-    };
-    let public = [
-        ("libvirt-sock", writing, false),
-        ("libvirt-sock-ro", reading, true),
-        ("libvirt-admin-sock", 0o600, false),
-    ];
-    let bound = public.into_iter().map(|(name, mode, read_only)| one(name, mode, read_only)).collect();
-    for (daemon, (socket, _, _)) in MODULAR.iter().flat_map(|daemon| public.map(|public| (daemon, public))) {
-        let name = socket.replacen("libvirt", daemon, 1);
-        // What is there already is this, or somebody else's.
-        let _ = symlink(socket, sockets.folder.join(name));
+/// The sockets' names, as files and with a service manager, and whether who comes over them may only look.
+const PUBLIC: [(&str, bool); 3] =
+    [("libvirt-sock", false), ("libvirt-sock-ro", true), ("libvirt-admin-sock", false)];
+
+/// The sockets, each with whether who comes over it may only look: those among `given` if there are any, since whoever has them
+/// made says by that which there are to be; otherwise they are made.
+pub(crate) fn bind(
+    sockets: &Sockets,
+    mode: Mode,
+    mut given: Option<&mut Vec<(String, OwnedFd)>>,
+) -> Result<Vec<(UnixListener, bool)>, OpenError> {
+    let failed = |name| move |source| OpenError::Control { path: sockets.folder.join(name), source };
+    let mut listeners = Vec::new();
+    for (name, read_only) in PUBLIC {
+        let given = given.iter_mut().flat_map(|given| given.extract_if(.., |(given, _)| given == name));
+        for (_, socket) in given {
+            listeners.push((inherit(socket).map_err(failed(name))?, read_only));
+        }
     }
-    bound
+    if !listeners.is_empty() {
+        return Ok(listeners);
+    }
+    for (name, read_only) in PUBLIC {
+        let group = sockets.group.filter(|_| name == "libvirt-sock");
+        let open_to = match (mode, name) {
+            (Mode::System, "libvirt-sock-ro") => 0o666,
+            (Mode::System, _) if group.is_some() => 0o660,
+            _ => 0o600,
+        };
+        listeners.push((listen(&sockets.folder, name, open_to, group).map_err(failed(name))?, read_only));
+        for daemon in MODULAR {
+            // What is there already is this, or somebody else's.
+            let _ = symlink(name, sockets.folder.join(name.replacen("libvirt", daemon, 1)));
+        }
+    }
+    Ok(listeners)
+}
+
+/// A socket on which somebody else listened for this process.
+fn inherit(socket: OwnedFd) -> io::Result<UnixListener> {
+    if getsockname::<UnixAddr>(socket.as_raw_fd()).is_err() || !getsockopt(&socket, AcceptConn)? {
+        return Err(io::Error::other("what was handed over under its name is no unix socket that listens"));
+    }
+    let listener = std::os::unix::net::UnixListener::from(socket);
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
 }
 
 fn listen(folder: &Path, name: &str, mode: u32, group: Option<u32>) -> io::Result<UnixListener> {
@@ -77,9 +98,7 @@ fn listen(folder: &Path, name: &str, mode: u32, group: Option<u32>) -> io::Resul
     chown(&path, None, group)?;
     fs::set_permissions(&path, Permissions::from_mode(mode))?;
     let Listener::UdSocket(listener) = listener;
-    let listener = std::os::unix::net::UnixListener::from(OwnedFd::from(listener));
-    listener.set_nonblocking(true)?;
-    UnixListener::from_std(listener)
+    inherit(listener.into())
 }
 
 /// Who is at the other end of a connection.

@@ -55,8 +55,8 @@ pub struct Config {
     pub sockets: Option<Sockets>,
     /// Faults to make. Empty for every stack that is not there to be tested.
     pub faults: Vec<FaultRule>,
-    /// Descriptors that the service manager kept for an earlier daemon, with their names. `None`: no service manager is to
-    /// be told of any, be it there or not.
+    /// Descriptors of the service manager, with their names: what it kept for an earlier daemon, and sockets on which it listens
+    /// for this one. `None`: no service manager is to be told of any, be it there or not.
     pub kept: Option<Vec<(String, OwnedFd)>>,
 }
 

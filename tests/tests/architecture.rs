@@ -338,7 +338,7 @@ fn each_table_is_served_by_a_crate_of_its_own() {
 
 /// Where `unsafe` stands, tests aside.
 const UNSAFE: &[(&str, &str)] = &[
-    ("broker/src/launcher/mod.rs", "clone3, and what a child may do before exec"),
+    ("broker/src/launcher/mod.rs", "clone, and what a child may do before exec"),
     ("broker/src/launcher/process.rs", "pidfd_send_signal and pidfd_open, which have no safe wrapper"),
     ("drivers/network/src/tap.rs", "TUNSETIFF: the one thing about taps that netlink can't do"),
     ("sandbox/src/confine.rs", "descriptors that a process is born with; close_range; Landlock's version"),
@@ -385,6 +385,7 @@ fn processes_begin_in_one_place() {
         "fexecve",
         "SYS_fork",
         "SYS_vfork",
+        "SYS_clone",
         "SYS_clone3",
         "SYS_execve",
         "SYS_execveat",

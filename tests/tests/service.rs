@@ -3,15 +3,17 @@
 
 use bulkhead::Connection;
 use bulkhead::wire::types::secret::SecretValue;
-use bulkhead_tests::fixture::{Root, libexec, wait_for};
+use bulkhead_tests::fixture::{Root, libexec, skip, wait_for};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 use tokio::process::{Child, Command};
@@ -25,13 +27,15 @@ struct Manager {
     kept: BTreeMap<String, RawFd>,
     /// Everything else that it was told, with how often.
     told: BTreeMap<String, u32>,
+    /// Sockets on which it listens for the daemon, by the names under which they are handed over.
+    listening: Vec<(&'static str, UnixListener)>,
 }
 
 impl Manager {
     fn new(home: &Path) -> Self {
         let socket = UnixDatagram::bind(home.join("notify")).unwrap();
         socket.set_nonblocking(true).unwrap();
-        Self { socket, kept: BTreeMap::new(), told: BTreeMap::new() }
+        Self { socket, kept: BTreeMap::new(), told: BTreeMap::new(), listening: Vec::new() }
     }
 
     /// Reads what has come.
@@ -85,14 +89,21 @@ impl Manager {
         for (number, file) in (3..).zip(self.kept.values()) {
             write!(script, "exec {number}<>/proc/{}/fd/{file}; ", std::process::id()).unwrap();
         }
+        // Sockets can't be opened again: these go over as they are, above all numbers that are given away.
+        let high = |(_, socket): &(_, UnixListener)| fcntl(socket, FcntlArg::F_DUPFD(200)).unwrap();
+        let handed_over: Vec<RawFd> = self.listening.iter().map(high).collect();
+        for (number, from) in (3 + self.kept.len()..).zip(&handed_over) {
+            write!(script, "exec {number}<&{from} {from}<&-; ").unwrap();
+        }
         // The descriptors are meant for the process with this id.
         script += "LISTEN_PID=$$ exec \"$0\" --session";
-        let names: Vec<&str> = self.kept.keys().map(String::as_str).collect();
+        let listening = self.listening.iter().map(|(name, _)| *name);
+        let names: Vec<&str> = self.kept.keys().map(String::as_str).chain(listening).collect();
         let mut daemon = Command::new("/bin/bash");
         if !names.is_empty() {
             daemon.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
         }
-        daemon
+        let started = daemon
             .args(["-c", &script])
             .arg(libexec().join("bulkheadd"))
             .env("HOME", home)
@@ -101,8 +112,21 @@ impl Manager {
             .env("WATCHDOG_USEC", "200000")
             .kill_on_drop(true)
             .spawn()
-            .unwrap()
+            .unwrap();
+        for number in handed_over {
+            nix::unistd::close(number).unwrap();
+        }
+        started
     }
+}
+
+/// Runs `virsh` with a socket.
+async fn virsh(socket: &Path, arguments: &[&str]) -> (String, bool) {
+    let uri = format!("qemu+unix:///session?socket={}", socket.display());
+    let mut virsh = Command::new("virsh");
+    virsh.args(["-q", "-c", &uri]).args(arguments).env("LC_ALL", "C.UTF-8").kill_on_drop(true);
+    let output = tokio::time::timeout(SOON, virsh.output()).await.unwrap().unwrap();
+    (String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(), output.status.success())
 }
 
 async fn reach(home: &Path) -> Connection {
@@ -155,4 +179,61 @@ async fn what_a_driver_deposited_outlives_a_daemon_whose_service_manager_keeps_i
     kill(Pid::from_raw(i32::try_from(second.id().unwrap()).unwrap()), Signal::SIGTERM).unwrap();
     assert!(second.wait().await.unwrap().success());
     manager.hears("STOPPING=1", 1).await;
+}
+
+#[tokio::test]
+async fn sockets_that_the_service_manager_listens_on_are_served_and_no_others_are_made() {
+    if Command::new("virsh").arg("--version").output().await.is_err() {
+        return skip("virsh is not installed");
+    }
+    let home = Root::new();
+    std::fs::create_dir_all(home.path()).unwrap();
+    let mut manager = Manager::new(home.path());
+    let (writers, readers) = (home.path().join("for-writers"), home.path().join("for-readers"));
+    // One name may stand for several sockets.
+    let (also, unknown) = (home.path().join("also-for-writers"), home.path().join("unknown"));
+    for (name, path) in [
+        ("libvirt-sock", &writers),
+        ("strangers", &unknown),
+        ("libvirt-sock-ro", &readers),
+        ("libvirt-sock", &also),
+    ] {
+        manager.listening.push((name, UnixListener::bind(path).unwrap()));
+    }
+    let xml = home.path().join("secret.xml");
+    std::fs::write(&xml, "<secret ephemeral='yes'/>").unwrap();
+    let define = ["secret-define", xml.to_str().unwrap()];
+    // Who comes while there is no daemon waits for it.
+    let (early, mut first) = tokio::join!(virsh(&writers, &define), async {
+        let listener = &manager.listening[0].1;
+        wait_for("a client has come", SOON, || async {
+            let mut comes = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut comes, PollTimeout::ZERO) == Ok(1) { Ok(()) } else { Err("none".to_owned()) }
+        })
+        .await;
+        manager.start(home.path())
+    });
+    assert!(early.1, "{}", early.0);
+    assert!(virsh(&also, &define).await.1);
+    let (said, taken) = virsh(&readers, &["secret-list"]).await;
+    assert!(taken && said.lines().count() == 2, "{said}");
+    let (said, taken) = virsh(&readers, &define).await;
+    assert!(!taken && said.contains("read"), "{said}");
+    assert!(!home.path().join("run/libvirt").exists(), "nobody asked for others");
+
+    // The next one is handed the same.
+    first.start_kill().unwrap();
+    first.wait().await.unwrap();
+    manager.listen();
+    let (late, mut second) =
+        tokio::join!(virsh(&readers, &["secret-list"]), async { manager.start(home.path()) });
+    assert!(late.1 && late.0.lines().count() == 2, "{}", late.0);
+    kill(Pid::from_raw(i32::try_from(second.id().unwrap()).unwrap()), Signal::SIGTERM).unwrap();
+    assert!(second.wait().await.unwrap().success());
+
+    // What is no socket that listens is refused, and named.
+    let connected = UnixStream::connect(&writers).unwrap();
+    let odd = UnixListener::from(OwnedFd::from(connected));
+    manager.listening = vec![("libvirt-sock", odd)];
+    assert!(!manager.start(home.path()).wait().await.unwrap().success());
 }

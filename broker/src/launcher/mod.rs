@@ -1,8 +1,9 @@
-//! The one place where a process begins: `clone3` with a pidfd, then exec.
+//! The one place where a process begins: `clone` with a pidfd, then exec. Not `clone3`: a filter can't see its flags, so where a
+//! service manager forbids kinds of namespaces it does not exist.
 //!
 //! In embed mode this runs inside somebody's multi-threaded application: between clone and exec nothing is allocated and no
 //! lock is taken, no signal handler of ours exists, and the child's end is learned from its pidfd alone.
-#![expect(unsafe_code, reason = "clone3 and what a child may do before exec have no safe wrapper")]
+#![expect(unsafe_code, reason = "clone and what a child may do before exec have no safe wrapper")]
 
 pub(crate) mod process;
 
@@ -31,19 +32,6 @@ pub(crate) struct Process {
     pub(crate) pid: u32,
     /// Readable when it has ended.
     pub(crate) pidfd: OwnedFd,
-}
-
-#[repr(C)]
-#[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
 }
 
 /// Numbers above all that a child gets, where descriptors are parked while they change places.
@@ -75,15 +63,11 @@ pub(crate) fn launch(command: &Command<'_>) -> io::Result<Process> {
     let mut parked = vec![0; targets.len()];
 
     let mut pidfd: RawFd = -1;
-    let mut clone = CloneArgs {
-        // This thread waits until the child has executed its program or ended.
-        flags: u64::from((libc::CLONE_PIDFD | libc::CLONE_VFORK).unsigned_abs()),
-        pidfd: (&raw mut pidfd) as u64,
-        ..CloneArgs::default()
-    };
+    // This thread waits until the child has executed its program or ended.
+    let flags = libc::c_long::from(libc::CLONE_PIDFD | libc::CLONE_VFORK);
     // SAFETY: without CLONE_VM this is a fork: the child has its own copy of everything, and runs `child` alone, which
     // makes only system calls and touches only memory prepared above.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut clone, size_of::<CloneArgs>()) };
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, &raw mut pidfd, 0_usize, 0_usize) };
     if pid == 0 {
         // SAFETY: see `child`; this is the child.
         unsafe {

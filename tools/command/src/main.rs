@@ -5,6 +5,7 @@ mod console;
 mod doctor;
 mod domains;
 mod embed;
+mod import;
 mod job;
 mod networks;
 mod options;
@@ -60,6 +61,9 @@ async fn act(options: Options) -> Result<ExitCode> {
         Action::Run { file, no_console } => return run::run(&options, file, !no_console, &output).await,
         Action::Embed { make_command: Some(file), .. } => return connect::make_command(&options, file),
         Action::Embed { command, keep, .. } => return embed::embed(&options, command, *keep).await,
+        Action::Import { from, dry_run } => {
+            return import::import(&options, from.as_deref(), *dry_run, &output).await;
+        }
         Action::Connect => return connect::connect(&options).await,
         Action::Keep { idle } => return connect::keep(&options, Duration::from_secs(*idle)).await,
         _ => {}

@@ -185,6 +185,16 @@ pub(crate) enum Action {
         #[arg(last = true)]
         command: Vec<String>,
     },
+    /// Take over what this host's libvirt knows: domains with their state, networks, pools and secrets. Says what is left and why;
+    /// changes nothing there
+    Import {
+        /// Another folder than / that has etc/libvirt and var/lib/libvirt in it; by default of a session, this user's own
+        #[arg(long, value_name = "DIR")]
+        from: Option<PathBuf>,
+        /// Say what would be taken, and take nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Take a libvirt connection to a private stack on standard input and output; opens the stack if nobody has
     Connect,
     /// Keep a private stack open while somebody is connected to it or a guest runs

@@ -326,6 +326,9 @@ impl Guest {
         if self.running.is_some() {
             self.record(Phase::Running).await?;
         }
+        if !known {
+            self.find_saved().await;
+        }
         self.publish();
         self.emit(if known { lifecycle::REDEFINED } else { lifecycle::DEFINED });
         Ok(())

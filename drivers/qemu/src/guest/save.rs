@@ -86,6 +86,12 @@ impl Guest {
         self.saved = self.place().is_stored();
     }
 
+    /// Looks for a stored state, when the domain is new: it may have been brought from another host.
+    pub(super) async fn find_saved(&mut self) {
+        // Where it can't be looked for, the start says so.
+        self.saved = self.on_image(|place| Ok(place.is_stored())).await.unwrap_or(false);
+    }
+
     /// Removes the stored state: the next start boots.
     pub(crate) async fn remove_saved(&mut self) -> Result<(), Error> {
         self.on_image(Place::remove).await?;
