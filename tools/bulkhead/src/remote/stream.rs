@@ -1,0 +1,194 @@
+//! Streams: the application gets a descriptor, as it does from a driver itself; here its other end is pumped.
+
+use super::door::{Door, Failure, Request, error_of};
+use bulkhead_wire::error::{Error, Origin};
+use bulkhead_wire::remote::{Encoded, Header, Incoming, Kind, Reader, Status, Writer, frame};
+use bulkhead_wire::table::{CallInfo, domain, storage};
+use bulkhead_wire::xdr;
+use std::io;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::oneshot;
+
+/// Bytes of one frame, as libvirt's own clients cut them.
+const CHUNK: usize = 262_120;
+/// Bytes of a hole that are written at once.
+const ZEROS: usize = 64 << 10;
+
+/// Which way data goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// To the application: what the stream holds has an end, and whether it was reached must be known.
+    Out,
+    /// From the application.
+    In,
+    /// Both: a terminal.
+    Both,
+}
+
+impl Direction {
+    fn of(info: &CallInfo) -> Self {
+        let is = |other: &CallInfo| (info.driver, info.operation) == (other.driver, other.operation);
+        if is(&domain::domain_screenshot::INFO) || is(&storage::storage_vol_download::INFO) {
+            Self::Out
+        } else if is(&storage::storage_vol_upload::INFO) {
+            Self::In
+        } else {
+            Self::Both
+        }
+    }
+}
+
+/// Makes the call that opens a stream; the reply comes with the application's end of it.
+pub(super) async fn open(mut door: Door, request: &Request, info: &CallInfo) -> Result<Encoded, Failure> {
+    let direction = Direction::of(info);
+    let (ours, theirs) = ends(direction)
+        .map_err(|error| Failure::Refused(Error::system(Origin::STREAMS, "A pair of sockets", &error)))?;
+    let (reply, early) = door.exchange(request, &[]).await?;
+    let call = Header::call(reply.header.program, reply.header.procedure, reply.header.serial, Kind::Stream);
+    tokio::spawn(pump(door, call, early, ours, direction));
+    Ok((reply.payload, vec![theirs.into()]))
+}
+
+/// Our end and the application's.
+///
+/// An end that was not confirmed must not look like one. A socket whose other end is closed with something unread says
+/// "connection reset" instead of "end", so a byte that nobody wants waits on our side until all is well.
+fn ends(direction: Direction) -> io::Result<(UnixStream, std::os::unix::net::UnixStream)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    if direction == Direction::Out {
+        io::Write::write_all(&mut &theirs, &[0])?;
+        theirs.shutdown(std::net::Shutdown::Write)?;
+    }
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, theirs))
+}
+
+/// The last word of the application's side.
+enum Last {
+    /// It has said all, or heard all.
+    Finish,
+    /// It went before that.
+    Abort,
+}
+
+async fn pump(door: Door, call: Header, early: Vec<Incoming>, ours: UnixStream, direction: Direction) {
+    let Door { reader, mut writer, .. } = door;
+    let (mut from, mut to) = ours.into_split();
+    let (heard, last) = oneshot::channel();
+    let inward = async {
+        let last = if direction == Direction::Out {
+            last.await.unwrap_or(Last::Abort)
+        } else {
+            send(&mut writer, call, &mut from).await
+        };
+        let status = match last {
+            Last::Finish => Status::Ok,
+            Last::Abort => Status::Error,
+        };
+        say(&mut writer, call, status, &[]).await;
+        // What comes of it is heard by the other half.
+        std::future::pending::<()>().await;
+    };
+    let outward = receive(reader, call, early, &mut to, (direction, heard));
+    let ended = tokio::select! {
+        ended = outward => ended,
+        () = inward => Ok(()),
+    };
+    match (ended, direction) {
+        // All is well: the byte that says otherwise goes.
+        (Ok(()), Direction::Out) => drop(from.read(&mut [0]).await),
+        (Ok(()), _) => {}
+        (Err(error), Direction::In) => {
+            tracing::warn!(%error, "stream");
+            // Whoever is done writing and reads to the end learns that it came to nothing, and why.
+            drop(to.write_all(error.message.as_bytes()).await);
+        }
+        (Err(error), _) => tracing::warn!(%error, "stream"),
+    }
+}
+
+async fn say(writer: &mut Writer, call: Header, status: Status, data: &[u8]) -> bool {
+    let header = call.answer(Kind::Stream, status);
+    match frame(header, data) {
+        Some(bytes) => writer.write(&bytes, &[]).await.is_ok(),
+        None => false,
+    }
+}
+
+/// From the application to the daemon, until it closes its end.
+async fn send(writer: &mut Writer, call: Header, from: &mut OwnedReadHalf) -> Last {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(0) | Err(_) => return Last::Finish,
+            Ok(count) => {
+                if !say(writer, call, Status::Continue, buffer.get(..count).unwrap_or_default()).await {
+                    return Last::Abort;
+                }
+            }
+        }
+    }
+}
+
+/// From the daemon to the application, until the daemon says its last word.
+async fn receive(
+    mut reader: Reader,
+    call: Header,
+    early: Vec<Incoming>,
+    to: &mut OwnedWriteHalf,
+    (direction, heard): (Direction, oneshot::Sender<Last>),
+) -> Result<(), Error> {
+    let mut early = early.into_iter();
+    // Its application has gone: what comes is not wanted.
+    let (mut gone, mut heard) = (false, Some(heard));
+    loop {
+        let frame = match early.next() {
+            Some(frame) => frame,
+            None => reader.read().await.map_err(|error| failed(&format!("the connection ended: {error}")))?,
+        };
+        if (frame.header.procedure, frame.header.serial) != (call.procedure, call.serial) {
+            continue;
+        }
+        let written = match (frame.header.kind, frame.header.status) {
+            (Some(Kind::StreamHole), _) => zeros(to, &frame).await,
+            (Some(Kind::Stream), status) if status == Status::Ok as i32 => return Ok(()),
+            (Some(Kind::Stream), status) if status == Status::Error as i32 => return Err(error_of(&frame)),
+            (Some(Kind::Stream), _) if frame.payload.is_empty() => {
+                if direction == Direction::Out {
+                    // The end is one only when the daemon has confirmed it.
+                    drop(heard.take().map(|heard| heard.send(Last::Finish)));
+                    Ok(())
+                } else {
+                    to.shutdown().await
+                }
+            }
+            (Some(Kind::Stream), _) if gone => Ok(()),
+            (Some(Kind::Stream), _) => to.write_all(&frame.payload).await,
+            _ => Ok(()),
+        };
+        if written.is_err() && !gone {
+            gone = true;
+            drop(heard.take().map(|heard| heard.send(Last::Abort)));
+        }
+    }
+}
+
+/// A hole reads as zeros.
+async fn zeros(to: &mut OwnedWriteHalf, frame: &Incoming) -> io::Result<()> {
+    let hole = xdr::decode::<(i64, u32)>(&frame.payload, Vec::new()).map(|((length, _flags), _)| length);
+    let mut left =
+        hole.ok().and_then(|length| u64::try_from(length).ok()).ok_or(io::ErrorKind::InvalidData)?;
+    let zeros = vec![0; ZEROS];
+    while left > 0 {
+        let count = usize::try_from(left).unwrap_or(ZEROS).min(ZEROS);
+        to.write_all(zeros.get(..count).unwrap_or(&zeros)).await?;
+        left -= u64::try_from(count).unwrap_or(left);
+    }
+    Ok(())
+}
+
+fn failed(message: &str) -> Error {
+    Error::new(bulkhead_wire::error::Code::RPC, Origin::STREAMS, message)
+}
