@@ -1,5 +1,6 @@
 //! What the tests that cross crates share: a stack below a root of its own, guests, processes, skipping.
 
 pub mod app;
+pub mod daemon;
 pub mod fixture;
 pub mod served;
