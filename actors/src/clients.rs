@@ -45,6 +45,12 @@ impl Clients {
         self.known.read().unwrap_or_else(PoisonError::into_inner).contains_key(&token)
     }
 
+    /// All of them.
+    #[must_use]
+    pub fn tokens(&self) -> Vec<Token> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
     /// Changes whenever a client has gone. Which ones, [`Clients::is_there`] tells: nothing is missed by who looks late.
     #[must_use]
     pub fn departures(&self) -> watch::Receiver<u64> {

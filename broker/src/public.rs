@@ -9,7 +9,7 @@ use interprocess::os::unix::local_socket::ListenerOptionsExt;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
@@ -18,12 +18,15 @@ use tokio::sync::mpsc;
 /// Where libvirt's clients find a stack, and who may come.
 #[derive(Debug, Clone)]
 pub struct Sockets {
-    /// The folder; the sockets in it are `libvirt-sock` and `libvirt-sock-ro`.
+    /// The folder; the sockets in it are `libvirt-sock`, `libvirt-sock-ro` and, for the owner alone,
+    /// `libvirt-admin-sock`; the names that a stock host's single drivers have lead to them.
     pub folder: PathBuf,
     /// The group that may change things, beside this user and root; everybody may look then.
     pub group: Option<u32>,
 }
 
+/// The daemons of a stock host that is split by drivers: clients look for sockets of these names first.
+const MODULAR: [&str; 4] = ["virtqemud", "virtnetworkd", "virtsecretd", "virtstoraged"];
 /// Connections that wait for the stack's task; who comes later waits in the kernel's queue.
 const CONNECTED: usize = 16;
 /// Pause after an accept that failed for want of descriptors, say.
@@ -50,7 +53,13 @@ pub(crate) fn bind(sockets: &Sockets, mode: Mode) -> Result<Vec<(UnixListener, b
         ("libvirt-sock-ro", reading, true),
         ("libvirt-admin-sock", 0o600, false),
     ];
-    public.into_iter().map(|(name, mode, read_only)| one(name, mode, read_only)).collect()
+    let bound = public.into_iter().map(|(name, mode, read_only)| one(name, mode, read_only)).collect();
+    for (daemon, (socket, _, _)) in MODULAR.iter().flat_map(|daemon| public.map(|public| (daemon, public))) {
+        let name = socket.replacen("libvirt", daemon, 1);
+        // What is there already is this, or somebody else's.
+        let _ = symlink(socket, sockets.folder.join(name));
+    }
+    bound
 }
 
 fn listen(folder: &Path, name: &str, mode: u32, group: Option<u32>) -> io::Result<UnixListener> {

@@ -145,7 +145,7 @@ const BESIDE_WITHIN: Duration = Duration::from_secs(1);
 /// Longest name of a deposit or an object.
 const NAME_MAX_BYTES: usize = 256;
 /// Clients of libvirt's protocol, all and of one user who is not root.
-const CONNECTIONS_MAX: usize = 8192;
+const CONNECTIONS_MAX: usize = 5000;
 const CONNECTIONS_OF_USER_MAX: usize = 1024;
 /// Wishes of one driver, and requests of clients, that wait.
 const WAITING_MAX: usize = 4096;
@@ -615,9 +615,10 @@ impl Stack {
         Ok(())
     }
 
-    /// The clients that this driver hears of from the gateway.
+    /// The clients that this driver hears of from the gateway; for the gateway itself, those that it is handed over.
     fn clients_of_gateway(&self, driver: Driver) -> Vec<(Token, Identity)> {
-        let called = manifest::of(Driver::Gateway).is_some_and(|gateway| gateway.calls.contains(&driver));
+        let called = manifest::of(Driver::Gateway)
+            .is_some_and(|gateway| gateway.driver == driver || gateway.calls.contains(&driver));
         let identity = |token: &Token| self.clients.get(token).map(|identity| (*token, identity.clone()));
         self.connections.keys().filter(|_| called).filter_map(identity).collect()
     }

@@ -174,6 +174,7 @@ fn data(class: &str) -> Option<&'static [(&'static str, &'static str)]> {
             ("/usr/share/ovmf", "firmware"),
             ("/sys/devices/system", "the host's CPU topology"),
             ("/proc/self", "its own threads and memory"),
+            ("/proc/sys/vm/overcommit_memory", "whether memory that is not reserved can be had"),
             ("/etc/nsswitch.conf", "user networking looks names up"),
             ("/etc/resolv.conf", "user networking passes the name server on"),
             ("/etc/hosts", "user networking looks names up"),

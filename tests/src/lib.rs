@@ -3,4 +3,6 @@
 pub mod app;
 pub mod daemon;
 pub mod fixture;
+pub mod lab;
 pub mod served;
+pub mod traces;

@@ -129,7 +129,7 @@ async fn limits_hold_and_outlive_the_gateway() {
     }
     let served = Served::new().await;
     let limits = admin(&served, &["srv-clients-info", "libvirtd"]).await;
-    assert_eq!((figure(&limits, "nclients_max"), figure(&limits, "nclients")), (8192, 0));
+    assert_eq!((figure(&limits, "nclients_max"), figure(&limits, "nclients")), (5000, 0));
     admin(&served, &["srv-clients-set", "libvirtd", "--max-clients", "1", "--max-unauth-clients", "1"]).await;
     let first = shell(&served).await;
     let (text, well) = served.said("virsh", &["list"]).await;
@@ -209,5 +209,25 @@ async fn the_log_says_what_is_wanted() {
     assert!(served.said("virt-admin", &["-c", &uri, "srv-list"]).await.0.contains("Cannot find program"));
     let uri = format!("qemu+unix:///session?socket={}", served.socket("libvirt-admin-sock").display());
     assert!(served.said("virsh", &["-c", &uri, "list"]).await.0.contains("Cannot find program"));
+    served.stack.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_names_of_stocks_single_daemons_lead_to_the_same_stack() {
+    if !ready() {
+        return;
+    }
+    let served = Served::new().await;
+    for daemon in ["virtqemud", "virtstoraged", "virtsecretd", "virtnetworkd"] {
+        for ending in ["sock", "sock-ro"] {
+            let socket = served.socket(&format!("{daemon}-{ending}"));
+            let uri = format!("qemu+unix:///session?socket={}", socket.display());
+            let (text, well) = served.said("virsh", &["-c", &uri, "list", "--all"]).await;
+            assert!(well, "{}: {text}", socket.display());
+        }
+        let socket = served.socket(&format!("{daemon}-admin-sock"));
+        let uri = format!("libvirtd+unix:///system?socket={}", socket.display());
+        assert!(served.said("virt-admin", &["-c", &uri, "srv-list"]).await.1);
+    }
     served.stack.stop().await.unwrap();
 }

@@ -35,7 +35,7 @@ struct Aims {
 
 /// Which other driver owns the foreign helper: one that leaves unknown helpers alone.
 fn owner_of_foreign(captured: &str) -> &'static str {
-    if captured == "network" { "log" } else { "network" }
+    if captured == "log" { "secret" } else { "log" }
 }
 
 /// The folder in which a driver may do anything.

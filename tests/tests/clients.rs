@@ -121,7 +121,7 @@ async fn virsh_takes_a_guest_through_its_life() {
     assert_eq!(served.virsh(&["list", "--all", "--name"]).await.trim(), "");
     assert!(served.virsh_fails(&["dominfo", "web"]).await.contains("failed to get domain 'web'"));
     // What nobody serves is named.
-    assert!(served.virsh_fails(&["net-list"]).await.contains("virConnectNumOfNetworks"));
+    assert!(served.virsh_fails(&["nwfilter-list"]).await.contains("virConnectNumOfNWFilters"));
 
     events.soon("Undefined Removed").await;
     let kinds: Vec<&str> =
@@ -435,7 +435,7 @@ async fn garbage_ends_its_own_connection_and_no_other() {
         (program::REMOTE, 23, &[0xff, 0xff, 0xff, 0xff], (39, 7)),
         (program::REMOTE, 23, &[], (39, 7)),
         (program::REMOTE, 23, &[0, 0, 0, 1, b'x', 0, 0, 0, 9, 9, 9], (42, 10)),
-        (program::REMOTE, 44, &[], (3, 19)),
+        (program::REMOTE, 178, &[], (3, 19)),
         (program::QEMU, 1, &[], (3, 0)),
     ] {
         good.send(program, procedure, Kind::Call, 9, payload).await;

@@ -1,66 +1,78 @@
 //! `virsh net-*`, unmodified, against a stack in a network namespace of the test's own.
 #![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
 
-use bulkhead::Connection;
-use bulkhead_tests::fixture::{Root, libexec, skip};
+use bulkhead_tests::fixture::{driver, kill, skip, wait_for};
+use bulkhead_tests::served::{PYTHON, Served, installed};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(30);
 
-struct Served {
-    root: Root,
-    stack: Connection,
-}
+/// Prints what it is told, until its input ends.
+const LISTENER: &str = r#"
+import libvirt, sys, threading
+libvirt.virEventRegisterDefaultImpl()
+def loop():
+    while True:
+        libvirt.virEventRunDefaultImpl()
+threading.Thread(target=loop, daemon=True).start()
+connection = libvirt.openReadOnly(None)
+def lifecycle(connection, network, event, detail, opaque):
+    print("lifecycle", network.name(), event, flush=True)
+def metadata(connection, network, kind, uri, opaque):
+    print("metadata", network.name(), kind, uri, flush=True)
+ids = [
+    connection.networkEventRegisterAny(None, libvirt.VIR_NETWORK_EVENT_ID_LIFECYCLE, lifecycle, None),
+    connection.networkEventRegisterAny(None, libvirt.VIR_NETWORK_EVENT_ID_METADATA_CHANGE, metadata, None),
+]
+print("listening", flush=True)
+sys.stdin.read()
+for id in ids:
+    connection.networkEventDeregisterAny(id)
+print("content", flush=True)
+"#;
 
-impl Served {
-    /// A stack with a gateway; none where the machine lacks what it takes.
+/// A stack with a gateway; none where the machine lacks what it takes.
+struct Lab(Served);
+
+impl Lab {
     async fn new() -> Option<Self> {
-        let tools = ["/usr/bin/virsh", "/usr/sbin/dnsmasq", "/usr/sbin/ip"];
-        if !nix::unistd::geteuid().is_root() || tools.iter().any(|tool| !Path::new(tool).exists()) {
+        let sbin = ["/usr/sbin/dnsmasq", "/usr/sbin/ip"].iter().all(|tool| Path::new(tool).exists());
+        if !nix::unistd::geteuid().is_root() || !sbin || !installed(&["virsh"]) {
             skip("virsh's networks take root, virsh, dnsmasq and ip");
             return None;
         }
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let root = Root::new();
-        let builder = Connection::builder(&root.uri()).libexec(libexec()).gateway(true);
-        let stack = builder.open().await.unwrap();
-        Some(Self { root, stack })
+        Some(Self(Served::new().await))
     }
 
     fn file(&self, name: &str, text: &str) -> String {
-        let path = self.root.path().join(name);
+        let path = self.0.root.path().join(name);
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     }
 
-    async fn said(&self, arguments: &[&str]) -> (String, bool) {
-        let socket = self.root.path().join("run/libvirt-sock");
-        let mut command = Command::new("virsh");
-        command.env("LIBVIRT_DEFAULT_URI", format!("qemu+unix:///session?socket={}", socket.display()));
-        command.env("LC_ALL", "C").args(arguments).kill_on_drop(true);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let output = timeout(SOON, command.output()).await.unwrap().unwrap();
-        let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
-        (text, output.status.success())
-    }
-
     async fn virsh(&self, line: &str) -> String {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let (text, well) = self.said(&words).await;
-        assert!(well, "virsh {line}: {text}");
-        text
+        self.0.virsh(&line.split_whitespace().collect::<Vec<_>>()).await
     }
 
     async fn fails(&self, line: &str) -> String {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let (text, well) = self.said(&words).await;
-        assert!(!well, "virsh {line}: {text}");
-        text
+        self.0.virsh_fails(&line.split_whitespace().collect::<Vec<_>>()).await
+    }
+
+    async fn killed(&self, name: &str) {
+        let (before, _) = driver(&self.0.stack, name).await.unwrap();
+        kill(before, Signal::SIGKILL);
+        wait_for("the next incarnation", SOON, || async {
+            let (now, _) = driver(&self.0.stack, name).await?;
+            (now != before).then_some(()).ok_or("the old one".to_owned())
+        })
+        .await;
     }
 }
 
@@ -69,7 +81,7 @@ const DEFAULT: &str = "<network><name>default</name><forward mode='nat'/><ip add
 
 #[tokio::test]
 async fn virsh_takes_a_network_through_its_life() {
-    let Some(served) = Served::new().await else { return };
+    let Some(served) = Lab::new().await else { return };
     let file = served.file("net.xml", DEFAULT);
     assert!(served.virsh(&format!("net-define {file}")).await.contains("Network default defined"));
     served.virsh("net-autostart default").await;
@@ -115,12 +127,12 @@ async fn virsh_takes_a_network_through_its_life() {
     assert!(served.virsh("net-info default").await.contains("Persistent:     no"));
     served.virsh("net-destroy default").await;
     assert!(served.fails("net-info default").await.contains("not found"));
-    served.stack.close().await;
+    served.0.stack.close().await;
 }
 
 #[tokio::test]
 async fn virsh_makes_transient_networks_and_ports() {
-    let Some(served) = Served::new().await else { return };
+    let Some(served) = Lab::new().await else { return };
     let file = served.file("net.xml", &DEFAULT.replace("10.77.1", "10.77.2"));
     assert!(served.virsh(&format!("net-create {file}")).await.contains("created"));
     assert!(served.virsh("net-list --transient").await.contains("default"));
@@ -139,12 +151,12 @@ async fn virsh_makes_transient_networks_and_ports() {
     served.virsh("net-port-delete default 9e6f5a4e-6d7f-4c2f-9a0e-1f6a4a1b2c3d").await;
     served.virsh("net-destroy default").await;
     assert!(!served.virsh("net-list --all").await.contains("default"));
-    served.stack.close().await;
+    served.0.stack.close().await;
 }
 
 #[tokio::test]
 async fn a_definition_that_would_become_something_else_is_refused() {
-    let Some(served) = Served::new().await else { return };
+    let Some(served) = Lab::new().await else { return };
     for (number, inside) in [
         "<domain name='a&#10;dhcp-script=/x'/>",
         "<dns><txt name='a' value='b&#10;conf-file=/etc/shadow'/></dns>",
@@ -158,5 +170,35 @@ async fn a_definition_that_would_become_something_else_is_refused() {
         served.fails(&format!("net-define {file}")).await;
     }
     assert!(!served.virsh("net-list --all").await.contains("default"));
-    served.stack.close().await;
+    served.0.stack.close().await;
+}
+
+#[tokio::test]
+async fn what_becomes_of_networks_is_told_over_the_deaths_of_driver_and_gateway() {
+    let Some(served) = Lab::new().await else { return };
+    if !served.0.said(PYTHON, &["-c", "import libvirt"]).await.1 {
+        return skip("no libvirt for python; python3-libvirt has it");
+    }
+    let mut child = served.0.command(PYTHON);
+    let mut child = child.args(["-c", LISTENER]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = async || timeout(SOON, lines.next_line()).await.unwrap().unwrap().unwrap();
+    assert_eq!(next().await, "listening");
+    let file = served.file("net.xml", &DEFAULT.replace("10.77.1", "10.77.3"));
+    served.virsh(&format!("net-define {file}")).await;
+    assert_eq!(next().await, "lifecycle default 0");
+    served.virsh("net-start default").await;
+    assert_eq!(next().await, "lifecycle default 2");
+    served.virsh("net-metadata default http://x/ --key a --set <b/>").await;
+    assert_eq!(next().await, "metadata default 2 http://x/");
+    served.killed("network").await;
+    served.virsh("net-destroy default").await;
+    assert_eq!(next().await, "lifecycle default 3");
+    served.killed("gateway").await;
+    served.virsh("net-undefine default").await;
+    assert_eq!(next().await, "lifecycle default 1");
+    child.stdin.take().unwrap().shutdown().await.unwrap();
+    assert_eq!(next().await, "content");
+    assert!(timeout(SOON, child.wait()).await.unwrap().unwrap().success());
+    served.0.stack.stop().await.unwrap();
 }

@@ -4,46 +4,12 @@
 
 use bulkhead::Connection;
 use bulkhead::wire::types::network::NetworkRef;
-use bulkhead_tests::fixture::{Root, driver, kill, libexec, skip, wait_for};
-use nix::sched::{CloneFlags, unshare};
+use bulkhead_tests::fixture::{Root, driver, figure, kill, libexec, wait_for};
+use bulkhead_tests::lab::{Guest, alone, dhcp, kernel, ran, run};
 use nix::sys::signal::Signal;
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
-
-/// A namespace of this thread's own, and of all that is started from here. Says why not, if not.
-fn alone() -> bool {
-    let dnsmasq = std::path::Path::new("/usr/sbin/dnsmasq").exists();
-    if !nix::unistd::geteuid().is_root() || !dnsmasq {
-        skip("networks take root, and dnsmasq");
-        return false;
-    }
-    unshare(CloneFlags::CLONE_NEWNET).unwrap();
-    ran("ip link set lo up");
-    true
-}
-
-fn run(line: &str) -> (String, bool) {
-    let mut words = line.split_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    let text =
-        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    (text, output.status.success())
-}
-
-fn ran(line: &str) -> String {
-    let (text, well) = run(line);
-    assert!(well, "{line}: {text}");
-    text
-}
-
-/// All that a network could leave behind.
-fn kernel() -> String {
-    [ran("ip -o link"), ran("ip -o addr"), ran("ip route"), ran("nft list ruleset")].concat()
-}
 
 const NAT: &str = "<network><name>lab</name><forward mode='nat'/><bridge name='bhlab'/><domain name='lab.test'/>\
     <ip address='10.99.7.1' prefix='24'><dhcp><range start='10.99.7.10' end='10.99.7.20'/>\
@@ -157,96 +123,33 @@ async fn networks_go_on_over_deaths_and_what_others_removed_is_put_back() {
     stack.close().await;
 }
 
-type Work = Box<dyn FnOnce() + Send>;
-
-/// A machine at a bridge, as far as the network can tell: a namespace with one card.
-struct Guest {
-    work: mpsc::SyncSender<Work>,
-}
-
-static GUESTS: AtomicU32 = AtomicU32::new(0);
-
-impl Guest {
-    fn new(bridge: &str, mac: &str) -> Self {
-        let (work, given) = mpsc::sync_channel::<Work>(1);
-        let (told, thread) = mpsc::sync_channel(1);
-        std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            told.send(nix::unistd::gettid()).unwrap();
-            while let Ok(work) = given.recv() {
-                work();
-            }
-        });
-        let thread = thread.recv().unwrap();
-        let number = GUESTS.fetch_add(1, Ordering::Relaxed);
-        ran(&format!("ip link add g{number} type veth peer name e{number}"));
-        ran(&format!("ip link set e{number} netns {thread}"));
-        ran(&format!("ip link set g{number} master {bridge} up"));
-        let guest = Self { work };
-        let mac = mac.to_owned();
-        guest.run(move || {
-            ran(&format!("ip link set e{number} name eth0 address {mac} up"));
-            ran("ip link set lo up");
-        });
-        guest
+#[tokio::test]
+async fn networks_start_and_stop_quickly() {
+    if !alone() {
+        return;
     }
-
-    /// Does something on that machine.
-    fn run<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> R {
-        let (done, result) = mpsc::sync_channel(1);
-        self.work.send(Box::new(move || drop(done.send(work())))).unwrap();
-        result.recv_timeout(SOON).unwrap()
+    let root = Root::new();
+    let stack = Connection::builder(&root.uri()).libexec(libexec()).open().await.unwrap();
+    let network = defined(&stack, NAT).await;
+    let networks = stack.networks();
+    let (mut starts, mut updates, mut stops) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..5 {
+        let began = Instant::now();
+        networks.network_create(network.clone()).await.unwrap();
+        starts.push(began.elapsed());
+        let host = format!("<host mac='52:54:00:aa:01:0{round}' ip='10.99.7.6{round}'/>");
+        let began = Instant::now();
+        networks.network_update(network.clone(), 3, 4, 0, host, 1).await.unwrap();
+        updates.push(began.elapsed());
+        let began = Instant::now();
+        networks.network_destroy(network.clone()).await.unwrap();
+        stops.push(began.elapsed());
     }
-}
-
-/// A DHCP client that is just enough of one.
-mod dhcp {
-    use nix::sys::socket::{self, sockopt};
-    use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-    use std::time::Duration;
-
-    fn message(kind: u8, mac: [u8; 6], name: &str, wanted: Option<(Ipv4Addr, Ipv4Addr)>) -> Vec<u8> {
-        let mut message = vec![1, 1, 6, 0];
-        message.extend([7, 7, 7, 7, 0, 0, 0x80, 0]);
-        message.extend([0; 16]);
-        message.extend(mac);
-        message.resize(236, 0);
-        message.extend([99, 130, 83, 99, 53, 1, kind, 12, u8::try_from(name.len()).unwrap()]);
-        message.extend(name.bytes());
-        if let Some((address, server)) = wanted {
-            message.extend([50, 4]);
-            message.extend(address.octets());
-            message.extend([54, 4]);
-            message.extend(server.octets());
-        }
-        message.push(255);
-        message
+    for (what, mut times) in [("start", starts), ("a host more", updates), ("stop", stops)] {
+        times.sort();
+        figure(&format!("nat with addresses and names: {what} {} ms", times[2].as_micros() as f64 / 1000.0));
+        // Of stock's quickest, with room for a machine that does other things meanwhile.
+        assert!(times[2] < Duration::from_millis(500), "{what}: {times:?}");
     }
-
-    /// The address that a server gives, and the server's.
-    fn heard(socket: &UdpSocket, kind: u8) -> Option<(Ipv4Addr, Ipv4Addr)> {
-        let mut buffer = [0; 1500];
-        loop {
-            let (count, from) = socket.recv_from(&mut buffer).ok()?;
-            let message = buffer.get(..count)?;
-            let std::net::IpAddr::V4(server) = from.ip() else { continue };
-            if message.windows(3).any(|window| window == [53, 1, kind]) {
-                let address: [u8; 4] = message.get(16..20)?.try_into().ok()?;
-                return Some((address.into(), server));
-            }
-        }
-    }
-
-    /// Asks for an address over an interface.
-    pub(super) fn lease(interface: &str, mac: [u8; 6], name: &str) -> Option<Ipv4Addr> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 68)).ok()?;
-        socket::setsockopt(&socket, sockopt::BindToDevice, &interface.into()).ok()?;
-        socket.set_broadcast(true).ok()?;
-        socket.set_read_timeout(Some(Duration::from_secs(3))).ok()?;
-        let everybody = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
-        socket.send_to(&message(1, mac, name, None), everybody).ok()?;
-        let offered = heard(&socket, 2)?;
-        socket.send_to(&message(3, mac, name, Some(offered)), everybody).ok()?;
-        heard(&socket, 5).map(|(address, _)| address)
-    }
+    stack.stop().await.unwrap();
 }

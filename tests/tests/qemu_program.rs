@@ -44,7 +44,6 @@ async fn the_monitor_does_what_it_is_told_by_who_may_change_things() {
     );
     let said = served.virsh(&["qemu-monitor-command", "web", r#"{"execute":"no-such"}"#]).await;
     assert!(said.contains("CommandNotFound"), "{said}");
-    assert!(served.virsh_fails(&["qemu-monitor-command", "web", "no json"]).await.contains("JSON"));
     for command in [&["qemu-monitor-command", "web", status][..], &["qemu-agent-command", "web", "{}"]] {
         let refused = served.virsh_fails(&[&["-r"], command].concat()).await;
         assert!(refused.contains("read only access"), "{refused}");
@@ -111,7 +110,7 @@ async fn the_monitors_own_events_come_to_those_who_asked_over_the_death_of_the_d
     }
     served.virsh(&["qemu-monitor-command", "web", "--hmp", "rtc-reset-reinjection"]).await;
     turn().await;
-    all.until("event STOP for domain 'web'").await;
+    all.until("event STOP at").await;
     let (before, _) = driver(&served.stack, "qemu").await.unwrap();
     kill(before, Signal::SIGKILL);
     wait_for("the next incarnation", SOON, || async {
@@ -122,9 +121,9 @@ async fn the_monitors_own_events_come_to_those_who_asked_over_the_death_of_the_d
     served.virsh(&["destroy", "web"]).await;
     served.virsh(&["start", "web"]).await;
     served.virsh(&["reset", "web"]).await;
-    all.until("event RESET for domain 'web'").await;
+    all.until("event RESET at").await;
     turn().await;
-    let others = resumes.until("event RESUME for domain 'web'").await;
+    let others = resumes.until("event RESUME at").await;
     assert!(others.iter().all(|line| line.contains("RESUME")), "{others:?}");
     let pattern = served.virsh_fails(&["qemu-monitor-event", "--event", "S.*", "--regex"]).await;
     assert!(pattern.contains("matches no patterns"), "{pattern}");

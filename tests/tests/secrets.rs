@@ -4,9 +4,9 @@
 use bulkhead::Connection;
 use bulkhead::wire::types::secret::{SecretEvent, SecretLookup, SecretRef, SecretValue};
 use bulkhead_tests::fixture::{Root, driver, figure, kill, libexec, wait_for};
+use bulkhead_tests::traces::{forms, is_in, search};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -148,39 +148,6 @@ async fn a_value_is_given_to_those_alone_who_may_have_it() {
     stack.stop().await.unwrap();
 }
 
-/// The forms in which a value could lie about: itself, hexadecimal, and the middle of its base64 at each alignment.
-fn forms(value: &[u8]) -> Vec<Vec<u8>> {
-    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut forms = vec![value.to_vec(), hex.to_uppercase().into_bytes(), hex.into_bytes()];
-    for skipped in 0..3 {
-        let whole = value[skipped..].chunks_exact(3).flat_map(|three| {
-            let bits = u32::from(three[0]) << 16 | u32::from(three[1]) << 8 | u32::from(three[2]);
-            [18, 12, 6, 0].map(|shift| DIGITS[(bits >> shift & 63) as usize])
-        });
-        forms.push(whole.collect());
-    }
-    // As JSON writes bytes.
-    forms.push(value.iter().map(u8::to_string).collect::<Vec<_>>().join(",").into_bytes());
-    forms
-}
-
-fn search(folder: &Path, forms: &[Vec<u8>], searched: &mut (usize, Vec<String>)) {
-    for entry in fs::read_dir(folder).unwrap().flatten() {
-        let path = entry.path();
-        let kind = entry.file_type().unwrap();
-        if kind.is_dir() {
-            search(&path, forms, searched);
-        } else if kind.is_file() {
-            searched.0 += 1;
-            let content = fs::read(&path).unwrap();
-            if forms.iter().any(|form| content.windows(form.len()).any(|window| window == form)) {
-                searched.1.push(path.display().to_string());
-            }
-        }
-    }
-}
-
 #[tokio::test]
 async fn no_value_lies_about_in_any_form() {
     let value = b"correct-horse-battery-staple-7Qz";
@@ -217,10 +184,7 @@ async fn no_value_lies_about_in_any_form() {
     search(root.path(), &forms, &mut searched);
     assert!(searched.0 >= 5, "{searched:?}");
     assert!(searched.1.is_empty(), "a value lies in {:?}", searched.1);
-    assert!(
-        forms.iter().all(|form| !said.as_bytes().windows(form.len()).any(|window| window == form)),
-        "{said}"
-    );
+    assert!(!is_in(said.as_bytes(), &forms), "{said}");
     stack.stop().await.unwrap();
     // The search finds what lies about: a value that somebody put there.
     fs::write(root.path().join("lib/found"), format!("x{}", String::from_utf8_lossy(&forms[3]))).unwrap();

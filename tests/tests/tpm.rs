@@ -107,11 +107,8 @@ async fn what_a_tpm_can_not_have_is_refused_with_the_reason() {
     let Some(files) = have() else { return };
     let root = Root::new();
     let stack = root.open().await.unwrap();
-    let secret = "6f1d9c3e-5a55-4d0e-9a3c-0c2f6a1b7e10";
-    let encrypted =
-        format!("<backend type='emulator' version='2.0'><encryption secret='{secret}'/></backend>");
     for (tpm, says) in [
-        (encrypted.as_str(), "secret driver"),
+        ("<backend type='emulator'><profile source='x'/></backend>", "profile"),
         ("<backend type='passthrough'><device path='/dev/tpm0'/></backend>", "type='emulator'"),
     ] {
         let xml = xml(&root, &files, "odd", tpm);

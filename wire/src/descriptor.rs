@@ -54,6 +54,9 @@ impl Descriptor {
     }
 }
 
+/// What a decoder says of a message whose descriptor is missing.
+pub(crate) const MISSING: &str = "message names a descriptor that did not come";
+
 impl Serialize for Descriptor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let file = self.0.take().ok_or_else(|| serde::ser::Error::custom("descriptor was sent already"))?;
@@ -73,8 +76,7 @@ impl<'de> Deserialize<'de> for Descriptor {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Position(index) = Position::deserialize(deserializer)?;
         let file = IN.with_borrow_mut(|files| files.get_mut(usize::from(index)).and_then(Option::take));
-        file.map(Self::new)
-            .ok_or_else(|| serde::de::Error::custom("message names a descriptor that did not come"))
+        file.map(Self::new).ok_or_else(|| serde::de::Error::custom(MISSING))
     }
 }
 

@@ -239,6 +239,24 @@ pub enum DomainEvent {
     },
 }
 
+impl DomainEvent {
+    /// Whom it is about.
+    #[must_use]
+    pub fn domain(&self) -> Option<&DomainRef> {
+        match self {
+            Self::Lifecycle { domain, .. }
+            | Self::Reboot { domain }
+            | Self::Watchdog { domain, .. }
+            | Self::DeviceAdded { domain, .. }
+            | Self::DeviceRemoved { domain, .. }
+            | Self::DeviceRemovalFailed { domain, .. }
+            | Self::TrayChange { domain, .. }
+            | Self::Monitor { domain, .. } => Some(domain),
+            Self::Lagged { .. } => None,
+        }
+    }
+}
+
 /// Bytes of which only their number is known beforehand: a map of CPUs, a piece of memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ByteString(pub Vec<u8>);

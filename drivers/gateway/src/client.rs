@@ -15,11 +15,12 @@ use bulkhead_wire::link::LinkError;
 use bulkhead_wire::remote::{
     self, Header, Incoming, Kind, QEMU_NAMES, REMOTE_NAMES, Reader, Status, Translation, origin_of, program,
 };
-use bulkhead_wire::table::{Class, Permission};
+use bulkhead_wire::table::{CallInfo, Class, Permission, storage};
 use bulkhead_wire::types::Busy as BusyWith;
+use bulkhead_wire::xdr;
 use nix::sys::socket::{UnixAddr, getsockname};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -51,7 +52,7 @@ pub(crate) struct Client {
     pub(crate) number: u64,
     /// When it came, in seconds since 1970.
     pub(crate) since_seconds: i64,
-    pub(crate) authenticated: AtomicBool,
+    pub(crate) place: admin::Place,
     pub(crate) outbox: Outbox,
     pub(crate) callbacks: Mutex<events::Callbacks>,
     pub(crate) streams: Streams,
@@ -114,6 +115,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
         Left::New => {
             if let Err(reason) = admin::admits(&shared, door) {
                 tracing::warn!(pid = identity.pid, uid = identity.uid, reason, "turned away");
+                shared.handed_over(token);
                 return shared.stack.client_gone(token).await;
             }
             let mut record = Record::default();
@@ -132,6 +134,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
             );
             let socket = std::os::unix::net::UnixStream::from(socket);
             drop(socket.shutdown(std::net::Shutdown::Both));
+            shared.handed_over(token);
             return shared.stack.client_gone(token).await;
         }
     };
@@ -146,6 +149,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
         Ok(halves) => halves,
         Err(error) => {
             tracing::error!(%error, "connection");
+            shared.handed_over(token);
             return shared.stack.client_gone(token).await;
         }
     };
@@ -157,7 +161,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
         door,
         number: session.number,
         since_seconds: session.since_seconds,
-        authenticated: AtomicBool::new(session.authenticated),
+        place: admin::Place::take(&shared, door, session.authenticated),
         outbox,
         callbacks: Mutex::new(callbacks),
         streams: Streams::default(),
@@ -169,6 +173,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
         cut: watch::Sender::new(None),
     });
     lock(&shared.clients).insert(token, Arc::clone(&client));
+    shared.handed_over(token);
     let mut writing = tokio::spawn(outbox::write(writer, queue));
     let over = tokio::select! {
         // Whichever is first ends the connection; nothing is read after it.
@@ -395,10 +400,11 @@ impl Client {
             Ok(console) => console,
             Err(error) => return self.outbox.answer(header, Err(error)).await,
         };
+        let sparse = is_sparse(translation.info, &payload);
         let answer = self.translated(translation, payload, files).await;
         match answer {
             Ok((reply, mut files)) if translation.info.stream => match files.pop() {
-                Some(file) => self.streams.open(self, header, reply, file, console).await,
+                Some(file) => self.streams.open(self, header, reply, (file, sparse), console).await,
                 None => self.outbox.answer(header, Err(no_file(translation))).await,
             },
             answer => self.outbox.answer_with(header, answer, translation.info.sensitive).await,
@@ -419,6 +425,20 @@ impl Client {
         let (body, files) = caller.call_encoded(translation.info, body, files).await?;
         (translation.reply)(&Bytes::new(body, sensitive), files)
     }
+}
+
+/// Does the call ask for a stream on which holes are spoken of (`VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM` and its like)?
+fn is_sparse(info: &CallInfo, payload: &[u8]) -> bool {
+    const SPARSE: u32 = 1;
+    let flags = if info.remote == storage::storage_vol_upload::INFO.remote {
+        xdr::decode::<storage::storage_vol_upload::Arguments>(payload, Vec::new()).map(|(call, _)| call.flags)
+    } else if info.remote == storage::storage_vol_download::INFO.remote {
+        xdr::decode::<storage::storage_vol_download::Arguments>(payload, Vec::new())
+            .map(|(call, _)| call.flags)
+    } else {
+        return false;
+    };
+    flags.is_ok_and(|flags| flags & SPARSE != 0)
 }
 
 fn no_file(translation: &Translation) -> Error {

@@ -5,6 +5,7 @@ use crate::{Shared, lock, monitor};
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::remote::{Header, Kind as FrameKind, Status, program, undecodable};
 use bulkhead_wire::table::Driver;
+use bulkhead_wire::types::network::NetworkRef;
 use bulkhead_wire::types::secret::SecretRef;
 use bulkhead_wire::types::storage::PoolRef;
 use bulkhead_wire::types::{DomainEvent, DomainRef, Uuid};
@@ -28,9 +29,9 @@ pub(crate) enum Kind {
     Pool,
     /// Secrets.
     Secret,
-    /// Virtual networks, which have no driver yet: nothing happens to them.
+    /// Virtual networks.
     Network,
-    /// Devices of the host: nor have they.
+    /// Devices of the host, which have no driver yet: nothing happens to them.
     NodeDevice,
 }
 
@@ -78,8 +79,8 @@ impl Kind {
             }
             Self::Secret => arguments::<SecretRef>(payload)
                 .map(|(event, secret)| (event, secret.map(|secret| secret.uuid)))?,
-            Self::Network => arguments::<(String, Uuid)>(payload)
-                .map(|(event, network)| (event, network.map(|(_, uuid)| uuid)))?,
+            Self::Network => arguments::<NetworkRef>(payload)
+                .map(|(event, network)| (event, network.map(|network| network.uuid)))?,
             // Known by name; since none has events, which one does not matter.
             Self::NodeDevice => arguments::<String>(payload).map(|(event, _)| (event, None))?,
         })

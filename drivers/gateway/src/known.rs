@@ -1,7 +1,7 @@
 //! What is known of the domains, so that what changed unseen can be told afterwards, as ordinary events.
 
 use crate::events::{self, Message};
-use crate::following::Source;
+use crate::following::{Lost, Source};
 use crate::{Shared, monitor};
 use bulkhead_wire::channel::Caller;
 use bulkhead_wire::error::Error;
@@ -22,9 +22,8 @@ const CRASHED: i32 = 8;
 /// The domains as clients were told of them.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    domains: BTreeMap<Uuid, DomainOverview>,
-    /// Was there a first look? Before it nobody was told anything, so nobody missed anything.
-    looked: bool,
+    /// `None` before the first look: nobody was told anything then, so nobody missed anything.
+    domains: Option<BTreeMap<Uuid, DomainOverview>>,
 }
 
 fn runs(domain: &DomainOverview) -> bool {
@@ -45,6 +44,11 @@ fn stop_detail(now: Option<&DomainOverview>) -> i32 {
 impl Source for Known {
     const DRIVER: Driver = Driver::Qemu;
     type Event = DomainEvent;
+    type Entry = DomainOverview;
+
+    fn entries(&mut self) -> &mut Option<BTreeMap<Uuid, DomainOverview>> {
+        &mut self.domains
+    }
 
     async fn look(&mut self, caller: &Caller) -> Result<Vec<DomainEvent>, Error> {
         let driver = domain::Client(caller.clone());
@@ -52,11 +56,14 @@ impl Source for Known {
         Ok(self.compare(driver.domains_overview().await?))
     }
 
-    fn learn(&mut self, event: &DomainEvent) -> bool {
-        let DomainEvent::Lifecycle { domain, event, .. } = event else {
-            return !matches!(event, DomainEvent::Lagged { .. });
+    fn learn(&mut self, event: &DomainEvent) -> Result<Uuid, Lost> {
+        let (domain, event) = match event {
+            DomainEvent::Lifecycle { domain, event, .. } => (domain, event),
+            DomainEvent::Lagged { .. } => return Err(Lost),
+            event => return Ok(event.domain().map(|domain| domain.uuid).unwrap_or_default()),
         };
-        let entry = self.domains.entry(domain.uuid).or_insert_with(|| DomainOverview {
+        let domains = self.domains.get_or_insert_default();
+        let entry = domains.entry(domain.uuid).or_insert_with(|| DomainOverview {
             domain: domain.clone(),
             state: State::Shutoff as i32,
             reason: 0,
@@ -77,9 +84,9 @@ impl Source for Known {
             _ => {}
         }
         if entry.persistent == 0 && !runs(entry) {
-            self.domains.remove(&domain.uuid);
+            domains.remove(&domain.uuid);
         }
-        true
+        Ok(domain.uuid)
     }
 
     fn publish(shared: &Shared, event: &DomainEvent) {
@@ -96,15 +103,13 @@ impl Known {
     pub(crate) fn compare(&mut self, overview: Vec<DomainOverview>) -> Vec<DomainEvent> {
         let now: BTreeMap<Uuid, DomainOverview> =
             overview.into_iter().map(|domain| (domain.domain.uuid, domain)).collect();
-        let before = std::mem::replace(&mut self.domains, now);
-        if !std::mem::replace(&mut self.looked, true) {
-            return Vec::new();
-        }
+        let before = self.domains.replace(now);
+        let (Some(before), Some(now)) = (before, &self.domains) else { return Vec::new() };
         let mut events = Vec::new();
         for (uuid, old) in &before {
-            changes(Some(old), self.domains.get(uuid), &mut events);
+            changes(Some(old), now.get(uuid), &mut events);
         }
-        for (uuid, new) in &self.domains {
+        for (uuid, new) in now {
             if !before.contains_key(uuid) {
                 changes(None, Some(new), &mut events);
             }
@@ -206,7 +211,8 @@ mod tests {
         let mut known = Known::default();
         known.compare(vec![domain(1, -1, State::Shutoff, 1)]);
         let started = domain(1, 3, State::Running, 1);
-        known.learn(&DomainEvent::Lifecycle { domain: started.domain.clone(), event: STARTED, detail: 0 });
+        let event = DomainEvent::Lifecycle { domain: started.domain.clone(), event: STARTED, detail: 0 };
+        assert_eq!(known.learn(&event), Ok(started.domain.uuid));
         assert!(known.compare(vec![started]).is_empty());
     }
 }

@@ -10,8 +10,10 @@ mod client;
 mod console;
 mod events;
 mod following;
+mod journal;
 mod known;
 mod monitor;
+mod network_events;
 mod outbox;
 mod pool_events;
 mod secret_events;
@@ -28,11 +30,12 @@ use bulkhead_wire::frame::Token;
 use bulkhead_wire::table::{CallContext, Driver, unsupported};
 use bulkhead_wire::types::Busy;
 use client::Client;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{OnceCell, Semaphore, mpsc};
+use tokio::sync::{OnceCell, Semaphore, mpsc, watch};
 
 /// KiB of long frames, of all clients together, that may be in memory at one time.
 const LONG_FRAMES_KIB: usize = 512 << 10;
@@ -47,8 +50,14 @@ pub(crate) struct Shared {
     /// The channel to the secret driver, once it was asked for.
     secret_driver: OnceCell<Caller>,
     pub(crate) long_frames: Arc<Semaphore>,
+    pub(crate) streams: Arc<Semaphore>,
     pub(crate) consoles: console::Consoles,
     pub(crate) settings: Mutex<admin::Settings>,
+    pub(crate) counts: admin::Counts,
+    /// What an earlier process left, by name.
+    inheritance: Mutex<HashMap<String, OwnedFd>>,
+    /// The clients of an earlier process that are still to be handed over.
+    pub(crate) expected: watch::Sender<HashSet<Token>>,
     /// Where what this process logs is found.
     pub(crate) log_file: String,
     /// The highest number that a client has.
@@ -59,6 +68,16 @@ impl Shared {
     /// The channel to a driver.
     pub(crate) fn caller(&self, driver: Driver) -> Caller {
         self.stack.peer(driver)
+    }
+
+    /// A file that an earlier process left.
+    pub(crate) fn inherited(&self, name: &str) -> Option<File> {
+        lock(&self.inheritance).remove(name).map(File::from)
+    }
+
+    /// This client is here, or has gone already.
+    pub(crate) fn handed_over(&self, token: Token) {
+        self.expected.send_if_modified(|expected| expected.remove(&token) && expected.is_empty());
     }
 
     /// The channel to a driver that may have to begin first.
@@ -86,6 +105,8 @@ impl DriverLogic for Gateway {
     const DRIVER: Driver = Driver::Gateway;
 
     async fn recover(start: Start) -> Result<Arc<Self>, Error> {
+        let deposits = start.welcome.deposits.into_iter();
+        let inheritance = deposits.filter_map(|(name, file)| Some((name, file.into_owned()?)));
         let shared = Arc::new(Shared {
             stack: start.stack,
             mode: start.welcome.mode,
@@ -93,12 +114,18 @@ impl DriverLogic for Gateway {
             followings: following::Followings::default(),
             secret_driver: OnceCell::new(),
             long_frames: Arc::new(Semaphore::new(LONG_FRAMES_KIB)),
+            streams: Arc::new(Semaphore::new(stream::STREAMS_OF_ALL)),
             consoles: console::Consoles::default(),
-            settings: Mutex::new(admin::Settings::inherited(start.welcome.deposits)),
+            settings: Mutex::default(),
+            counts: admin::Counts::default(),
+            inheritance: Mutex::new(inheritance.collect()),
+            expected: watch::Sender::new(start.clients.tokens().into_iter().collect()),
             log_file: start.welcome.layout.log.join("gateway.driver.log").display().to_string(),
             last_number: AtomicU64::new(0),
         });
-        lock(&shared.settings).log(&shared.log_file);
+        let settings = admin::Settings::inherited(&shared);
+        settings.log(&shared.log_file);
+        *lock(&shared.settings) = settings;
         // The domains' are followed in any case: what was known before a client asks tells what it missed later.
         drop(following::begin(&shared, events::Kind::Domain));
         tokio::spawn(welcome(Arc::clone(&shared), start.connections));

@@ -91,6 +91,14 @@ impl Outbox {
         self.put(call.answer(Kind::Stream, status), payload, Vec::new(), Some(place), false).await
     }
 
+    /// Tells of a hole in a stream.
+    pub(crate) async fn hole(&self, call: Header, length: i64) -> Result<(), Gone> {
+        let place = Arc::clone(&self.streams).acquire_owned().await.map_err(|_closed| Gone)?;
+        let (payload, _) = xdr::encode(&(length, 0_u32)).map_err(|_| Gone)?;
+        let header = call.answer(Kind::StreamHole, Status::Continue);
+        self.put(header, &payload, Vec::new(), Some(place), false).await
+    }
+
     /// Ends a stream that failed.
     pub(crate) async fn stream_failed(&self, call: Header, error: &Error) {
         drop(self.stream(call, Status::Error, &encoded(error)).await);

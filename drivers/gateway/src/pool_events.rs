@@ -2,7 +2,7 @@
 
 use crate::Shared;
 use crate::events::{self, Kind, Message};
-use crate::following::Source;
+use crate::following::{Lost, Source};
 use bulkhead_wire::channel::Caller;
 use bulkhead_wire::error::Error;
 use bulkhead_wire::table::{Driver, storage};
@@ -24,6 +24,11 @@ pub(crate) struct Known(Option<BTreeMap<Uuid, PoolOverview>>);
 impl Source for Known {
     const DRIVER: Driver = Driver::Storage;
     type Event = PoolEvent;
+    type Entry = PoolOverview;
+
+    fn entries(&mut self) -> &mut Option<BTreeMap<Uuid, PoolOverview>> {
+        &mut self.0
+    }
 
     async fn look(&mut self, caller: &Caller) -> Result<Vec<PoolEvent>, Error> {
         let driver = storage::Client(caller.clone());
@@ -31,11 +36,13 @@ impl Source for Known {
         Ok(self.compare(driver.pools_overview().await?))
     }
 
-    fn learn(&mut self, event: &PoolEvent) -> bool {
-        let PoolEvent::Lifecycle { pool, event, .. } = event else {
-            return !matches!(event, PoolEvent::Lagged { .. });
+    fn learn(&mut self, event: &PoolEvent) -> Result<Uuid, Lost> {
+        let (pool, event) = match event {
+            PoolEvent::Lifecycle { pool, event, .. } => (pool, event),
+            PoolEvent::Refresh { pool } => return Ok(pool.uuid),
+            PoolEvent::Lagged { .. } => return Err(Lost),
         };
-        let Some(known) = &mut self.0 else { return true };
+        let known = self.0.get_or_insert_default();
         let entry = known.entry(pool.uuid).or_insert_with(|| PoolOverview {
             pool: pool.clone(),
             active: false,
@@ -51,7 +58,7 @@ impl Source for Known {
         if !entry.active && !entry.persistent {
             known.remove(&pool.uuid);
         }
-        true
+        Ok(pool.uuid)
     }
 
     fn publish(shared: &Shared, event: &PoolEvent) {
@@ -138,13 +145,13 @@ mod tests {
             known.compare(vec![pool(1, true, true), pool(2, true, false), pool(3, false, true)]).is_empty()
         );
         let started = PoolEvent::Lifecycle { pool: pool(3, true, true).pool, event: STARTED, detail: 0 };
-        assert!(known.learn(&started));
+        assert_eq!(known.learn(&started), Ok(Uuid([3; 16])));
         let now = || vec![pool(1, false, true), pool(3, true, true), pool(4, true, true)];
         let name = |number: u8| format!("p{number}");
         let expected = [(name(1), STOPPED), (name(2), STOPPED), (name(4), DEFINED), (name(4), STARTED)];
         assert_eq!(told(&known.compare(now())), expected);
         assert!(known.compare(now()).is_empty());
-        assert!(!known.learn(&PoolEvent::Lagged { missed: 1 }));
+        assert_eq!(known.learn(&PoolEvent::Lagged { missed: 1 }), Err(Lost));
     }
 
     #[test]

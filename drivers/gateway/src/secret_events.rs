@@ -3,7 +3,7 @@
 
 use crate::Shared;
 use crate::events::{self, Kind, Message};
-use crate::following::Source;
+use crate::following::{Lost, Source};
 use bulkhead_wire::channel::Caller;
 use bulkhead_wire::error::Error;
 use bulkhead_wire::table::{Driver, secret};
@@ -43,6 +43,11 @@ pub(crate) struct Known(Option<BTreeMap<Uuid, SecretRef>>);
 impl Source for Known {
     const DRIVER: Driver = Driver::Secret;
     type Event = SecretEvent;
+    type Entry = SecretRef;
+
+    fn entries(&mut self) -> &mut Option<BTreeMap<Uuid, SecretRef>> {
+        &mut self.0
+    }
 
     async fn look(&mut self, caller: &Caller) -> Result<Vec<SecretEvent>, Error> {
         let driver = secret::Client(caller.clone());
@@ -50,15 +55,18 @@ impl Source for Known {
         Ok(self.compare(driver.connect_list_all_secrets(1, 0).await?.secrets))
     }
 
-    fn learn(&mut self, event: &SecretEvent) -> bool {
-        let Some(known) = &mut self.0 else { return true };
+    fn learn(&mut self, event: &SecretEvent) -> Result<Uuid, Lost> {
+        let known = self.0.get_or_insert_default();
         match event {
             SecretEvent::Lifecycle { secret, event: UNDEFINED, .. } => drop(known.remove(&secret.uuid)),
             SecretEvent::Lifecycle { secret, .. } => drop(known.insert(secret.uuid, secret.clone())),
             SecretEvent::ValueChanged { .. } => {}
-            SecretEvent::Lagged { .. } => return false,
+            SecretEvent::Lagged { .. } => return Err(Lost),
         }
-        true
+        match event {
+            SecretEvent::Lifecycle { secret, .. } | SecretEvent::ValueChanged { secret } => Ok(secret.uuid),
+            SecretEvent::Lagged { .. } => Err(Lost),
+        }
     }
 
     fn publish(shared: &Shared, event: &SecretEvent) {

@@ -11,7 +11,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -157,7 +156,7 @@ impl Client {
         let reply = match special {
             Special::AuthList => {
                 session.authenticated = true;
-                self.authenticated.store(true, Ordering::Relaxed);
+                self.place.authenticate();
                 encode(&vec![AUTH_NONE])?
             }
             Special::AuthOther => {

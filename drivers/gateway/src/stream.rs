@@ -25,6 +25,8 @@ use tokio::time::timeout;
 
 /// Streams of one client.
 const STREAMS: usize = 64;
+/// Streams of all clients: each has a descriptor, of which this process has a bounded number.
+pub(crate) const STREAMS_OF_ALL: usize = 4096;
 /// Frames from the client that wait to be written to one of them.
 const INPUT: usize = 16;
 /// Time that a client's reading waits for a stream that takes nothing; the stream is given up then, not the client.
@@ -54,25 +56,35 @@ impl Streams {
         client: &Arc<Client>,
         call: Header,
         reply: Vec<u8>,
-        file: OwnedFd,
+        (file, sparse): (OwnedFd, bool),
         console: Option<Arc<Console>>,
     ) {
         let (input, said) = mpsc::channel(INPUT);
-        let begun = Source::new(file).map_err(|error| Error::system(Origin::STREAMS, "Stream", &error));
+        let begun =
+            Source::new(file, sparse).map_err(|error| Error::system(Origin::STREAMS, "Stream", &error));
         let begun = begun.and_then(|source| {
             let mut streams = lock(&self.0);
             if streams.len() >= STREAMS {
                 let message = format!("operation failed: this client has {STREAMS} streams open already");
                 return Err(Error::new(Code::OPERATION_FAILED, Origin::STREAMS, message));
             }
+            let place = Arc::clone(&client.shared.streams).try_acquire_owned().map_err(|_full| {
+                let message =
+                    format!("operation failed: {STREAMS_OF_ALL} streams of all clients are open already");
+                Error::new(Code::OPERATION_FAILED, Origin::STREAMS, message)
+            })?;
             // Before the answer: the client's first data may follow at once.
             streams.insert(key(call), input);
-            Ok(source)
+            Ok((source, place))
         });
         match begun {
-            Ok(source) => {
+            Ok((source, place)) => {
                 client.outbox.answer(call, Ok((reply, Vec::new()))).await;
-                tokio::spawn(run(Arc::clone(client), call, Arc::new(source), said, console));
+                let running = run(Arc::clone(client), call, Arc::new(source), said, console);
+                tokio::spawn(async move {
+                    running.await;
+                    drop(place);
+                });
             }
             Err(error) => client.outbox.answer(call, Err(error)).await,
         }
@@ -110,8 +122,23 @@ fn key(header: Header) -> (i32, u32) {
     (header.procedure, header.serial)
 }
 
-/// What is behind a stream.
-enum Source {
+/// What goes from a file to the client.
+#[derive(Debug, PartialEq, Eq)]
+enum Piece {
+    /// Empty at the end.
+    Data(Vec<u8>),
+    /// So many bytes are zeros and take no room.
+    Hole(i64),
+}
+
+/// What is behind a stream, and whether holes are spoken of on it.
+struct Source {
+    file: Open,
+    sparse: bool,
+}
+
+/// The open file.
+enum Open {
     /// A terminal, a pipe, a socket.
     Waits(AsyncFd<OwnedFd>),
     /// A file, for which nobody has to wait. What may not be read is written to, and the other way round.
@@ -126,6 +153,25 @@ enum Direction {
 }
 
 impl Source {
+    fn new(file: OwnedFd, sparse: bool) -> io::Result<Self> {
+        Ok(Self { file: Open::new(file)?, sparse })
+    }
+
+    async fn next(&self) -> io::Result<Piece> {
+        self.file.next(self.sparse).await
+    }
+
+    async fn write(&self, given: Vec<u8>) -> io::Result<()> {
+        self.file.write(given).await
+    }
+
+    /// Goes on so many bytes further; what was there is zeros afterwards.
+    async fn skip(&self, length: i64) -> io::Result<()> {
+        if self.sparse { self.file.skip(length).await } else { Err(io::ErrorKind::Unsupported.into()) }
+    }
+}
+
+impl Open {
     fn new(file: OwnedFd) -> io::Result<Self> {
         let kind = SFlag::from_bits_truncate(fstat(&file)?.st_mode) & SFlag::S_IFMT;
         let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
@@ -139,7 +185,7 @@ impl Source {
     }
 
     /// Empty at the end: a terminal whose other side has gone says EIO.
-    async fn read(&self) -> io::Result<Vec<u8>> {
+    async fn next(&self, sparse: bool) -> io::Result<Piece> {
         match self {
             Self::Waits(file) => loop {
                 let mut ready = file.readable().await?;
@@ -147,9 +193,9 @@ impl Source {
                 match nix::unistd::read(file.get_ref(), &mut buffer) {
                     Ok(count) => {
                         buffer.truncate(count);
-                        return Ok(buffer);
+                        return Ok(Piece::Data(buffer));
                     }
-                    Err(Errno::EIO) => return Ok(Vec::new()),
+                    Err(Errno::EIO) => return Ok(Piece::Data(Vec::new())),
                     Err(Errno::EAGAIN) => ready.clear_ready(),
                     Err(error) => return Err(error.into()),
                 }
@@ -158,13 +204,7 @@ impl Source {
             Self::File(_, Direction::In) => std::future::pending().await,
             Self::File(file, Direction::Out) => {
                 let file = Arc::clone(file);
-                let read = move || {
-                    let mut buffer = vec![0; CHUNK];
-                    let count = nix::unistd::read(&*file, &mut buffer)?;
-                    buffer.truncate(count);
-                    Ok::<_, io::Error>(buffer)
-                };
-                tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+                tokio::task::spawn_blocking(move || piece(&file, sparse)).await.map_err(io::Error::other)?
             }
         }
     }
@@ -193,12 +233,47 @@ impl Source {
 
     /// Goes on so many bytes further; what was there is zeros afterwards.
     async fn skip(&self, length: i64) -> io::Result<()> {
-        let Self::File(file, Direction::In) = self else {
-            return Err(io::ErrorKind::Unsupported.into());
+        let file = match self {
+            Self::File(file, Direction::In) => Arc::clone(file),
+            Self::File(_, Direction::Out) => return Err(io::ErrorKind::Unsupported.into()),
+            // Nothing can be left out here: it is filled.
+            Self::Waits(_) => {
+                let mut left = usize::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
+                while left > 0 {
+                    let count = left.min(CHUNK);
+                    self.write(vec![0; count]).await?;
+                    left -= count;
+                }
+                return Ok(());
+            }
         };
-        let file = Arc::clone(file);
         tokio::task::spawn_blocking(move || skip(&file, length)).await.map_err(io::Error::other)?
     }
+}
+
+/// What comes next of a file, from where it is.
+fn piece(file: &File, sparse: bool) -> io::Result<Piece> {
+    let mut room = CHUNK;
+    if sparse {
+        let begin = lseek(file, 0, Whence::SeekCur)?;
+        let data = match lseek(file, begin, Whence::SeekData) {
+            Ok(data) => data,
+            // Nothing but a hole from here on, if anything.
+            Err(Errno::ENXIO) => lseek(file, 0, Whence::SeekEnd)?.max(begin),
+            Err(error) => return Err(error.into()),
+        };
+        if data > begin {
+            lseek(file, data, Whence::SeekSet)?;
+            return Ok(Piece::Hole(data - begin));
+        }
+        let hole = lseek(file, begin, Whence::SeekHole).unwrap_or(i64::MAX);
+        lseek(file, begin, Whence::SeekSet)?;
+        room = usize::try_from(hole - begin).unwrap_or(CHUNK).min(CHUNK);
+    }
+    let mut buffer = vec![0; room];
+    let count = nix::unistd::read(file, &mut buffer)?;
+    buffer.truncate(count);
+    Ok(Piece::Data(buffer))
 }
 
 fn skip(file: &File, length: i64) -> io::Result<()> {
@@ -270,16 +345,18 @@ async fn run(
 /// From the file to the client; an empty frame is the end.
 async fn send(outbox: Outbox, call: Header, source: Arc<Source>) -> Result<(), Gone> {
     loop {
-        let data = match source.read().await {
-            Ok(data) => data,
-            Err(error) => {
-                tracing::warn!(%error, "stream");
-                Vec::new()
+        let piece = source.next().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "stream");
+            Piece::Data(Vec::new())
+        });
+        match piece {
+            Piece::Hole(length) => outbox.hole(call, length).await?,
+            Piece::Data(data) => {
+                outbox.stream(call, Status::Continue, &data).await?;
+                if data.is_empty() {
+                    return Ok(());
+                }
             }
-        };
-        outbox.stream(call, Status::Continue, &data).await?;
-        if data.is_empty() {
-            return Ok(());
         }
     }
 }
@@ -303,4 +380,63 @@ async fn receive(source: &Source, said: &mut mpsc::Receiver<Said>) -> Result<boo
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    fn file() -> File {
+        nix::sys::memfd::memfd_create("stream", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap().into()
+    }
+
+    #[test]
+    fn a_file_goes_out_in_data_and_holes_or_in_data_alone() {
+        let file = file();
+        file.set_len(1 << 20).unwrap();
+        file.write_all_at(b"here", 512 << 10).unwrap();
+        let (mut bytes, mut holes) = (0, 0);
+        loop {
+            match piece(&file, true).unwrap() {
+                Piece::Data(data) if data.is_empty() => break,
+                Piece::Data(data) => bytes += data.len(),
+                Piece::Hole(length) => holes += usize::try_from(length).unwrap(),
+            }
+        }
+        assert_eq!(bytes + holes, 1 << 20);
+        assert!((4..=64 << 10).contains(&bytes), "{bytes}");
+        lseek(&file, 0, Whence::SeekSet).unwrap();
+        assert_eq!(piece(&file, false).unwrap(), Piece::Data(vec![0; CHUNK]));
+    }
+
+    #[tokio::test]
+    async fn holes_are_taken_where_they_were_spoken_of_and_nowhere_else() {
+        let path = std::env::temp_dir().join(format!("bulkhead-stream-{}", std::process::id()));
+        std::fs::write(&path, [7; 10_000]).unwrap();
+        let open = || OwnedFd::from(File::options().write(true).open(&path).unwrap());
+        let plain = Source::new(open(), false).unwrap();
+        assert_eq!(plain.skip(10).await.unwrap_err().kind(), io::ErrorKind::Unsupported);
+        let sparse = Source::new(open(), true).unwrap();
+        sparse.skip(4096).await.unwrap();
+        sparse.write(b"data".to_vec()).await.unwrap();
+        sparse.skip(1 << 20).await.unwrap();
+        assert!(sparse.skip(i64::MAX).await.is_err());
+        let now = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(now.len(), 4100 + (1 << 20));
+        assert!(now[..4096].iter().chain(&now[4100..]).all(|byte| *byte == 0));
+        assert_eq!(&now[4096..4100], b"data");
+    }
+
+    #[tokio::test]
+    async fn a_pipe_gets_the_zeros_that_a_hole_stands_for() {
+        let (reading, writing) = nix::unistd::pipe().unwrap();
+        let pipe = Source::new(writing, true).unwrap();
+        pipe.skip(1000).await.unwrap();
+        drop(pipe);
+        let mut got = Vec::new();
+        io::Read::read_to_end(&mut File::from(reading), &mut got).unwrap();
+        assert_eq!(got, [0; 1000]);
+    }
 }

@@ -205,9 +205,10 @@ impl Environment {
     pub(crate) async fn remove_definition(&self, name: &str) -> Result<(), Error> {
         let (autostart, definitions, file) =
             (self.autostart.clone(), self.definitions.clone(), name.to_owned());
+        // In this order: a mark without a definition is removed by whoever finds it.
         self.on_disk(name, move || {
-            autostart.remove(&file)?;
-            definitions.remove(&file)
+            definitions.remove(&file)?;
+            autostart.remove(&file)
         })
         .await
     }
@@ -269,7 +270,13 @@ impl Environment {
                 Err(cause) => self.definitions.set_aside(&name, &cause.message),
             }
         }
-        recalled.autostart = self.autostart.read_all()?.into_iter().map(|(name, _)| name).collect();
+        for name in self.autostart.names()? {
+            if recalled.definitions.iter().any(|definition| definition.name == name) {
+                recalled.autostart.push(name);
+            } else {
+                self.autostart.remove(&name)?;
+            }
+        }
         for (name, text) in self.live.read_all()? {
             let record: Result<Record, _> = serde_json::from_slice(&text);
             let read = record.map_err(|cause| cause.to_string()).and_then(|record| {

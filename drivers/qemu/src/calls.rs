@@ -4,6 +4,7 @@ mod agent;
 mod bulk;
 mod devices;
 mod disks;
+mod displays;
 mod hardware;
 mod host;
 mod metadata;
@@ -741,6 +742,7 @@ impl Server for Qemu {
         devices: domain_attach_device domain_attach_device_flags domain_detach_device domain_detach_device_flags
             domain_detach_device_alias domain_update_device_flags;
         disks: domain_block_resize domain_get_block_io_tune domain_set_block_io_tune domain_get_disk_errors;
+        displays: domain_open_channel domain_open_graphics domain_open_graphics_fd;
         host:
              node_get_free_pages connect_get_cpu_model_names;
         metadata: domain_get_metadata domain_set_metadata domain_rename  ;

@@ -8,6 +8,7 @@
 
 pub mod args;
 mod autostart;
+mod base64;
 mod calls;
 pub mod capabilities;
 pub mod device;

@@ -380,7 +380,7 @@ impl Store {
             let name = |number| usage_name(number).unwrap_or("unknown");
             let (has, wants) = (name(record.definition.usage_type), name(usage_type));
             let message = format!("Secret {uuid} is of usage type '{has}', and '{wants}' is needed here");
-            return Err(error(Code::INVALID_SECRET, message));
+            return Err(Error::new(Code::INVALID_ARG, Origin::NONE, message));
         }
         self.opened(&record)
     }

@@ -8,7 +8,9 @@
 use bulkhead_sandbox::matrix::Wish;
 use bulkhead_sandbox::{Profile, confine};
 use bulkhead_wire::codec;
-use bulkhead_wire::control::{Access, FromDriver, HelperRequest, Layout, Request, Response, Side, ToDriver};
+use bulkhead_wire::control::{
+    Access, FromDriver, HelperRequest, Layout, Opening, Request, Response, Side, ToDriver,
+};
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::Error;
 use bulkhead_wire::frame::{Header, Kind};
@@ -442,6 +444,9 @@ impl Captured {
             Request::Terminal { key: foreign(), path: "/dev/pts/0".into() },
         )
         .await;
+        let opening = Opening::Read;
+        let open = Request::Open { key: foreign(), path: "/etc/hostname".into(), opening };
+        self.attack(Wish::OtherHelper, "open", open).await;
         self.attack(Wish::OtherHelper, "start", Request::HelperStart(Box::new(helper("foreign")))).await;
         for key in ["victim", "unknown", "", "../foreign", "1"] {
             self.attack(

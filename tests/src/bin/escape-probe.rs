@@ -362,11 +362,31 @@ fn try_it(thing: Forbidden, context: &Context) -> io::Result<()> {
             let path = c_path(&own("device"));
             any([raw(libc::SYS_mknod, [path.as_ptr() as usize, 0o020_666, 0x103, 0, 0, 0])])
         }
-        Forbidden::OtherUser => any([
-            raw(libc::SYS_setuid, [65_534, 0, 0, 0, 0, 0]),
-            raw(libc::SYS_setgid, [65_534, 0, 0, 0, 0, 0]),
-            raw(libc::SYS_setgroups, [0, 0, 0, 0, 0, 0]),
-        ]),
+        Forbidden::OtherUser => {
+            // What counts is what the process is afterwards: a helper may be
+            // told that its group was changed, without any effect.
+            let identity = || -> io::Result<(i64, i64, i64)> {
+                Ok((
+                    raw(libc::SYS_getuid, [0; 6])?,
+                    raw(libc::SYS_getgid, [0; 6])?,
+                    raw(libc::SYS_getgroups, [0; 6])?,
+                ))
+            };
+            let before = identity()?;
+            let asked = any([
+                raw(libc::SYS_setuid, [65_534, 0, 0, 0, 0, 0]),
+                raw(libc::SYS_setgid, [65_534, 0, 0, 0, 0, 0]),
+                // A group more is a list that has grown, whatever it was.
+                raw(
+                    libc::SYS_setgroups,
+                    [usize::try_from(before.2).unwrap() + 1, [65_534_u32; 65].as_ptr() as usize, 0, 0, 0, 0],
+                ),
+            ]);
+            match identity()? == before {
+                true => Err(asked.err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EPERM))),
+                false => Ok(()),
+            }
+        }
     }
 }
 
@@ -409,6 +429,7 @@ fn profile(process: Process, folder: &Path, program: &Path) -> (Profile, PathBuf
         Process::Swtpm => helper("swtpm", false),
         Process::SwtpmSetup => helper("swtpm-setup", false),
         Process::Pool => helper("pool", false),
+        Process::Dnsmasq => helper("dnsmasq", true),
     }
 }
 

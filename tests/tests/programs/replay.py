@@ -24,7 +24,8 @@ sys.dont_write_bytecode = True
 SHARED, SOCKETS, FOLDER, TRACES = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]
 RECORDED_FOLDER = "/var/tmp/flowd"
 NAMES = {"sock": "libvirt-sock", "ro": "libvirt-sock-ro"}
-PATIENCE = 10
+# Seconds for an answer, and for what comes unasked.
+PATIENCE, MESSAGE_PATIENCE = 30, 4
 # What decides about the answer, of an error; its words are each implementation's own.
 WORDS = ("message", "str1", "str2", "str3")
 
@@ -86,9 +87,9 @@ class Connection:
             self.all.remove(self)
             self.socket.close()
 
-    def find(self, fits):
+    def find(self, fits, patience):
         """The first frame that fits; None if none comes."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + patience
         while True:
             for record in self.waiting:
                 if fits(record):
@@ -248,7 +249,7 @@ def replay(story, trace):
                     same = same and record["status"] == line["status"] and (record["data"]["len"] == 0) == empty  # noqa: B023
                 return same and (kind == "message" or record["serial"] == line["serial"])  # noqa: B023
 
-            seen = connections[number].find(fits)
+            seen = connections[number].find(fits, PATIENCE if kind == "reply" else MESSAGE_PATIENCE)
             if seen is None or "undecoded" in seen:
                 say(what=what, differences=[["", "an answer", seen and seen["undecoded"]]])
                 continue

@@ -601,6 +601,16 @@ impl Connection {
         }
     }
 
+    /// Waits until the stack has ended, whoever wanted that.
+    pub async fn ended(&self) {
+        match &self.0.backend {
+            Backend::Embedded { hold, .. } => hold.ended.clone().wait().await,
+            // That its connection is gone is all that can be seen of it from here.
+            Backend::Attached { .. } => drop(self.0.closed.subscribe().wait_for(|closed| *closed).await),
+            Backend::Remote { caller, .. } => caller.ended().await,
+        }
+    }
+
     /// Drops the connection. If it was the last of this process to an embedded stack, returns when the drivers have gone and
     /// the root is free.
     pub async fn close(self) {

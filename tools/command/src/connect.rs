@@ -182,16 +182,28 @@ pub(crate) async fn keep(options: &Options, idle: Duration) -> Result<ExitCode> 
     let null = OwnedFd::from(OpenOptions::new().read(true).write(true).open("/dev/null")?);
     nix::unistd::dup2_stdout(&null)?;
     nix::unistd::dup2_stderr(&null)?;
-    loop {
-        drop(lock(&run, CONNECTED, FlockArg::LockExclusive).await?);
-        sleep(idle).await;
-        let Ok(_alone) = Flock::lock(lock_file(&run, CONNECTED)?, FlockArg::LockExclusiveNonblock) else {
-            continue;
-        };
-        if !is_used(&stack).await {
-            // The lock is held to the end: who comes now finds either this stack or none.
+    tokio::select! {
+        // Somebody else has ended it.
+        () = stack.ended() => {}
+        // The lock is held to the end: who comes now finds either this stack or none.
+        alone = unused(&run, &stack, idle) => {
+            let _alone = alone?;
             stack.stop().await?;
-            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until nobody needs the stack, and nobody did for a while; gives the lock that says so.
+async fn unused(run: &Path, stack: &Connection, idle: Duration) -> Result<Flock<File>> {
+    loop {
+        drop(lock(run, CONNECTED, FlockArg::LockExclusive).await?);
+        sleep(idle).await;
+        let alone = Flock::lock(lock_file(run, CONNECTED)?, FlockArg::LockExclusiveNonblock);
+        if let Ok(alone) = alone
+            && !is_used(stack).await
+        {
+            return Ok(alone);
         }
     }
 }

@@ -72,12 +72,18 @@ pub fn undecodable() -> Error {
     Error::new(Code::RPC, Origin::RPC, "Unable to decode message payload")
 }
 
+/// The error for a call that needs a descriptor and brings none.
+fn no_descriptor() -> Error {
+    Error::new(Code::INTERNAL, Origin::RPC, "No FD available at slot 0: no descriptor came with the call")
+}
+
 pub(crate) fn arguments<T: Serialize + DeserializeOwned>(
     bytes: &[u8],
     files: Vec<OwnedFd>,
 ) -> Result<Encoded, Error> {
     // Bytes left over are ignored, as libvirt's own peers do it.
-    let (message, _) = xdr::decode::<T>(bytes, files).map_err(|_error| undecodable())?;
+    let (message, _) = xdr::decode::<T>(bytes, files)
+        .map_err(|error| if error.is_missing_descriptor() { no_descriptor() } else { undecodable() })?;
     codec::encode(&message).map_err(|error| Error::new(Code::RPC, Origin::RPC, error.to_string()))
 }
 

@@ -405,6 +405,15 @@ calls! {
     /// Takes away the device of an alias.
     625 domain_detach_device_alias(domain: DomainRef, alias: String, flags: u32) -> ()
         { remote: Some(392), deadline: Duration::from_secs(60) }
+    /// Opens a channel of a guest; the descriptor is a connection to it. `flags` are `virDomainChannelFlags`.
+    640 domain_open_channel(domain: DomainRef, channel: Option<String>, flags: u32) -> Descriptor
+        { remote: Some(296), repeatable: true, stream: true }
+    /// Lets a client of the guest's display in, over a socket that it brings; `flags` are `virDomainOpenGraphicsFlags`.
+    641 domain_open_graphics(domain: DomainRef, display: u32, flags: u32, socket: Descriptor) -> ()
+        { remote: Some(249) }
+    /// Lets a client of the guest's display in, over a socket that it is given.
+    642 domain_open_graphics_fd(domain: DomainRef, display: u32, flags: u32) -> Descriptor
+        { remote: Some(343) }
     /// A command for QEMU's monitor; `flags` are `virDomainQemuMonitorCommandFlags`.
     593 domain_monitor_command(domain: DomainRef, command: String, flags: u32) -> String
         { qemu: Some(1) }

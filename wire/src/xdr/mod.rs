@@ -70,6 +70,14 @@ pub enum XdrError {
     Custom(String),
 }
 
+impl XdrError {
+    /// Is the message whole, and a descriptor that belongs to it missing?
+    #[must_use]
+    pub(crate) fn is_missing_descriptor(&self) -> bool {
+        matches!(self, Self::Custom(message) if message == descriptor::MISSING)
+    }
+}
+
 impl serde::ser::Error for XdrError {
     fn custom<T: Display>(message: T) -> Self {
         Self::Custom(message.to_string())

@@ -22,7 +22,7 @@ pub(crate) use settings::Settings;
 use settings::{CALLS_MAX, CLIENTS_MAX};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// The procedures.
 mod procedure {
@@ -133,25 +133,59 @@ fn count<T>(all: &[T]) -> u32 {
     u32::try_from(all.len()).unwrap_or(u32::MAX)
 }
 
-fn anonymous(clients: &[Arc<Client>]) -> usize {
-    clients.iter().filter(|client| !client.authenticated.load(Ordering::Relaxed)).count()
+/// How many have come by the public door and are there.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    all: AtomicU32,
+    anonymous: AtomicU32,
+}
+
+/// A client's place among them, which is free again when this is dropped.
+pub(crate) struct Place {
+    shared: Arc<Shared>,
+    door: Door,
+    anonymous: AtomicBool,
+}
+
+impl Place {
+    /// Takes one; whoever has authenticated already had it in an earlier process.
+    pub(crate) fn take(shared: &Arc<Shared>, door: Door, authenticated: bool) -> Self {
+        if door == Door::Public {
+            shared.counts.all.fetch_add(1, Ordering::Relaxed);
+            shared.counts.anonymous.fetch_add(u32::from(!authenticated), Ordering::Relaxed);
+        }
+        let anonymous = AtomicBool::new(door == Door::Public && !authenticated);
+        Self { shared: Arc::clone(shared), door, anonymous }
+    }
+
+    /// It is known now who that is.
+    pub(crate) fn authenticate(&self) {
+        if self.anonymous.swap(false, Ordering::Relaxed) {
+            self.shared.counts.anonymous.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.authenticate();
+        if self.door == Door::Public {
+            self.shared.counts.all.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Is there room for one more? Not asked for those whom an earlier process served already.
 pub(crate) fn admits(shared: &Shared, door: Door) -> Result<(), String> {
-    let settings = lock(&shared.settings).clone();
-    let clients = clients(shared, door);
-    if door == Door::Admin {
-        return Ok(());
+    let (clients, anonymous) = {
+        let settings = lock(&shared.settings);
+        (settings.clients_max, settings.anonymous_max)
+    };
+    if door == Door::Public && shared.counts.all.load(Ordering::Relaxed) >= clients {
+        return Err(format!("{clients} clients are connected already"));
     }
-    if count(&clients) >= settings.clients_max {
-        return Err(format!("{} clients are connected already", clients.len()));
-    }
-    if anonymous(&clients) >= usize::try_from(settings.anonymous_max).unwrap_or(usize::MAX) {
-        return Err(format!(
-            "{} clients that have not authenticated are connected already",
-            settings.anonymous_max
-        ));
+    if door == Door::Public && shared.counts.anonymous.load(Ordering::Relaxed) >= anonymous {
+        return Err(format!("{anonymous} clients that have not authenticated are connected already"));
     }
     Ok(())
 }
@@ -303,7 +337,9 @@ impl Client {
             no_flags(flags)?;
             let clients = clients(shared, door(&server)?);
             let settings = lock(&shared.settings).clone();
-            let waiting = u32::try_from(anonymous(&clients)).unwrap_or(u32::MAX);
+            // Who may administer needs not say who he is.
+            let public = door(&server)? == Door::Public;
+            let waiting = if public { shared.counts.anonymous.load(Ordering::Relaxed) } else { 0 };
             let all = [
                 ("nclients_max", settings.clients_max),
                 ("nclients", count(&clients)),

@@ -5,7 +5,6 @@ use super::logs;
 use crate::Shared;
 use bulkhead_actors::logging;
 use bulkhead_wire::codec;
-use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Error, Origin};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
@@ -19,7 +18,7 @@ const DEPOSIT: &str = "settings";
 const MAX_BYTES: usize = 64 << 10;
 
 /// Connections at one time, at most; the broker accepts no more in any case.
-pub(crate) const CLIENTS_MAX: u32 = 8192;
+pub(crate) const CLIENTS_MAX: u32 = 5000;
 /// Calls of one client that are served at one time, of each kind: as many as a channel to a driver takes.
 pub(crate) const CALLS_MAX: u32 = 256;
 
@@ -54,10 +53,8 @@ impl Default for Settings {
 
 impl Settings {
     /// As an earlier process left them.
-    pub(crate) fn inherited(deposits: Vec<(String, Descriptor)>) -> Self {
-        let found = deposits.into_iter().find(|(name, _)| name == DEPOSIT);
-        let read = found.and_then(|(_, file)| Self::read(&File::from(file.into_owned()?)));
-        read.unwrap_or_default()
+    pub(crate) fn inherited(shared: &Shared) -> Self {
+        shared.inherited(DEPOSIT).and_then(|file| Self::read(&file)).unwrap_or_default()
     }
 
     fn read(file: &File) -> Option<Self> {

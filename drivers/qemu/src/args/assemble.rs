@@ -36,12 +36,13 @@ pub fn build(root: &Element, capabilities: &Capabilities, paths: &Paths) -> Resu
     rest(&mut builder)?;
     let environment = environment(&builder);
     let native = !builder.launches();
-    let (arguments, descriptors) = builder.finish();
+    let (arguments, descriptors, secrets) = builder.finish();
     Ok(CommandLine {
         program,
         arguments,
         environment,
         descriptors: if native { Vec::new() } else { descriptors },
+        secrets,
     })
 }
 
@@ -74,14 +75,7 @@ fn machine(builder: &mut Builder<'_>) -> Result<(), Error> {
     builder.option("-name", list)?;
     // Stopped, until disks are leased and networks plugged.
     builder.flag("-S");
-    if !builder.launches() {
-        let key = Object::new()
-            .with("qom-type", "secret")
-            .with("id", "masterKey0")
-            .with("format", "raw")
-            .with("file", format!("{}/master-key.aes", builder.paths.guest));
-        builder.object(&key);
-    }
+    builder.master_key();
     builder.pflash()?;
     builder.machine_option()?;
     builder.accelerator()?;
@@ -295,7 +289,11 @@ pub(crate) fn of_device(
         "redirdev" => device::redirdev::args::build(&mut builder, device)?,
         other => return Err(unsupported(format!("A <{other}> can't be added to a guest that runs"))),
     }
-    Ok(builder.finish())
+    let (arguments, descriptors, secrets) = builder.finish();
+    if !secrets.is_empty() {
+        return Err(unsupported("A device that needs a secret's value can't be added to a guest that runs"));
+    }
+    Ok((arguments, descriptors))
 }
 
 /// The helper that keeps SCSI reservations, where the guest has one of its own.

@@ -4,10 +4,15 @@ use super::boot::BootOrder;
 use super::json::Object;
 use super::nodes::NodeNumbers;
 use super::option::KeyValues;
-use super::{DescriptorUse, Paths, Purpose, Rendering};
+use super::{DescriptorUse, Paths, Purpose, Rendering, SecretSource, SecretUse};
 use crate::capabilities::{Capabilities, Machine};
 use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::types::Uuid;
+use bulkhead_wire::types::secret::SecretLookup;
 use bulkhead_xml::Element;
+
+/// The id of the key under which QEMU is given values of secrets.
+pub(crate) const MASTER_KEY: &str = "masterKey0";
 
 /// The first number of an inherited descriptor: below are standard input, output and error.
 const FIRST_DESCRIPTOR: u32 = 3;
@@ -25,6 +30,9 @@ pub(crate) struct Builder<'a> {
     pub(crate) nodes: NodeNumbers,
     arguments: Vec<String>,
     descriptors: Vec<DescriptorUse>,
+    secrets: Vec<SecretUse>,
+    /// Where the master key's place is among the arguments.
+    master_key: usize,
     /// Sets of descriptors so far.
     sets: u32,
 }
@@ -47,12 +55,22 @@ impl<'a> Builder<'a> {
             nodes: NodeNumbers::new(root),
             arguments: Vec::new(),
             descriptors: Vec::new(),
+            secrets: Vec::new(),
+            master_key: 0,
             sets: 0,
         })
     }
 
-    pub(crate) fn finish(self) -> (Vec<String>, Vec<DescriptorUse>) {
-        (self.arguments, self.descriptors)
+    pub(crate) fn finish(mut self) -> (Vec<String>, Vec<DescriptorUse>, Vec<SecretUse>) {
+        if !self.secrets.is_empty() {
+            let number = self.descriptor(Purpose::MasterKey);
+            let key = master_key_object(format!("/proc/self/fd/{number}")).to_string();
+            self.arguments.splice(self.master_key..self.master_key, ["-object".to_owned(), key]);
+            for secret in &mut self.secrets {
+                secret.argument += 2;
+            }
+        }
+        (self.arguments, self.descriptors, self.secrets)
     }
 
     /// The machine type's facts, if this QEMU has it.
@@ -164,17 +182,26 @@ impl<'a> Builder<'a> {
         Ok(format!("/dev/fdset/{set}"))
     }
 
-    /// A secret that a block node or another object reads its key from.
-    pub(crate) fn secret(&mut self, id: &str) {
-        let object = Object::new().with("qom-type", "secret").with("id", id);
-        let object = if self.launches() {
-            let number = self.descriptor(Purpose::Secret { object: id.to_owned() });
-            object.with("file", format!("/proc/self/fd/{number}"))
+    /// The key under which values of secrets are given to QEMU stands here: in a guest that starts, if it has any.
+    pub(crate) fn master_key(&mut self) {
+        if self.launches() {
+            self.master_key = self.arguments.len();
         } else {
-            // Stock prints the value under the master key's encryption.
-            object.with("data", "").with("keyid", "masterKey0").with("iv", "").with("format", "base64")
-        };
-        self.object(&object);
+            let key = master_key_object(format!("{}/master-key.aes", self.paths.guest));
+            self.object(&key);
+        }
+    }
+
+    /// A secret that a block node or another object reads its key from. Its value is put in when the line is whole.
+    pub(crate) fn secret(&mut self, id: &str, source: Option<SecretSource>) -> Result<(), Error> {
+        self.object(&secret_object(id, "", ""));
+        if self.launches() {
+            let source =
+                source.ok_or_else(|| invalid(format!("QEMU's {id} needs a <secret>, and none is named")))?;
+            let argument = self.arguments.len().saturating_sub(1);
+            self.secrets.push(SecretUse { object: id.to_owned(), source, argument });
+        }
+        Ok(())
     }
 
     /// The credentials of one TLS connection.
@@ -188,6 +215,31 @@ impl<'a> Builder<'a> {
             .with_some("passwordid", password);
         self.object(&object);
     }
+}
+
+fn master_key_object(file: String) -> Object {
+    Object::new().with("qom-type", "secret").with("id", MASTER_KEY).with("format", "raw").with("file", file)
+}
+
+/// A secret with its value under the master key, both in base64.
+pub(super) fn secret_object(id: &str, value: &str, vector: &str) -> Object {
+    Object::new()
+        .with("qom-type", "secret")
+        .with("id", id)
+        .with("data", value)
+        .with("keyid", MASTER_KEY)
+        .with("iv", vector)
+        .with("format", "base64")
+}
+
+/// The secret that an element with `uuid` or `usage` names.
+pub(crate) fn stored(secret: Option<&Element>, usage_type: i32) -> Option<SecretSource> {
+    let secret = secret?;
+    let lookup = match (secret.attr("uuid").and_then(Uuid::parse), secret.attr("usage")) {
+        (Some(uuid), _) => SecretLookup::Uuid(uuid),
+        (None, usage) => SecretLookup::Usage(usage?.to_owned()),
+    };
+    Some(SecretSource::Stored { lookup, usage_type })
 }
 
 /// Whether a machine type is a family's short name or one of its versions.

@@ -29,6 +29,8 @@ pub(crate) mod virtio;
 pub(crate) use assemble::of_device;
 pub use assemble::{build, reduce_interfaces};
 
+use bulkhead_wire::types::secret::SecretLookup;
+
 /// How QEMU is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
@@ -40,6 +42,8 @@ pub struct CommandLine {
     pub environment: Vec<(String, String)>,
     /// The open files it inherits. Empty for [`Rendering::Native`].
     pub descriptors: Vec<DescriptorUse>,
+    /// The secrets whose sealed values its arguments still lack. Empty for [`Rendering::Native`].
+    pub secrets: Vec<SecretUse>,
 }
 
 /// One inherited descriptor: the number that the arguments name it by, and what must be open there.
@@ -49,6 +53,31 @@ pub struct DescriptorUse {
     pub purpose: Purpose,
     /// Its number in QEMU.
     pub number: u32,
+}
+
+/// One of QEMU's secret objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretUse {
+    /// Its id.
+    pub object: String,
+    /// Where its value comes from.
+    pub source: SecretSource,
+    /// The argument that describes it.
+    argument: usize,
+}
+
+/// Where the value of a secret object comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// From the secret driver, for this `virSecretUsageType`.
+    Stored {
+        /// Which.
+        lookup: SecretLookup,
+        /// What for.
+        usage_type: i32,
+    },
+    /// From the definition itself.
+    Text(String),
 }
 
 /// What an inherited descriptor is for.
@@ -100,11 +129,8 @@ pub enum Purpose {
         /// The device's alias.
         alias: String,
     },
-    /// A file that holds a secret's bytes.
-    Secret {
-        /// The QEMU object's id.
-        object: String,
-    },
+    /// A file that holds the key under which values of secrets stand in the arguments.
+    MasterKey,
 }
 
 /// Which of the two forms of one command line is wanted.
@@ -142,6 +168,13 @@ pub struct Paths {
 }
 
 impl CommandLine {
+    /// Puts the value of a secret into the arguments, as it is under the master key.
+    pub(crate) fn seal(&mut self, used: &SecretUse, value: &str, vector: &str) {
+        if let Some(argument) = self.arguments.get_mut(used.argument) {
+            *argument = builder::secret_object(&used.object, value, vector).to_string();
+        }
+    }
+
     /// The line as a person would type it into a shell, variables first: the answer of `domainXMLToNative`.
     #[must_use]
     pub fn to_shell(&self) -> String {

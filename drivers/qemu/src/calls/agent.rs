@@ -2,6 +2,7 @@
 
 use super::observed::Observed;
 use super::unsupported_flags;
+use crate::base64::base64;
 use crate::driver::Qemu;
 use crate::guest::agent::AGENT_WITHIN;
 use bulkhead_wire::error::{Code, Error, Origin};
@@ -268,22 +269,6 @@ pub(super) async fn domain_interface_addresses(
     }
 }
 
-/// Base64, in which the agent takes a password.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for index in 0..4_usize {
-            let letter = (bits >> (18 - 6 * index)) & 0x3f;
-            let letter = LETTERS.get(letter as usize).copied().unwrap_or(b'=');
-            text.push(if index <= chunk.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
-}
-
 pub(super) async fn domain_set_user_password(
     driver: &Qemu,
     call: CallContext,
@@ -449,15 +434,6 @@ pub(super) async fn domain_agent_command(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn passwords_travel_in_base64() {
-        for (plain, encoded) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(plain.as_bytes()), encoded);
-        }
-    }
 
     #[test]
     fn of_addresses_that_make_no_sense_nothing_is_told() {

@@ -32,6 +32,7 @@ mod prepare;
 pub(crate) mod process;
 mod rename;
 mod save;
+mod secrets;
 mod start;
 pub(crate) use start::has_balloon;
 mod stop;

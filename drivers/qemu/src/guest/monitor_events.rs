@@ -83,7 +83,7 @@ impl Guest {
             }
             EventKind::DeviceDeleted(deleted) => {
                 if let Some(alias) = deleted.device {
-                    self.device_gone(&alias).await;
+                    self.device_deleted(&alias).await;
                 }
             }
             EventKind::TrayMoved(moved) => self.tray_moved(&moved).await,
@@ -146,7 +146,7 @@ impl Guest {
 
     /// Asks QEMU how things stand and tells subscribers what they missed, as ordinary events.
     pub(crate) async fn compare(&mut self) {
-        if let Err(error) = self.settle_devices().await {
+        if let Err(error) = self.settle_devices(true).await {
             tracing::warn!(domain = self.name, %error, "devices can't be compared");
         }
         let Ok(monitor) = self.monitor() else { return };

@@ -339,7 +339,7 @@ impl Guest {
         let mut refused = Vec::new();
         loop {
             let ports = self.choose_ports(live, &refused)?;
-            let command = args::build(live, capabilities, paths)?;
+            let mut command = args::build(live, capabilities, paths)?;
             if !ports.is_empty() {
                 match self.environment.stack.ports_free(ports.clone()).await {
                     Ok(()) => {}
@@ -352,7 +352,8 @@ impl Guest {
                     Err(error) => return Err(self.named(&error)),
                 }
             }
-            let given = std::mem::take(&mut given);
+            let mut given = std::mem::take(&mut given);
+            given.extend(self.unless_destroyed(self.give_secrets(&mut command)).await?);
             let request = self.helper_request(&command, live, given, errors.take(), autodestroy, ports)?;
             let helper =
                 self.environment.stack.start_helper(request).await.map_err(|error| self.named(&error))?;
@@ -487,6 +488,11 @@ impl Guest {
                     let socket = given_for(alias, 0)
                         .ok_or_else(|| self.invalid(&format!("TPM {alias} has no emulator")))?;
                     descriptors.push((number, socket));
+                }
+                Purpose::MasterKey => {
+                    let key = given_for(args::builder::MASTER_KEY, 0)
+                        .ok_or_else(|| self.invalid("its secrets have no master key"))?;
+                    descriptors.push((number, key));
                 }
                 Purpose::File { alias } | Purpose::Log { alias } => {
                     let logs = matches!(used.purpose, Purpose::Log { .. });

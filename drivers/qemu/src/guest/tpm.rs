@@ -10,6 +10,8 @@ use bulkhead_actors::state::Folder;
 use bulkhead_wire::control::{Access, HelperRequest};
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
+use bulkhead_wire::types::Uuid;
+use bulkhead_wire::types::secret::{SecretLookup, SecretValue};
 use bulkhead_xml::Element;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,11 @@ const KEY_ENDING: &str = "-swtpm";
 const CONTROL: i32 = 3;
 /// Its number for its log.
 const LOG: i32 = 4;
+/// Its numbers for the passphrase of its state: what it stores, and what it sends to another host. Each is read to its end.
+const KEY: i32 = 5;
+const MIGRATION_KEY: i32 = 6;
+/// `VIR_SECRET_USAGE_TYPE_VTPM`.
+const USAGE_VTPM: i32 = 5;
 
 /// The TPM of a guest that starts.
 pub(super) struct Tpm {
@@ -82,13 +89,21 @@ impl Guest {
             return Ok(None);
         };
         let is_new = backend.attr("version") != Some("1.2");
+        let passphrase = match backend.path_attr("encryption", "secret") {
+            Some(uuid) => {
+                let uuid = Uuid::parse(uuid).ok_or_else(|| self.invalid("its TPM's secret has no UUID"))?;
+                Some(self.secret(SecretLookup::Uuid(uuid), USAGE_VTPM).await?)
+            }
+            None => None,
+        };
+        let passphrase = passphrase.as_ref();
         let folder = folder_of(&self.environment, &self.key());
         let state = folder.join(if is_new { "tpm2" } else { "tpm1.2" });
-        self.make_tpm(&folder, &state, is_new, setup).await?;
+        self.make_tpm(&folder, &state, is_new, passphrase, setup).await?;
         if let Some(banks) = backend.child("active_pcr_banks").filter(|_| is_new) {
             let banks: Vec<&str> = banks.elements().map(|bank| bank.name.as_str()).collect();
             let words = ["--tpm2", "--reconfigure", "--pcr-banks", &banks.join(",")].map(str::to_owned);
-            self.run_setup(&folder, &state, words.to_vec(), setup).await?;
+            self.run_setup(&folder, &state, words.to_vec(), passphrase, setup).await?;
         }
         fault::point("tpm", "before_helper");
 
@@ -106,6 +121,12 @@ impl Guest {
         if let (Some(level), Some(log)) = (backend.attr("debug"), log) {
             arguments.extend(["--log".to_owned(), format!("fd={LOG},level={level}")]);
             descriptors.push((LOG, Descriptor::new(log)));
+        }
+        if let Some(passphrase) = passphrase {
+            for (option, number) in [("--key", KEY), ("--migration-key", MIGRATION_KEY)] {
+                arguments.extend([option.to_owned(), format!("pwdfd={number},mode=aes-256-cbc")]);
+                descriptors.push((number, self.in_memory(passphrase.expose())?));
+            }
         }
         arguments.push("--terminate".to_owned());
         if is_new {
@@ -144,9 +165,6 @@ impl Guest {
                 Some("external") => {
                     "nobody connects to a TPM that somebody else runs (<backend type='external'>); use type='emulator'"
                 }
-                _ if backend.child("encryption").is_some() => {
-                    "its state can't be encrypted (<encryption>): that takes the secret driver, which this stack does not have"
-                }
                 _ if backend.child("source").is_some() => {
                     "its state lies in the stack's own folder; remove <source>"
                 }
@@ -175,6 +193,7 @@ impl Guest {
         folder: &Path,
         state: &Path,
         is_new: bool,
+        passphrase: Option<&SecretValue>,
         setup: &mut Option<String>,
     ) -> Result<(), Error> {
         // The emulator's options know no way to write these.
@@ -207,7 +226,7 @@ impl Guest {
         let rest =
             ["--createek", "--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--not-overwrite"];
         words.extend(rest.map(str::to_owned));
-        self.run_setup(folder, &fresh, words, setup).await?;
+        self.run_setup(folder, &fresh, words, passphrase, setup).await?;
         let (folder, state) = (folder.to_owned(), state.to_owned());
         self.environment
             .on_disk(&self.tpm_text("state"), move || {
@@ -223,6 +242,7 @@ impl Guest {
         folder: &Path,
         state: &Path,
         words: Vec<String>,
+        passphrase: Option<&SecretValue>,
         setup: &mut Option<String>,
     ) -> Result<(), Error> {
         let environment = &self.environment;
@@ -237,6 +257,12 @@ impl Guest {
         let mut arguments = vec!["--tpm-state".to_owned(), state.display().to_string()];
         arguments.extend(["--config".to_owned(), authority.join("setup.conf").display().to_string()]);
         arguments.extend(words);
+        let mut descriptors = Vec::new();
+        if let Some(passphrase) = passphrase {
+            let words = ["--pwdfile-fd", &KEY.to_string(), "--cipher", "aes-256-cbc"].map(str::to_owned);
+            arguments.extend(words);
+            descriptors.push((KEY, self.in_memory(passphrase.expose())?));
+        }
         let (errors, said_from) = self.open_log(&self.tpm_log()).await;
         let request = HelperRequest {
             key: key.clone(),
@@ -250,7 +276,7 @@ impl Guest {
             files: [folder, &authority].map(|path| (path.to_owned(), Access::Folder)).to_vec(),
             listeners: Vec::new(),
             outputs: Vec::new(),
-            descriptors: Vec::new(),
+            descriptors,
             ports: Vec::new(),
             network: false,
             errors,

@@ -54,11 +54,35 @@ impl Guest {
             tracing::warn!("{what} were not made by this stack and are left where they are");
             return Ok(());
         }
+        if let Some(other) = self.other_with(&path) {
+            return Err(self.invalid(&format!(
+                "firmware variables {} are those of domain '{other}' too and stay there: undefine this one with \
+                 VIR_DOMAIN_UNDEFINE_KEEP_NVRAM, --keep-nvram",
+                path.display()
+            )));
+        }
         let removal = move || match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         };
         self.environment.on_disk(&what, removal).await
+    }
+}
+
+impl Guest {
+    /// Another domain that names this file.
+    fn other_with(&self, path: &Path) -> Option<String> {
+        let others = self.environment.all().into_iter().map(|guest| guest.view.get());
+        let mut others = others.filter(|view| view.uuid != self.uuid && view.exists());
+        others
+            .find(|view| {
+                let roots = [
+                    view.persistent.as_ref().map(|known| &known.root),
+                    view.live.as_ref().map(|live| &*live.root),
+                ];
+                roots.into_iter().flatten().any(|root| file(root).as_deref() == Some(path))
+            })
+            .map(|view| view.name.clone())
     }
 }
 

@@ -241,6 +241,12 @@ impl Caller {
         registered.unwrap_or_else(|_elapsed| Err(self.late(&what))).map(drop)
     }
 
+    /// Waits until the connection in use has ended.
+    pub(crate) async fn ended(&self) {
+        let mut slot = self.0.slot.subscribe();
+        drop(slot.wait_for(|slot| !matches!(slot, Slot::Up(_))).await);
+    }
+
     /// The process that made the daemon's socket.
     pub(crate) fn pid(&self) -> Option<i32> {
         match &*self.0.slot.borrow() {

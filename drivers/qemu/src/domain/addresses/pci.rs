@@ -117,9 +117,18 @@ pub(super) fn assign_running(all: &mut Element, context: &Context) -> Result<(),
     if !all.elements().any(|device| is_controller(device, "pci")) {
         return assign(all, context);
     }
-    let mut buses = collect(all, context, false)?;
+    // The new one is the last: what the chip set has in places of its own was there before it.
+    let mut known = all.clone();
+    known.children.pop();
+    let mut buses = collect(&known, context, false)?;
     buses.runs = true;
-    fix_chipset(all, &mut buses, context)?;
+    fix_chipset(&mut known, &mut buses, context)?;
+    if let Some(new) = all.elements().next_back()
+        && let Some((place, _)) = given(new)
+        && let Some(kind) = plug(new, context)
+    {
+        buses.reserve(place, kind, true).map_err(|error| place::of_device(new, &error))?;
+    }
     place_all(all, &mut buses, context)
 }
 

@@ -254,7 +254,7 @@ impl Guest {
         told: bool,
     ) -> Result<(), Error> {
         let monitor = self.attached().await?;
-        self.settle_devices().await?;
+        self.settle_devices(false).await?;
         let live = Arc::clone(&self.active()?.live);
         let host = self.host_of(&live).await;
         let device = plug::complete(&live, given, &host)?;

@@ -191,7 +191,7 @@ impl Guest {
 
     async fn detach_live(&mut self, which: &Which) -> Result<Option<oneshot::Receiver<bool>>, Error> {
         let monitor = self.attached().await?;
-        self.settle_devices().await?;
+        self.settle_devices(false).await?;
         let live = Arc::clone(&self.active()?.live);
         let device = self.meant(&live, which, Side::Live).await?;
         self.refuse_unplug(&live, &device)?;
@@ -260,7 +260,18 @@ impl Guest {
         self.show().await
     }
 
-    /// QEMU says that a device is gone.
+    /// QEMU tells that a device was deleted. That may be old, and a later device have its alias.
+    pub(crate) async fn device_deleted(&mut self, alias: &str) {
+        if let Ok(monitor) = self.monitor()
+            && let Ok(present) = self.present(&monitor).await
+            && present.iter().any(|there| there == alias)
+        {
+            return;
+        }
+        self.device_gone(alias).await;
+    }
+
+    /// A device is gone.
     pub(crate) async fn device_gone(&mut self, alias: &str) {
         let Some(running) = &self.running else { return };
         let live = Arc::clone(&running.live);

@@ -119,7 +119,7 @@ impl Guest {
         self.open_tray(&monitor, &old, force).await?;
         self.running_mut()?.devices.change = Some(Change::Medium { disk: disk.to_xml(), config });
         self.record(super::Phase::Running).await?;
-        if let Err(error) = self.exchange(&monitor, &live, &old, &disk, &steps, files).await {
+        if let Err(error) = self.exchange(&monitor, &live, &old, &disk, &steps, files, force).await {
             self.put_back(&monitor, &live, &old).await?;
             return Err(error);
         }
@@ -134,7 +134,7 @@ impl Guest {
     /// Opens the tray; a guest that holds it shut is asked, and gets some time.
     async fn open_tray(&self, monitor: &Monitor, drive: &Element, force: bool) -> Result<(), Error> {
         let alias = drive.path_attr("alias", "name").unwrap_or_default();
-        if drive.attr("device") != Some("cdrom") || drive.path_attr("target", "tray") == Some("open") {
+        if drive.attr("device") != Some("cdrom") {
             return Ok(());
         }
         let arguments = json!({ "id": alias, "force": force });
@@ -153,16 +153,45 @@ impl Guest {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
-        tokio::time::timeout(TRAY_WITHIN, opened).await.unwrap_or_else(|_| {
-            let message = format!(
-                "the guest holds the tray of {alias} shut and did not open it within {} s; unmount it there, or force it",
-                TRAY_WITHIN.as_secs()
-            );
-            Err(self.device_error(Code::OPERATION_FAILED, &message))
-        })
+        tokio::time::timeout(TRAY_WITHIN, opened).await.unwrap_or_else(|_| Err(self.tray_is_shut(alias)))
+    }
+
+    fn tray_is_shut(&self, alias: &str) -> Error {
+        let message = format!(
+            "the guest holds the tray of {alias} shut and did not leave it open within {} s; unmount it there, or force it",
+            TRAY_WITHIN.as_secs()
+        );
+        self.device_error(Code::OPERATION_FAILED, &message)
+    }
+
+    /// A command that needs the tray to be open. A guest that boots, or looks into its drives, may shut it at any time: then it
+    /// is opened again.
+    async fn with_open_tray(
+        &self,
+        monitor: &Monitor,
+        drive: &Element,
+        force: bool,
+        command: &str,
+        arguments: Value,
+    ) -> Result<(), Error> {
+        let alias = drive.path_attr("alias", "name").unwrap_or_default();
+        let done = async {
+            loop {
+                match monitor.execute(command, arguments.clone(), COMMAND_WITHIN).await {
+                    Ok(_) => return Ok(()),
+                    Err(MonitorError::Refused { description, .. }) if description.contains("is not open") => {
+                        tokio::time::sleep(LOOK_EVERY).await;
+                        self.open_tray(monitor, drive, force).await?;
+                    }
+                    Err(error) => return Err(self.monitor_error(&error)),
+                }
+            }
+        };
+        tokio::time::timeout(TRAY_WITHIN, done).await.unwrap_or_else(|_| Err(self.tray_is_shut(alias)))
     }
 
     /// Takes out the old medium, and puts in the new one if there is one.
+    #[expect(clippy::too_many_arguments, reason = "what is taken out, what goes in, and how")]
     async fn exchange(
         &self,
         monitor: &Monitor,
@@ -171,19 +200,16 @@ impl Guest {
         disk: &Element,
         steps: &[Step],
         files: Vec<OwnedFd>,
+        force: bool,
     ) -> Result<(), Error> {
         let alias = disk.path_attr("alias", "name").unwrap_or_default();
-        let failed = |error: MonitorError| self.monitor_error(&error);
         fault::point("medium", "before_removal");
-        monitor
-            .execute("blockdev-remove-medium", json!({ "id": alias }), COMMAND_WITHIN)
-            .await
-            .map_err(failed)?;
+        self.with_open_tray(monitor, old, force, "blockdev-remove-medium", json!({ "id": alias })).await?;
         if nodes::has_source(old) {
             self.clear_behind(monitor, live, old).await;
         }
         fault::point("medium", "after_removal");
-        self.insert(monitor, disk, steps, files).await
+        self.insert(monitor, disk, steps, files, force).await
     }
 
     async fn insert(
@@ -192,6 +218,7 @@ impl Guest {
         disk: &Element,
         steps: &[Step],
         files: Vec<OwnedFd>,
+        force: bool,
     ) -> Result<(), Error> {
         let alias = disk.path_attr("alias", "name").unwrap_or_default();
         let failed = |error: MonitorError| self.monitor_error(&error);
@@ -199,7 +226,7 @@ impl Guest {
             let behind: Vec<Step> = steps.iter().filter(|step| !step.is_device()).cloned().collect();
             self.run_steps(monitor, &behind, files, &mut Taps::new()).await?;
             let arguments = json!({ "id": alias, "node-name": top(steps) });
-            monitor.execute("blockdev-insert-medium", arguments, COMMAND_WITHIN).await.map_err(failed)?;
+            self.with_open_tray(monitor, disk, force, "blockdev-insert-medium", arguments).await?;
         }
         fault::point("medium", "after_insertion");
         monitor
@@ -214,7 +241,7 @@ impl Guest {
         let back = async {
             let steps = self.steps_of(live, old).await?;
             let files = self.open_files(&steps).await?;
-            self.insert(monitor, old, &steps, files).await
+            self.insert(monitor, old, &steps, files, true).await
         };
         let back: Result<(), Error> = back.await;
         if let Err(error) = back {
@@ -279,7 +306,7 @@ impl Guest {
         self.clear_behind(monitor, &root, disk).await;
         let done = async {
             let files = self.open_files(&steps).await?;
-            self.exchange(monitor, &live, &old, disk, &steps, files).await
+            self.exchange(monitor, &live, &old, disk, &steps, files, true).await
         };
         let done: Result<(), Error> = done.await;
         match done {

@@ -8,11 +8,13 @@ use crate::domain::plug;
 use bulkhead_wire::error::Error;
 use bulkhead_wire::types::DomainEvent;
 use bulkhead_xml::Element;
+use serde_json::json;
 use std::sync::Arc;
 
 impl Guest {
-    /// Makes what is known of the guest's devices agree with what QEMU has.
-    pub(crate) async fn settle_devices(&mut self) -> Result<(), Error> {
+    /// Makes what is known of the guest's devices agree with what QEMU has. With `again`, QEMU is told once more what is to go: who
+    /// was to tell it may have died before that.
+    pub(crate) async fn settle_devices(&mut self, again: bool) -> Result<(), Error> {
         let devices = &self.active()?.devices;
         if devices.change.is_none() && devices.leaving.is_empty() {
             return Ok(());
@@ -20,8 +22,12 @@ impl Guest {
         let (change, leaving) = (devices.change.clone(), devices.leaving.clone());
         let monitor = self.monitor()?;
         let present = self.present(&monitor).await?;
-        for alias in leaving.iter().filter(|alias| !present.contains(alias)) {
-            self.device_gone(alias).await;
+        for alias in &leaving {
+            if !present.contains(alias) {
+                self.device_gone(alias).await;
+            } else if again {
+                self.try_to(&monitor, "device_del", json!({ "id": alias })).await;
+            }
         }
         match change {
             None => Ok(()),

@@ -179,7 +179,7 @@ impl Guest {
         if !changed {
             return self.carried(config).await;
         }
-        self.settle_devices().await?;
+        self.settle_devices(false).await?;
         self.change_medium(new, force, config).await
     }
 

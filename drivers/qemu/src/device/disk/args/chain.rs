@@ -2,7 +2,7 @@
 
 use super::{cache_mode, source, target};
 use crate::args::builder::{
-    Builder, alias, attr, bytes, invalid, number_attr, number_text, switch, unsupported,
+    Builder, alias, attr, bytes, invalid, number_attr, number_text, stored, switch, unsupported,
 };
 use crate::args::json::{Json, Object};
 use crate::args::nodes::given;
@@ -154,7 +154,7 @@ fn layers(
     let auth = described.child("auth").or_else(|| disk.child("auth").filter(|_| image.top));
     source::secrets(builder, described, auth, &format!("{storage_name}-auth"), &storage_name, &mut storage)?;
     if let Some(inner) = inner {
-        storage.set("encrypt", source::image_encryption(builder, inner, &secret_name));
+        storage.set("encrypt", source::image_encryption(builder, inner, &secret_name)?);
     }
     file_options(builder, disk, image, described, &mut storage)?;
     storage.set("node-name", storage_name.as_str());
@@ -236,7 +236,7 @@ fn format_layer(
     node.set_some("data-file", data);
     if let Some(encryption) = encryption {
         let secret = format!("{name}-encryption-secret0");
-        builder.secret(&secret);
+        builder.secret(&secret, stored(encryption.child("secret"), source::USAGE_VOLUME))?;
         if driver == "luks" {
             node.set("key-secret", secret);
         } else {

@@ -1,6 +1,9 @@
 //! The lowest block node: how QEMU reaches the bytes.
 
-use crate::args::builder::{Builder, attr, bytes, invalid, number_attr, number_text, switch, unsupported};
+use crate::args::SecretSource;
+use crate::args::builder::{
+    Builder, attr, bytes, invalid, number_attr, number_text, stored, switch, unsupported,
+};
 use crate::args::json::{Json, Object};
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
@@ -227,6 +230,11 @@ fn user_number(text: &str) -> Option<u64> {
     }
 }
 
+/// What secrets are for, as `virSecretUsageType`.
+pub(crate) const USAGE_VOLUME: i32 = 1;
+const USAGE_CEPH: i32 = 2;
+const USAGE_ISCSI: i32 = 3;
+
 /// Passwords, cookies and the rest that only some protocols have, after the secrets they name.
 pub(crate) fn secrets(
     builder: &mut Builder<'_>,
@@ -241,7 +249,8 @@ pub(crate) fn secrets(
     if let Some(auth) = auth {
         let user = attr(auth, "username")?;
         let secret = format!("{secret}-secret0");
-        builder.secret(&secret);
+        let usage_type = if protocol == "rbd" { USAGE_CEPH } else { USAGE_ISCSI };
+        builder.secret(&secret, stored(auth.child("secret"), usage_type))?;
         match protocol {
             "rbd" => {
                 object
@@ -261,9 +270,12 @@ pub(crate) fn secrets(
         if let Some(verify) = source.child("ssl").and_then(|ssl| switch(ssl, "verify")) {
             object.set("sslverify", verify);
         }
-        if source.child("cookies").is_some() {
+        if let Some(cookies) = source.child("cookies") {
             let secret = format!("{node}-httpcookie-secret0");
-            builder.secret(&secret);
+            let pair =
+                |cookie: &Element| format!("{}={}", cookie.attr("name").unwrap_or_default(), cookie.text());
+            let text = cookies.all("cookie").map(pair).collect::<Vec<_>>().join("; ");
+            builder.secret(&secret, Some(SecretSource::Text(text)))?;
             object.set("cookie-secret", secret);
         }
         object.set_some("timeout", child_number_attr(source, "timeout", "seconds")?);
@@ -284,17 +296,21 @@ fn child_number_attr(element: &Element, child: &str, name: &str) -> Result<Optio
 }
 
 /// Encryption inside Ceph; an image that was cloned from encrypted ones has a key for each of them.
-pub(crate) fn image_encryption(builder: &mut Builder<'_>, encryption: &Element, node: &str) -> Object {
+pub(crate) fn image_encryption(
+    builder: &mut Builder<'_>,
+    encryption: &Element,
+    node: &str,
+) -> Result<Object, Error> {
     let format = encryption.attr("format").unwrap_or("luks");
     let count = encryption.all("secret").count().max(1);
     let mut object: Option<Object> = None;
     for index in (0..count).rev() {
         let secret = format!("{node}-encryption-secret{index}");
-        builder.secret(&secret);
+        builder.secret(&secret, stored(encryption.all("secret").nth(index), USAGE_VOLUME))?;
         let kind = if index > 0 && format == "luks-any" { "luks-any" } else { format };
         let mut layer = Object::new().with("format", kind).with("key-secret", secret);
         layer.set_some("parent", object.take());
         object = Some(layer);
     }
-    object.unwrap_or_default()
+    Ok(object.unwrap_or_default())
 }
