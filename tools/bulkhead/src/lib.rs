@@ -408,18 +408,9 @@ impl Connection {
         };
         let connection = Self(Arc::new(inner));
         if let Some(driver) = driver {
-            let _first = connection.channel(driver);
+            let _first = connection.caller(driver);
         }
         connection
-    }
-
-    /// Where channels come from, if there are any.
-    fn source(&self) -> Option<Source> {
-        match &self.0.backend {
-            Backend::Embedded { client, hold } => Some(Source::Embedded(hold.handle.clone(), client.token())),
-            Backend::Attached { control, .. } => Some(Source::Attached(control.clone())),
-            Backend::Remote { .. } => None,
-        }
     }
 
     fn runtime(&self) -> tokio::runtime::Handle {
@@ -435,37 +426,36 @@ impl Connection {
     /// this moves it to the current one.
     #[must_use]
     pub fn caller(&self, driver: Driver) -> Caller {
-        if let Backend::Remote { caller, task } = &self.0.backend {
-            let mut task = lock(task);
-            if task.0.is_finished() {
-                *task = Task(self.runtime().spawn(remote::keep_up(caller.clone(), None)).abort_handle());
+        let source = match &self.0.backend {
+            Backend::Remote { caller, task } => {
+                let mut task = lock(task);
+                if task.0.is_finished() {
+                    *task = Task(self.runtime().spawn(remote::keep_up(caller.clone(), None)).abort_handle());
+                }
+                return Caller(Way::Remote(caller.clone()));
             }
-            return Caller(Way::Remote(caller.clone()));
-        }
-        // Whoever is no daemon of libvirt's protocol has channels.
-        Caller(Way::Channel(self.channel(driver).unwrap_or_else(|| channel::Caller::new(driver))))
-    }
-
-    fn channel(&self, driver: Driver) -> Option<channel::Caller> {
-        let source = self.source()?;
+            Backend::Embedded { client, hold } => Source::Embedded(hold.handle.clone(), client.token()),
+            Backend::Attached { control, .. } => Source::Attached(control.clone()),
+        };
         let start = |caller: channel::Caller| {
             let work = keep_up(source, driver, caller, self.0.read_only, Arc::clone(&self.0.closed));
             Task(self.runtime().spawn(work).abort_handle())
         };
         let mut callers = lock(&self.0.callers);
-        match callers.get_mut(&driver) {
+        let caller = match callers.get_mut(&driver) {
             Some((caller, task)) => {
                 if task.0.is_finished() {
                     *task = start(caller.clone());
                 }
-                Some(caller.clone())
+                caller.clone()
             }
             None => {
                 let caller = channel::Caller::new(driver);
                 callers.insert(driver, (caller.clone(), start(caller.clone())));
-                Some(caller)
+                caller
             }
-        }
+        };
+        Caller(Way::Channel(caller))
     }
 
     /// The qemu driver's calls.

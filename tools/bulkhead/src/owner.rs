@@ -1,6 +1,7 @@
 //! What only the private wire has, for connections in libvirt's protocol: it goes over the control socket of the same stack,
 //! where this process may reach it.
 
+use crate::caller::Way;
 use crate::{Connection, OpenError};
 use bulkhead_wire::channel;
 use bulkhead_wire::control::Layout;
@@ -37,8 +38,10 @@ impl Owner {
         what: &str,
         daemon: Option<i32>,
     ) -> Result<channel::Caller, Error> {
-        let refused = || not_here(what, "that stack has no channels");
-        self.reach(what, daemon).await?.channel(driver).ok_or_else(refused)
+        match self.reach(what, daemon).await?.caller(driver).0 {
+            Way::Channel(caller) => Ok(caller),
+            Way::Remote(_) => Err(not_here(what, "it speaks libvirt's protocol too")),
+        }
     }
 
     async fn reach(&self, what: &str, daemon: Option<i32>) -> Result<Connection, Error> {

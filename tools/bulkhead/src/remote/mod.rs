@@ -7,6 +7,8 @@ mod events;
 mod link;
 mod place;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use caller::{Caller, keep_up};
 pub(crate) use door::Failure;

@@ -6,9 +6,8 @@ use bulkhead_wire::remote::{Encoded, Header, Incoming, Kind, Reader, Status, Wri
 use bulkhead_wire::table::{CallInfo, domain, storage};
 use bulkhead_wire::xdr;
 use std::io;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::oneshot;
 
 /// Bytes of one frame, as libvirt's own clients cut them.
@@ -75,7 +74,8 @@ enum Last {
 
 async fn pump(door: Door, call: Header, early: Vec<Incoming>, ours: UnixStream, direction: Direction) {
     let Door { reader, mut writer, .. } = door;
-    let (mut from, mut to) = ours.into_split();
+    // Halves that say nothing when they are dropped: an end that was not said must not be heard.
+    let (mut from, mut to) = tokio::io::split(ours);
     let (heard, last) = oneshot::channel();
     let inward = async {
         let last = if direction == Direction::Out {
@@ -118,7 +118,7 @@ async fn say(writer: &mut Writer, call: Header, status: Status, data: &[u8]) -> 
 }
 
 /// From the application to the daemon, until it closes its end.
-async fn send(writer: &mut Writer, call: Header, from: &mut OwnedReadHalf) -> Last {
+async fn send(writer: &mut Writer, call: Header, from: &mut ReadHalf<UnixStream>) -> Last {
     let mut buffer = vec![0; CHUNK];
     loop {
         match from.read(&mut buffer).await {
@@ -137,7 +137,7 @@ async fn receive(
     mut reader: Reader,
     call: Header,
     early: Vec<Incoming>,
-    to: &mut OwnedWriteHalf,
+    to: &mut WriteHalf<UnixStream>,
     (direction, heard): (Direction, oneshot::Sender<Last>),
 ) -> Result<(), Error> {
     let mut early = early.into_iter();
@@ -176,7 +176,7 @@ async fn receive(
 }
 
 /// A hole reads as zeros.
-async fn zeros(to: &mut OwnedWriteHalf, frame: &Incoming) -> io::Result<()> {
+async fn zeros(to: &mut WriteHalf<UnixStream>, frame: &Incoming) -> io::Result<()> {
     let hole = xdr::decode::<(i64, u32)>(&frame.payload, Vec::new()).map(|((length, _flags), _)| length);
     let mut left =
         hole.ok().and_then(|length| u64::try_from(length).ok()).ok_or(io::ErrorKind::InvalidData)?;
