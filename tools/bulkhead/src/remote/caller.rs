@@ -163,20 +163,15 @@ impl Caller {
     async fn open_stream(&self, what: &Doing<'_>, request: &Request) -> Result<Encoded, Error> {
         loop {
             let link = self.link(what).await?;
-            let unreached = match door::open(&self.0.place, false).await {
-                Ok(door) => match stream::open(door, request, what.info).await {
-                    Ok(opened) => return Ok(opened),
-                    Err(Failure::Refused(error)) => return Err(error),
-                    Err(_lost) if !what.info.repeatable => return Err(self.lost(what)),
-                    Err(lost) => lost,
-                },
+            let failure = match stream::open(&self.0.place, request, what.info).await {
+                Ok(opened) => return Ok(opened),
                 Err(Failure::Refused(error)) => return Err(error),
-                Err(unreached) => unreached,
+                Err(Failure::Lost(_)) if !what.info.repeatable => return Err(self.lost(what)),
+                Err(failure) => failure,
             };
-            tracing::debug!(%unreached, call = what.info.name, "again");
+            tracing::debug!(%failure, call = what.info.name, "again");
             // The daemon went, and the other connection notices too; or it lets nobody else in, which may pass.
-            let pause = AGAIN_AFTER_MAX;
-            drop(timeout(pause, self.replaced(&link)).await);
+            let _ = timeout(AGAIN_AFTER_MAX, self.replaced(&link)).await;
         }
     }
 

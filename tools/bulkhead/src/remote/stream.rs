@@ -1,6 +1,7 @@
 //! Streams: the application gets a descriptor, as it does from a driver itself; here its other end is pumped.
 
-use super::door::{Door, Failure, Request, error_of};
+use super::door::{self, Door, Failure, Request, error_of};
+use super::place::Place;
 use bulkhead_wire::error::{Error, Origin};
 use bulkhead_wire::remote::{Encoded, Header, Incoming, Kind, Reader, Status, Writer, frame};
 use bulkhead_wire::table::{CallInfo, domain, storage};
@@ -39,15 +40,63 @@ impl Direction {
     }
 }
 
+/// What the application is given, or why it is not.
+type Opened = Result<Encoded, Failure>;
+
 /// Makes the call that opens a stream; the reply comes with the application's end of it.
-pub(super) async fn open(mut door: Door, request: &Request, info: &CallInfo) -> Result<Encoded, Failure> {
-    let direction = Direction::of(info);
+///
+/// All of it is done on a thread of its own: the application may read its descriptor as it reads a file, on the one thread
+/// that its runtime has, or when that has gone.
+pub(super) async fn open(place: &Place, request: &Request, info: &CallInfo) -> Opened {
+    let refused =
+        |error: &io::Error| Failure::Refused(Error::system(Origin::STREAMS, "A stream's thread", error));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| refused(&error))?;
+    let (opened, answer) = oneshot::channel();
+    let (place, request, direction) = (place.clone(), request.clone(), Direction::of(info));
+    let work = move || runtime.block_on(serve(&place, &request, direction, opened));
+    let thread = std::thread::Builder::new().name("bulkhead-stream".to_owned()).spawn(work);
+    thread.map_err(|error| refused(&error))?;
+    answer.await.unwrap_or_else(|_ended| Err(Failure::Lost("the stream's thread ended".to_owned())))
+}
+
+async fn serve(place: &Place, request: &Request, direction: Direction, mut opened: oneshot::Sender<Opened>) {
+    let begun = tokio::select! {
+        begun = begin(place, request, direction) => begun,
+        // Nobody waits for it any more.
+        () = opened.closed() => return,
+    };
+    let (begun, reply) = match begun {
+        Ok(begun) => begun,
+        Err(failure) => {
+            let _ = opened.send(Err(failure));
+            return;
+        }
+    };
+    if opened.send(Ok(reply)).is_ok() {
+        pump(begun, direction).await;
+    }
+}
+
+/// A stream that is open.
+struct Begun {
+    door: Door,
+    call: Header,
+    early: Vec<Incoming>,
+    ours: UnixStream,
+}
+
+async fn begin(place: &Place, request: &Request, direction: Direction) -> Result<(Begun, Encoded), Failure> {
+    let mut door = door::open(place, false).await.map_err(|failure| match failure {
+        // The call itself was not made yet.
+        Failure::Lost(reason) => Failure::Unreached(io::Error::other(reason)),
+        failure => failure,
+    })?;
     let (ours, theirs) = ends(direction)
         .map_err(|error| Failure::Refused(Error::system(Origin::STREAMS, "A pair of sockets", &error)))?;
     let (reply, early) = door.exchange(request, &[]).await?;
     let call = Header::call(reply.header.program, reply.header.procedure, reply.header.serial, Kind::Stream);
-    tokio::spawn(pump(door, call, early, ours, direction));
-    Ok((reply.payload, vec![theirs.into()]))
+    Ok((Begun { door, call, early, ours }, (reply.payload, vec![theirs.into()])))
 }
 
 /// Our end and the application's.
@@ -72,7 +121,8 @@ enum Last {
     Abort,
 }
 
-async fn pump(door: Door, call: Header, early: Vec<Incoming>, ours: UnixStream, direction: Direction) {
+async fn pump(begun: Begun, direction: Direction) {
+    let Begun { door, call, early, ours } = begun;
     let Door { reader, mut writer, .. } = door;
     // Halves that say nothing when they are dropped: an end that was not said must not be heard.
     let (mut from, mut to) = tokio::io::split(ours);
@@ -98,12 +148,14 @@ async fn pump(door: Door, call: Header, early: Vec<Incoming>, ours: UnixStream, 
     };
     match (ended, direction) {
         // All is well: the byte that says otherwise goes.
-        (Ok(()), Direction::Out) => drop(from.read(&mut [0]).await),
+        (Ok(()), Direction::Out) => {
+            let _ = from.read(&mut [0]).await;
+        }
         (Ok(()), _) => {}
         (Err(error), Direction::In) => {
             tracing::warn!(%error, "stream");
             // Whoever is done writing and reads to the end learns that it came to nothing, and why.
-            drop(to.write_all(error.message.as_bytes()).await);
+            let _ = to.write_all(error.message.as_bytes()).await;
         }
         (Err(error), _) => tracing::warn!(%error, "stream"),
     }
@@ -158,7 +210,7 @@ async fn receive(
             (Some(Kind::Stream), _) if frame.payload.is_empty() => {
                 if direction == Direction::Out {
                     // The end is one only when the daemon has confirmed it.
-                    drop(heard.take().map(|heard| heard.send(Last::Finish)));
+                    let _ = heard.take().map(|heard| heard.send(Last::Finish));
                     Ok(())
                 } else {
                     to.shutdown().await
@@ -170,7 +222,7 @@ async fn receive(
         };
         if written.is_err() && !gone {
             gone = true;
-            drop(heard.take().map(|heard| heard.send(Last::Abort)));
+            let _ = heard.take().map(|heard| heard.send(Last::Abort));
         }
     }
 }
