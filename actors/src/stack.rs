@@ -2,7 +2,7 @@
 
 use bulkhead_wire::channel::Caller;
 use bulkhead_wire::codec;
-use bulkhead_wire::control::{FromDriver, Helper, HelperRequest, Opening, Request, Response};
+use bulkhead_wire::control::{FilePurpose, FromDriver, Helper, HelperRequest, Request, Response};
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::frame::Token;
@@ -160,8 +160,13 @@ impl Stack {
     ///
     /// # Errors
     /// A file that such a helper is never given; what the file system says.
-    pub async fn open_for_helper(&self, key: &str, path: &Path, opening: Opening) -> Result<OwnedFd, Error> {
-        self.ask_file(Request::Open { key: key.to_owned(), path: path.to_owned(), opening }).await
+    pub async fn open_for_helper(
+        &self,
+        key: &str,
+        path: &Path,
+        purpose: FilePurpose,
+    ) -> Result<OwnedFd, Error> {
+        self.ask_file(Request::Open { key: key.to_owned(), path: path.to_owned(), purpose }).await
     }
 
     /// Opens a terminal that a helper made.
@@ -191,6 +196,30 @@ impl Stack {
     /// Tells the broker that a client's connection has ended: its token is void from now on.
     pub fn client_gone(&self, token: Token) -> impl Future<Output = ()> + Send + use<> {
         self.say(&FromDriver::ClientGone { token })
+    }
+
+    /// Opens a file that a client named.
+    ///
+    /// # Errors
+    /// A file that no guest could be given, and what the file system says.
+    pub async fn open_file(&self, path: &Path, purpose: FilePurpose) -> Result<OwnedFd, Error> {
+        self.ask_file(Request::File { path: path.to_owned(), purpose }).await
+    }
+
+    /// Removes a file that a client named.
+    ///
+    /// # Errors
+    /// A file that no guest could be given, and what the file system says.
+    pub async fn remove_file(&self, path: &Path) -> Result<(), Error> {
+        self.ask(Request::File { path: path.to_owned(), purpose: FilePurpose::Remove }).await.map(drop)
+    }
+
+    /// Opens a file of the control group of a helper.
+    ///
+    /// # Errors
+    /// A helper that has none, or none of that controller.
+    pub async fn open_group(&self, key: &str, file: &str, thread: Option<u32>) -> Result<OwnedFd, Error> {
+        self.ask_file(Request::Group { key: key.to_owned(), file: file.to_owned(), thread }).await
     }
 
     /// Has a pool's folder made, with those above it, or an empty one removed.

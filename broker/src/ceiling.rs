@@ -2,10 +2,13 @@
 //! judged by what was really opened.
 
 use crate::helpers::{failed, refused};
-use bulkhead_sandbox::ceiling::{self, CEILINGS, DEVICES, DNSMASQ, NEVER_BY_ANY_NAME, POOL};
-use bulkhead_wire::control::{Access, Layout, Opening};
+use bulkhead_sandbox::ceiling::{self, DEVICES, DNSMASQ, POOL};
+use bulkhead_wire::control::{Access, FilePurpose, Layout, Response};
+use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::Error;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -42,14 +45,6 @@ fn forbidden(layout: &Layout, class: &str, key: &str, real: &Path, writes: bool)
     ceiling::never_given(real, writes)
 }
 
-/// Is it a further name of a file that is never given?
-fn is_other_name(metadata: &fs::Metadata) -> bool {
-    NEVER_BY_ANY_NAME
-        .iter()
-        .filter_map(|path| fs::metadata(path).ok())
-        .any(|never| (never.dev(), never.ino()) == (metadata.dev(), metadata.ino()))
-}
-
 fn real_path(file: &OwnedFd) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
@@ -80,23 +75,16 @@ pub(crate) fn open_checked(
     if let Some(why) = forbidden(layout, class, key, &real, writes) {
         return refuse(why);
     }
-    if is_other_name(&metadata) {
+    if ceiling::is_other_name(&metadata) {
         return refuse("it is another name of a file that is never given to a guest");
     }
     if kind.is_char_device() && !DEVICES.iter().any(|device| real == Path::new(device)) {
         return refuse("it is a device that no guest gets");
     }
     if kind.is_block_device() {
-        // The kernel refuses this for what is mounted, swapped to, or part of something else. Who may read such a disk may
-        // read every file of the host. What can't be told is taken for it; an empty drive is none.
-        let tried =
-            OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_NONBLOCK).open(&through);
-        if let Err(error) = tried
-            && error.raw_os_error() != Some(libc::ENOMEDIUM)
-        {
-            return refuse(&format!(
-                "this host uses the disk itself, or may not open it ({error}); unmount it first"
-            ));
+        if let Err(error) = ceiling::unused_disk(&through) {
+            let why = "this host uses the disk itself, or may not open it";
+            return refuse(&format!("{why} ({error}); unmount it first"));
         }
     }
     if kind.is_socket() {
@@ -135,21 +123,59 @@ pub(crate) fn pool_folder(layout: &Layout, path: &Path, make: bool) -> Result<()
     done.map_err(failed(what))
 }
 
-/// Opens a file that a helper writes to, made if it is not there, in a folder that may be given.
-pub(crate) fn open_output(key: &str, layout: &Layout, path: &Path, append: bool) -> Result<OwnedFd, Error> {
-    let what = || format!("Can't open {}", path.display());
+/// The folder that a file to be written or removed is in, and its name there, where that may be.
+fn folder_of<'a>(key: &str, layout: &Layout, path: &'a Path) -> Result<(OwnedFd, &'a OsStr, PathBuf), Error> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(refused(key, format!("{} is no file", path.display())));
     };
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_DIRECTORY)
         .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let folder = openat2(nix::fcntl::AT_FDCWD, parent, how).map_err(failed(what()))?;
-    let real = real_path(&folder).map_err(failed(what()))?.join(name);
-    let refuse = |why: &str| Err(refused(key, format!("{}: {why}", real.display())));
-    if let Some(why) = forbidden(layout, "", key, &real, true) {
-        return refuse(why);
+    let what = format!("Can't open {}", path.display());
+    let folder = openat2(nix::fcntl::AT_FDCWD, parent, how).map_err(failed(&what))?;
+    let real = real_path(&folder).map_err(failed(&what))?.join(name);
+    match forbidden(layout, "", key, &real, true) {
+        Some(why) => Err(refused(key, format!("{}: {why}", real.display()))),
+        None => Ok((folder, name, real)),
     }
+}
+
+/// Opens or removes a file that a client named, for this helper or, as what a guest could be given, for its driver.
+pub(crate) fn client_file(
+    layout: &Layout,
+    class: &str,
+    key: &str,
+    path: &Path,
+    purpose: FilePurpose,
+) -> Result<Response, Error> {
+    let what = format!("Can't open {}", path.display());
+    let file = match purpose {
+        FilePurpose::Fill | FilePurpose::Append => {
+            open_output(key, layout, path, purpose == FilePurpose::Append)?
+        }
+        FilePurpose::Remove => {
+            let (folder, name, _) = folder_of(key, layout, path)?;
+            unlinkat(&folder, name, UnlinkatFlags::NoRemoveDir).map_err(failed(what))?;
+            return Ok(Response::Done);
+        }
+        FilePurpose::Read | FilePurpose::Change => {
+            let writes = purpose == FilePurpose::Change;
+            let access = if writes { Access::ReadWrite } else { Access::Read };
+            let file = open_checked(class, key, layout, path, access)?;
+            let through = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+            let opened = OpenOptions::new().read(true).write(writes).custom_flags(flags).open(through);
+            opened.map_err(failed(what))?.into()
+        }
+    };
+    Ok(Response::File(Descriptor::new(file)))
+}
+
+/// Opens a file that a helper writes to, made if it is not there, in a folder that may be given.
+pub(crate) fn open_output(key: &str, layout: &Layout, path: &Path, append: bool) -> Result<OwnedFd, Error> {
+    let what = || format!("Can't open {}", path.display());
+    let (folder, name, real) = folder_of(key, layout, path)?;
+    let refuse = |why: &str| Err(refused(key, format!("{}: {why}", real.display())));
     // Devices act when they are opened already, and what is open can't be emptied before it is known what it is.
     if real.starts_with("/dev") {
         return refuse("a device is no file");
@@ -166,37 +192,13 @@ pub(crate) fn open_output(key: &str, layout: &Layout, path: &Path, append: bool)
     if !metadata.is_file() {
         return refuse("it is no plain file");
     }
-    if is_other_name(&metadata) {
+    if ceiling::is_other_name(&metadata) {
         return refuse("it is another name of a file that is never given to a guest");
     }
     if !append {
         file.set_len(0).map_err(failed(what()))?;
     }
     Ok(file.into())
-}
-
-/// Opens a file for a helper that runs: what it may open is settled when it starts, so it is handed the file itself. The
-/// same is given as at its start, to those classes that are told of files later.
-pub(crate) fn open_for(
-    layout: &Layout,
-    class: &str,
-    key: &str,
-    path: &Path,
-    opening: Opening,
-) -> Result<OwnedFd, Error> {
-    if !CEILINGS.iter().any(|ceiling| ceiling.class == class && ceiling.grows) {
-        return Err(refused(key, format!("class '{class}' is given no files later")));
-    }
-    let access = match opening {
-        Opening::Output { append } => return open_output(key, layout, path, append),
-        Opening::Read => Access::Read,
-        Opening::ReadWrite => Access::ReadWrite,
-    };
-    let file = open_checked(class, key, layout, path, access)?;
-    let through = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let mut how = OpenOptions::new();
-    how.read(true).write(opening == Opening::ReadWrite).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    how.open(through).map(OwnedFd::from).map_err(failed(format!("Can't open {}", path.display())))
 }
 
 #[cfg(test)]
@@ -241,15 +243,14 @@ mod tests {
             assert!(!open(&path, Access::Read), "{}", path.display());
         }
         assert!(!open(&other, Access::Folder) && !open(&root, Access::Folder));
-        let later = |class, path: &Path, opening| open_for(&layout, class, "own", path, opening).is_ok();
-        assert!(later("qemu", &root.join("disk"), Opening::ReadWrite));
-        assert!(later("qemu", &own.join("mine"), Opening::Read));
-        assert!(!later("qemu-img", &root.join("disk"), Opening::Read));
+        let later = |class, path: &Path, purpose| client_file(&layout, class, "own", path, purpose).is_ok();
+        assert!(later("qemu", &root.join("disk"), FilePurpose::Change));
+        assert!(later("qemu", &own.join("mine"), FilePurpose::Read));
         for path in
             ["/etc/shadow".into(), own.join("link"), root.join("link"), network.join("state"), own.clone()]
         {
             let path: PathBuf = path;
-            for opening in [Opening::Read, Opening::ReadWrite, Opening::Output { append: true }] {
+            for opening in [FilePurpose::Read, FilePurpose::Change, FilePurpose::Append] {
                 assert!(!later("qemu", &path, opening), "{}", path.display());
             }
         }

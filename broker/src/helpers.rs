@@ -181,6 +181,7 @@ fn begin(
         request.network.then(|| "the guest has user networking or a display on the network".to_owned());
     let mut profile = profiles::helper(ceiling.class, &program, network)
         .ok_or_else(|| refused(&key, "its class has no profile"))?;
+    profile.group = (ceiling.class == "qemu").then(|| key.clone());
     for port in &request.ports {
         if *port < PORT_MIN || !request.network {
             return Err(refused(&key, format!("port {port} is not for guests")));
@@ -321,6 +322,7 @@ fn write_record(layout: &Layout, record: &Record) -> io::Result<()> {
 /// Forgets a helper that has ended, and removes its folder.
 pub(crate) fn forget(layout: &Layout, key: &str, pid: u32) {
     clear(&layout.guest(key), pid);
+    bulkhead_sandbox::group::remove(key, pid);
     let _ = fs::remove_file(record_path(layout, key));
     // Most helpers leave nothing in theirs; what is in there stays.
     let _ = fs::remove_dir(layout.guest(key));
@@ -381,6 +383,10 @@ pub(crate) fn adopt(layout: &Layout) -> Vec<Running> {
     let mut running = Vec::new();
     for path in records(layout, "broker/helpers") {
         let record: Option<Record> = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        // Of one that has ended; nothing is removed that a living one is in.
+        if let Some(record) = &record {
+            bulkhead_sandbox::group::remove(&record.key, record.pid);
+        }
         let helper = record.and_then(|record| {
             same_process(record.pid, record.start_ticks).map(|pidfd| Running { record, pidfd })
         });

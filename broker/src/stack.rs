@@ -170,6 +170,8 @@ pub(crate) struct Stack {
     /// Those of the clients that came over a public socket. The gateway's death does not close them.
     connections: HashMap<Token, Connection>,
     waiting: Vec<(Token, Driver, ChannelReply)>,
+    /// Clients that have gone, of whom the drivers are still to be told.
+    departed: Vec<Token>,
     shelf: Shelf,
     helpers: BTreeMap<String, Running>,
     starting: BTreeMap<String, Starting>,
@@ -202,6 +204,7 @@ impl Stack {
             clients: HashMap::new(),
             connections: HashMap::new(),
             waiting: Vec::new(),
+            departed: Vec::new(),
             shelf,
             helpers: BTreeMap::new(),
             starting: BTreeMap::new(),
@@ -231,7 +234,7 @@ impl Stack {
                     false
                 }
                 left = leave.wait_for(|leave| *leave), if !stopping => { drop(left); true }
-                Some(happening) = received.recv() => { stack.happened(happening); false }
+                Some(happening) = received.recv() => { stack.happened(happening); stack.tell_departed(); false }
                 () = sleep_until(wakeup) => { stack.step(Event::Tick); false }
             };
             if leaves {

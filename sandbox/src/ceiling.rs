@@ -1,6 +1,9 @@
 //! What helpers may be given at most, whichever driver asks for it: the classes, and files that are never given. The broker
 //! judges each wish by it.
 
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// What a class of helper may be given at most.
@@ -87,7 +90,7 @@ const NEVER: &[&str] = &[
 const BUT_READ: &[&str] = &["/etc/qemu", "/etc/pki/qemu", "/etc/ssl/certs"];
 
 /// Files of which no other name is given either.
-pub const NEVER_BY_ANY_NAME: &[&str] = &["/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/passwd"];
+const NEVER_BY_ANY_NAME: &[&str] = &["/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/passwd"];
 
 /// Never given where they stand in anybody's home.
 const SECRETS_OF_USERS: &[&str] = &[
@@ -167,6 +170,28 @@ pub fn never_given_within(folder: &Path) -> Option<PathBuf> {
     let known = NEVER.iter().chain(NEVER_WRITTEN).map(PathBuf::from).find(|never| never.starts_with(folder));
     let mut secrets = SECRETS_OF_USERS.iter().map(|secret| folder.join(secret));
     known.or_else(|| secrets.find(|secret| secret.symlink_metadata().is_ok()))
+}
+
+/// Is it a further name of a file of which no other name is given?
+#[must_use]
+pub fn is_other_name(metadata: &fs::Metadata) -> bool {
+    NEVER_BY_ANY_NAME
+        .iter()
+        .filter_map(|path| fs::metadata(path).ok())
+        .any(|never| (never.dev(), never.ino()) == (metadata.dev(), metadata.ino()))
+}
+
+/// Looks whether a disk is free. The kernel refuses this for what is mounted, swapped to, or part of something else: who may
+/// read such a disk may read every file of the host.
+///
+/// # Errors
+/// A disk in use, and one of which that can't be told. An empty drive is none.
+pub fn unused_disk(path: &Path) -> io::Result<()> {
+    let flags = libc::O_EXCL | libc::O_NONBLOCK;
+    match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOMEDIUM) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

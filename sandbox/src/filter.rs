@@ -313,6 +313,7 @@ fn driver_rules(extras: &[(Extra, String)]) -> Rules {
     let mut ioctls = DRIVER_IOCTLS.to_vec();
     for (extra, _reason) in extras {
         match extra {
+            Extra::Affinity => drop(rules.insert(libc::SYS_sched_setaffinity, Vec::new())),
             Extra::Interfaces => {
                 ioctls.extend(TAP_IOCTLS);
                 let netlink = [NETLINK_ROUTE, NETLINK_NETFILTER].into_iter().flat_map(|protocol| {

@@ -7,6 +7,7 @@
 pub mod ceiling;
 pub mod confine;
 mod filter;
+pub mod group;
 pub mod matrix;
 pub mod profile;
 pub mod profiles;

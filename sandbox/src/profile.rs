@@ -63,6 +63,8 @@ pub enum SystemCalls {
 /// A group of system calls beyond a driver's base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Extra {
+    /// Saying on which of the host's processors threads of this user run.
+    Affinity,
     /// Netlink sockets that look for and change interfaces and rules for packets, and attaching to a tap.
     Interfaces,
 }
@@ -102,6 +104,9 @@ pub struct Profile {
     /// Room for temporary files that nobody else sees and that ends with it, with the reason. Where there is no view of its own,
     /// it has none.
     pub scratch: Option<String>,
+    /// Whose control groups it makes and enters, if any: the helper's key.
+    #[serde(default)]
+    pub group: Option<String>,
     /// Terminals of its own, with the reason: it may make some, and can't see anybody else's.
     pub terminals: Option<String>,
 }

@@ -37,6 +37,7 @@ fn driver(name: &str, files: Vec<FileRule>) -> Profile {
         locked: None,
         hide: true,
         scratch: None,
+        group: None,
         terminals: None,
     }
 }
@@ -44,21 +45,44 @@ fn driver(name: &str, files: Vec<FileRule>) -> Profile {
 /// The qemu driver: its own definitions and state; QEMU itself is reached through descriptors.
 #[must_use]
 pub fn qemu(folders: &Folders) -> Profile {
-    driver(
-        "qemu",
-        vec![
-            rule(&folders.etc, Access::Manage, "definitions of domains"),
-            rule(&folders.lib, Access::Manage, "firmware variables and other state that outlives a reboot"),
-            rule(&folders.run, Access::Manage, "live state of running guests"),
-            rule(&folders.cache, Access::Manage, "what QEMU binaries can do"),
-            rule("/proc", Access::Read, "CPU time of guests, and the host's CPU, memory and NUMA nodes"),
-            rule("/sys/devices/system", Access::Read, "the host's CPU topology, caches and NUMA nodes"),
-            rule("/usr/share/qemu/firmware", Access::Read, "which firmware is installed and what it can do"),
-            rule("/usr/share/OVMF", Access::Read, "templates of firmware variables"),
-            rule("/usr/share/AAVMF", Access::Read, "templates of firmware variables"),
-            rule("/etc/qemu/firmware", Access::Read, "which firmware the host's owner configured"),
-        ],
-    )
+    let affinity = (Extra::Affinity, "guests' threads are pinned to processors".to_owned());
+    Profile {
+        system_calls: SystemCalls::Driver(vec![affinity]),
+        ..driver(
+            "qemu",
+            vec![
+                rule(&folders.etc, Access::Manage, "definitions of domains"),
+                rule(
+                    &folders.lib,
+                    Access::Manage,
+                    "firmware variables and other state that outlives a reboot",
+                ),
+                rule(&folders.run, Access::Manage, "live state of running guests"),
+                rule(&folders.cache, Access::Manage, "what QEMU binaries can do"),
+                rule("/proc", Access::Read, "CPU time of guests, and the host's CPU, memory and NUMA nodes"),
+                rule("/sys/devices/system", Access::Read, "the host's CPU topology, caches and NUMA nodes"),
+                rule("/sys/devices/system/node", Access::ReadWrite, "huge pages are reserved on NUMA nodes"),
+                rule(
+                    "/sys/kernel/mm/ksm",
+                    Access::ReadWrite,
+                    "how the host shares equal pages is told and set",
+                ),
+                rule(
+                    "/sys/devices/virtual/dmi/id",
+                    Access::Read,
+                    "what the host's firmware says of the host",
+                ),
+                rule(
+                    "/usr/share/qemu/firmware",
+                    Access::Read,
+                    "which firmware is installed and what it can do",
+                ),
+                rule("/usr/share/OVMF", Access::Read, "templates of firmware variables"),
+                rule("/usr/share/AAVMF", Access::Read, "templates of firmware variables"),
+                rule("/etc/qemu/firmware", Access::Read, "which firmware the host's owner configured"),
+            ],
+        )
+    }
 }
 
 /// The network driver: interfaces of the stack's network namespace.
@@ -310,6 +334,7 @@ pub fn helper(class: &str, program: &Path, network: Option<String>) -> Option<Pr
         // The others' files are named by descriptors, whose paths need not be the same later.
         hide: matches!(class, "swtpm-setup" | "pool"),
         scratch: (class == "swtpm-setup").then(|| "it has a file in /tmp, wherever it is told to".to_owned()),
+        group: None,
         terminals,
     })
 }

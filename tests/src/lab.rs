@@ -26,6 +26,18 @@ pub fn alone() -> bool {
     true
 }
 
+/// Interfaces that are made from now on here use their addresses without asking around first, and take none from routers.
+///
+/// # Panics
+/// Where the kernel has no IPv6.
+pub fn settled() {
+    for setting in ["accept_dad", "accept_ra"] {
+        for which in ["all", "default"] {
+            std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/{setting}"), "0").unwrap();
+        }
+    }
+}
+
 /// Runs a command; what it says, and whether it was content.
 ///
 /// # Panics
@@ -76,6 +88,8 @@ impl Guest {
         let (told, thread) = mpsc::sync_channel(1);
         std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            // Its addresses are those that a test gives it, at once.
+            settled();
             told.send(nix::unistd::gettid()).unwrap();
             while let Ok(work) = given.recv() {
                 work();

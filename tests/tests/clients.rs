@@ -435,8 +435,9 @@ async fn garbage_ends_its_own_connection_and_no_other() {
         (program::REMOTE, 23, &[0xff, 0xff, 0xff, 0xff], (39, 7)),
         (program::REMOTE, 23, &[], (39, 7)),
         (program::REMOTE, 23, &[0, 0, 0, 1, b'x', 0, 0, 0, 9, 9, 9], (42, 10)),
-        (program::REMOTE, 178, &[], (3, 19)),
-        (program::QEMU, 1, &[], (3, 0)),
+        (program::REMOTE, 178, &[], (3, 20)),
+        (program::QEMU, 1, &[], (39, 7)),
+        (program::QEMU, 2, &[], (3, 0)),
     ] {
         good.send(program, procedure, Kind::Call, 9, payload).await;
         let (header, payload) = good.answer().await;

@@ -2,13 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
 
 use bulkhead_tests::fixture::{driver, kill, skip, wait_for};
-use bulkhead_tests::served::{PYTHON, Served, installed};
+use bulkhead_tests::served::{PYTHON, Served, has};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -24,16 +24,10 @@ threading.Thread(target=loop, daemon=True).start()
 connection = libvirt.openReadOnly(None)
 def lifecycle(connection, network, event, detail, opaque):
     print("lifecycle", network.name(), event, flush=True)
-def metadata(connection, network, kind, uri, opaque):
-    print("metadata", network.name(), kind, uri, flush=True)
-ids = [
-    connection.networkEventRegisterAny(None, libvirt.VIR_NETWORK_EVENT_ID_LIFECYCLE, lifecycle, None),
-    connection.networkEventRegisterAny(None, libvirt.VIR_NETWORK_EVENT_ID_METADATA_CHANGE, metadata, None),
-]
+id = connection.networkEventRegisterAny(None, libvirt.VIR_NETWORK_EVENT_ID_LIFECYCLE, lifecycle, None)
 print("listening", flush=True)
 sys.stdin.read()
-for id in ids:
-    connection.networkEventDeregisterAny(id)
+connection.networkEventDeregisterAny(id)
 print("content", flush=True)
 "#;
 
@@ -43,8 +37,11 @@ struct Lab(Served);
 impl Lab {
     async fn new() -> Option<Self> {
         let sbin = ["/usr/sbin/dnsmasq", "/usr/sbin/ip"].iter().all(|tool| Path::new(tool).exists());
-        if !nix::unistd::geteuid().is_root() || !sbin || !installed(&["virsh"]) {
-            skip("virsh's networks take root, virsh, dnsmasq and ip");
+        if !nix::unistd::geteuid().is_root() || !sbin {
+            skip("virsh's networks take root, dnsmasq and ip");
+            return None;
+        }
+        if !has(&[("virsh", "libvirt-clients")]) {
             return None;
         }
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -189,8 +186,19 @@ async fn what_becomes_of_networks_is_told_over_the_deaths_of_driver_and_gateway(
     assert_eq!(next().await, "lifecycle default 0");
     served.virsh("net-start default").await;
     assert_eq!(next().await, "lifecycle default 2");
-    served.virsh("net-metadata default http://x/ --key a --set <b/>").await;
-    assert_eq!(next().await, "metadata default 2 http://x/");
+    // The module for python does not know the other event; when virsh listens, it does not say.
+    let mut told = served.0.command("virsh");
+    let mut told =
+        told.args(["net-event", "--network", "default", "--event", "metadata-change"]).spawn().unwrap();
+    let said = loop {
+        served.virsh("net-metadata default http://x/ --key a --set <b/>").await;
+        if timeout(Duration::from_millis(300), told.wait()).await.is_ok() {
+            let mut said = String::new();
+            told.stdout.take().unwrap().read_to_string(&mut said).await.unwrap();
+            break said;
+        }
+    };
+    assert!(said.contains("'metadata-change' for network default") && said.contains("http://x/"), "{said}");
     served.killed("network").await;
     served.virsh("net-destroy default").await;
     assert_eq!(next().await, "lifecycle default 3");

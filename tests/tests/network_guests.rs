@@ -27,6 +27,15 @@ async fn killed(stack: &Connection, name: &str) {
     .await;
 }
 
+/// What the command shows of the stack.
+async fn shown(root: &Root, arguments: &[&str]) -> String {
+    let mut command = tokio::process::Command::new(libexec().join("bulkhead"));
+    command.arg("--root").arg(root.path()).args(arguments).stdin(std::process::Stdio::null());
+    let output = tokio::time::timeout(SOON, command.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[tokio::test]
 async fn a_guest_gets_its_address_and_leaves_nothing_whoever_died() {
     let Some(files) = guest_files() else { return skip("no guest files; ./mk guest makes them") };
@@ -47,7 +56,7 @@ async fn a_guest_gets_its_address_and_leaves_nothing_whoever_died() {
 
     let before = kernel();
     let refused = domains.domain_create_with_flags(guest.clone(), 0).await.unwrap_err();
-    assert!(refused.message.contains("network 'lab' is not active"), "{refused}");
+    assert!(refused.message.contains("Network 'lab' is not active"), "{refused}");
     assert_eq!((kernel(), ports(&stack, &network).await), (before.clone(), 0));
 
     stack.networks().network_create(network.clone()).await.unwrap();
@@ -75,6 +84,13 @@ async fn a_guest_gets_its_address_and_leaves_nothing_whoever_died() {
     })
     .await;
     assert_eq!(said, "Bulkhead guest has address: 10.99.8.50/24");
+
+    let shown = shown(&root, &["net", "leases", "lab"]).await;
+    assert!(shown.contains("10.99.8.50/24") && shown.contains("52:54:00:aa:08:01"), "{shown}");
+    let shown = self::shown(&root, &["net", "ports", "lab"]).await;
+    assert!(shown.contains(port) && shown.contains("web") && shown.contains("bhlab"), "{shown}");
+    let shown = self::shown(&root, &["net", "list"]).await;
+    assert!(shown.contains("lab") && shown.contains("active"), "{shown}");
 
     // Where the bridge is made again, the guest is plugged in again.
     ran("ip link del bhlab");

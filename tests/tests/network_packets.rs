@@ -3,7 +3,7 @@
 
 use bulkhead::Connection;
 use bulkhead_tests::fixture::{Root, driver, figure, kill, libexec, wait_for};
-use bulkhead_tests::lab::{Guest, alone, ran};
+use bulkhead_tests::lab::{Guest, alone, ran, settled};
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -85,6 +85,7 @@ impl Lab {
             });
             guest
         });
+        settled();
         ran("ip link add uplink type bridge");
         ran("ip addr add 192.0.2.1/24 dev uplink");
         ran("ip addr add 2001:db8:2::1/64 dev uplink nodad");

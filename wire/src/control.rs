@@ -95,18 +95,19 @@ pub enum Access {
     Folder,
 }
 
-/// What a file is opened for, for a helper that runs.
+/// What a file that a client named is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Opening {
-    /// Reading.
+pub enum FilePurpose {
+    /// To read what is in it.
     Read,
-    /// Reading and writing.
-    ReadWrite,
-    /// Output: it is made if it is not there.
-    Output {
-        /// What it holds stays.
-        append: bool,
-    },
+    /// To change what is in it.
+    Change,
+    /// To fill it: it is made, or emptied.
+    Fill,
+    /// To write behind what is in it: it is made if it is not there.
+    Append,
+    /// To have it removed: what it was filled with is worth nothing.
+    Remove,
 }
 
 /// A driver's wish for a helper. A wish: the class's ceiling in the manifest decides.
@@ -202,7 +203,7 @@ pub enum Request {
         /// Which.
         path: PathBuf,
         /// What for.
-        opening: Opening,
+        purpose: FilePurpose,
     },
     /// Keep a descriptor for the next incarnation.
     Deposit {
@@ -215,6 +216,22 @@ pub enum Request {
     Withdraw {
         /// Its name.
         name: String,
+    },
+    /// Open a file that a client named, which the driver itself can't.
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What for.
+        purpose: FilePurpose,
+    },
+    /// Open a file of the control group of a helper, for reading and writing.
+    Group {
+        /// The helper's key.
+        key: String,
+        /// The file's name (`memory.max`), with that of a part of the group for some of its threads (`vcpu0/cpu.max`).
+        file: String,
+        /// A thread to be put into that part.
+        thread: Option<u32>,
     },
     /// Make a pool's folder with those above it, or remove it if it is empty.
     PoolFolder {

@@ -83,6 +83,12 @@ pub const POINTS: &[Point] = &[
         "after_record",
         "The new medium is in and in the record; the definition may not know it yet.",
     ),
+    qemu(
+        "dump",
+        "before_write",
+        "The wish to write the guest's memory into a file is on disk; the guest goes on as it was.",
+    ),
+    qemu("dump", "after_write", "The guest's memory is in its file; its CPUs stand still."),
     qemu("stop", "before_cleanup", "QEMU has ended; taps and record are still there."),
     qemu(
         "stop",

@@ -15,15 +15,28 @@ impl Stack {
         self.clients.remove(&token);
         self.connections.remove(&token);
         self.waiting.retain(|(waiting, _, _)| *waiting != token);
-        for driver in self.alive.keys().copied().collect::<Vec<_>>() {
-            self.tell_welcomed(driver, &ToDriver::ClientDown { token });
+        self.departed.push(token);
+    }
+
+    /// Tells the drivers who has gone, as far as they read: thousands that go at once end no driver. Called after whatever
+    /// happens, which a beat does each second.
+    pub(super) fn tell_departed(&mut self) {
+        while self.drivers_keep_up()
+            && let Some(token) = self.departed.pop()
+        {
+            for driver in self.alive.keys().copied().collect::<Vec<_>>() {
+                self.tell_welcomed(driver, &ToDriver::ClientDown { token });
+            }
         }
+    }
+
+    fn drivers_keep_up(&self) -> bool {
+        self.alive.values().all(|alive| alive.outbox.capacity() > OUTBOX / 2)
     }
 
     /// Nobody is accepted whom the drivers could not be told of at once.
     pub(super) fn takes_connections(&self) -> bool {
-        self.connections.len() < CONNECTIONS_MAX
-            && self.alive.values().all(|alive| alive.outbox.capacity() > OUTBOX / 2)
+        self.connections.len() < CONNECTIONS_MAX && self.drivers_keep_up()
     }
 
     pub(super) fn connected(&mut self, (identity, socket): Connected) {

@@ -3,13 +3,13 @@
 //! A wish that may wait for a disk, and so for ever, is done beside the stack's task: its driver alone waits for it.
 
 use super::{Alive, Happening, NAME_MAX_BYTES, Stack, WAITING_MAX, describe};
-use crate::ceiling::{open_for, pool_folder};
+use crate::ceiling::{client_file, pool_folder};
 use crate::helpers::{self, Running};
 use crate::launcher::process;
 use crate::manifest::{self, Manifest};
 use crate::supervisor::Event;
 use crate::sysctl;
-use bulkhead_sandbox::ceiling::POOL;
+use bulkhead_sandbox::ceiling::{CEILINGS, POOL};
 use bulkhead_wire::control::{HelperRequest, Request, Response, ToDriver};
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::{Code, Error, Origin};
@@ -41,8 +41,7 @@ pub(super) struct Starting {
 /// What a wish came to that was done beside the stack's task.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    Done,
-    File(OwnedFd),
+    Done(Response),
     Helper(Running),
 }
 
@@ -83,10 +82,25 @@ impl Stack {
             Request::HelperStart(request) => self.helper_start(manifest, wish, *request).map(|()| None),
             Request::PoolFolder { path, make } if manifest.helpers.contains(&POOL) => {
                 let layout = self.root.layout.clone();
-                self.beside(wish, move || pool_folder(&layout, &path, make).map(|()| Outcome::Done));
+                self.beside(wish, move || {
+                    pool_folder(&layout, &path, make).map(|()| Outcome::Done(Response::Done))
+                });
                 Ok(None)
             }
             Request::PoolFolder { .. } => Err(denied("has no pools")),
+            Request::File { path, purpose } if manifest.helpers.contains(&"qemu") => {
+                let layout = self.root.layout.clone();
+                self.beside(wish, move || {
+                    client_file(&layout, "file", "file", &path, purpose).map(Outcome::Done)
+                });
+                Ok(None)
+            }
+            Request::File { .. } => Err(denied("opens no files of clients")),
+            Request::Group { key, file: name, thread } => {
+                let pid = self.own_helper(driver, &key)?.record.pid;
+                let opened = bulkhead_sandbox::group::open(pid, &name, thread).map(file);
+                opened.map_err(helpers::failed(format!("{name} of {key}")))
+            }
             Request::Want { peer } => {
                 if !manifest.calls.contains(&peer) {
                     return Err(denied(&format!("may not call the {peer} driver")));
@@ -112,10 +126,16 @@ impl Stack {
                 self.own_helper(driver, &key)?;
                 helpers::listener(&self.root.layout, &key, &socket).map(file)
             }
-            Request::Open { key, path, opening } => {
+            // What it may open is settled when it starts: it is handed the file itself.
+            Request::Open { key, path, purpose } => {
                 let class = self.own_helper(driver, &key)?.record.class.clone();
+                if !CEILINGS.iter().any(|ceiling| ceiling.class == class && ceiling.grows) {
+                    return Err(denied("asks for a file for a helper that is given none later"));
+                }
                 let layout = self.root.layout.clone();
-                self.beside(wish, move || open_for(&layout, &class, &key, &path, opening).map(Outcome::File));
+                self.beside(wish, move || {
+                    client_file(&layout, &class, &key, &path, purpose).map(Outcome::Done)
+                });
                 Ok(None)
             }
             Request::Terminal { key, path } => {
@@ -214,8 +234,7 @@ impl Stack {
         let wanted = key.and_then(|key| self.starting.remove(&key)).is_none_or(|starting| starting.wanted);
         let hears = self.alive.get(&driver).is_some_and(|alive| alive.incarnation == incarnation);
         let result = outcome.and_then(|outcome| match outcome {
-            Outcome::Done => Ok(Response::Done),
-            Outcome::File(file) => Ok(Response::File(Descriptor::new(file))),
+            Outcome::Done(response) => Ok(response),
             Outcome::Helper(running) => {
                 let described = describe(&running).map_err(helpers::failed("Can't watch the helper"));
                 if !hears || !wanted || described.is_err() {

@@ -140,8 +140,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, connection: Connection) {
     };
     shared.last_number.fetch_max(session.number, Ordering::Relaxed);
     callbacks.arm_all();
-    for kind in [events::Kind::Pool, events::Kind::Secret].into_iter().filter(|kind| callbacks.concern(*kind))
-    {
+    let followed = [events::Kind::Network, events::Kind::Pool, events::Kind::Secret];
+    for kind in followed.into_iter().filter(|kind| callbacks.concern(*kind)) {
         drop(following::begin(&shared, kind));
     }
     let (outbox, queue) = Outbox::new(&state);

@@ -73,7 +73,10 @@ pub(crate) async fn run(driver: Arc<Qemu>) {
     let environment = &driver.environment;
     let marked = || {
         let views = environment.all().into_iter().map(|guest| guest.view.get());
-        views.filter(|view| view.autostart).map(|view| view.name.clone()).collect::<Vec<_>>()
+        views
+            .filter(|view| view.autostart || view.autostart_once)
+            .map(|view| view.name.clone())
+            .collect::<Vec<_>>()
     };
     let names = match change(&driver, marked(), |_| {}).await {
         Ok(domains) => domains,
@@ -99,13 +102,18 @@ pub(crate) async fn run(driver: Arc<Qemu>) {
         }
         let guest = environment.by_name(&name).filter(|guest| {
             let view = guest.view.get();
-            view.autostart && view.live.is_none()
+            (view.autostart || view.autostart_once) && view.live.is_none()
         });
         if let Some(guest) = guest {
             let started = guest
                 .object
                 .run_job("autostart", |guest: &mut Guest, job| {
-                    Box::pin(async move { guest.start_defined(0, &job).await })
+                    Box::pin(async move {
+                        if guest.view().autostart_once {
+                            guest.set_autostart_once(false).await?;
+                        }
+                        guest.start_defined(0, &job).await
+                    })
                 })
                 .await;
             if let Ok(Err(error)) | Err(error) = started {
@@ -132,9 +140,11 @@ async fn change(
     let work = move || {
         // A mark that was set since then is for the next opening.
         let is_older = |name: &String| {
-            let modified = std::fs::metadata(shared.autostart.path_of(name)).and_then(|mark| mark.modified());
-            let since = modified.ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-            since.as_micros() < u128::from(shared.pending.opening)
+            [&shared.autostart, &shared.autostart_once].iter().any(|marks| {
+                let modified = std::fs::metadata(marks.path_of(name)).and_then(|mark| mark.modified());
+                let since = modified.ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+                since.is_some_and(|since| since.as_micros() < u128::from(shared.pending.opening))
+            })
         };
         shared.pending.change(|| all.into_iter().filter(is_older).collect(), change)
     };

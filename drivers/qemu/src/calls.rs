@@ -6,11 +6,19 @@ mod devices;
 mod disks;
 mod displays;
 mod hardware;
+mod hold;
 mod host;
+mod inside;
+mod limits;
+mod machine;
 mod metadata;
+mod models;
 mod observed;
+mod pins;
 mod plain;
 mod processors;
+mod saves;
+mod settings;
 mod sizes;
 mod stats;
 mod tunables;
@@ -694,7 +702,8 @@ impl Server for Qemu {
         domain_get_os_type(self, call, arguments) -> String { let view = self.guest(&arguments.domain)?.view.get(); let kind = view.root().and_then(|root| root.at("os/type")); Ok(kind.map_or_else(|| "hvm".to_owned(), Element::text)) }
         domain_get_max_memory(self, call, arguments) -> u64 { Ok(self.guest(&arguments.domain)?.view.get().info().max_memory_kib) }
         domain_is_updated(self, call, arguments) -> i32 { self.guest(&arguments.domain).map(|_| 0) }
-        domain_get_autostart_once(self, call, arguments) -> i32 { self.guest(&arguments.domain).map(|_| 0) }
+        domain_get_autostart_once(self, call, arguments) -> i32 { Ok(i32::from(self.guest(&arguments.domain)?.view.get().autostart_once)) }
+        domain_set_autostart_once(self, call, arguments) -> () { let wanted = arguments.autostart != 0; self.guest(&arguments.domain)?.object.run("domain_set_autostart_once", move |guest: &mut Guest| Box::pin(guest.set_autostart_once(wanted))).await? }
         domain_get_messages(self, call, arguments) -> Vec<String> { unsupported_flags(&call, arguments.flags, 3)?; self.guest(&arguments.domain).map(|_| Vec::new()) }
         domain_get_security_label(self, call, arguments) -> SecurityLabel { self.guest(&arguments.domain).map(|_| plain::security_label()) }
         domain_get_security_label_list(self, call, arguments) -> SecurityLabels { self.guest(&arguments.domain).map(|_| SecurityLabels { labels: Vec::new(), count: 0 }) }
@@ -735,8 +744,21 @@ impl Server for Qemu {
         tunables: domain_get_scheduler_type domain_get_scheduler_parameters domain_get_scheduler_parameters_flags
             domain_set_scheduler_parameters domain_set_scheduler_parameters_flags domain_get_memory_parameters
             domain_set_memory_parameters domain_get_blkio_parameters domain_set_blkio_parameters
-            domain_get_numa_parameters domain_set_numa_parameters domain_get_vcpu_pin_info domain_pin_vcpu
-            domain_pin_vcpu_flags domain_get_emulator_pin_info domain_pin_emulator domain_get_perf_events;
+            domain_get_numa_parameters domain_set_numa_parameters domain_get_perf_events;
+        pins: domain_get_vcpu_pin_info domain_pin_vcpu domain_pin_vcpu_flags domain_get_emulator_pin_info
+            domain_pin_emulator domain_pin_iothread;
+        models: connect_compare_cpu connect_baseline_cpu connect_compare_hypervisor_cpu connect_baseline_hypervisor_cpu;
+        saves: domain_save domain_save_flags domain_save_params domain_restore domain_restore_flags domain_restore_params
+            domain_save_image_get_xml_desc domain_save_image_define_xml domain_managed_save_define_xml domain_core_dump
+            domain_core_dump_with_format domain_abort_job_flags;
+        limits: domain_block_peek domain_set_block_threshold domain_get_interface_parameters
+            domain_set_interface_parameters domain_set_throttle_group domain_del_throttle_group;
+        machine: domain_set_vcpu domain_set_iothread_params domain_set_lifecycle_action domain_set_perf_events
+            domain_pm_wakeup domain_graphics_reload domain_set_launch_security_state;
+        inside: domain_get_guest_vcpus domain_set_guest_vcpus domain_agent_set_response_timeout
+            domain_authorized_ssh_keys_get domain_authorized_ssh_keys_set domain_pm_suspend_for_duration;
+        settings: connect_get_sysinfo node_get_memory_parameters node_set_memory_parameters node_alloc_pages
+            node_suspend_for_duration node_get_sev_info;
         hardware: domain_send_key domain_inject_nmi domain_memory_peek domain_get_iothread_info domain_start_dirty_rate_calc
             domain_get_launch_security_info domain_managed_save_get_xml_desc domain_monitor_command;
         devices: domain_attach_device domain_attach_device_flags domain_detach_device domain_detach_device_flags

@@ -1,7 +1,7 @@
 //! The driver as a whole: its domains, what they share, and how it comes to life.
 
 use crate::autostart::{self, Pending};
-use crate::capabilities::{Capabilities, HostFacts};
+use crate::capabilities::{Capabilities, HostFacts, Query, Reply};
 use crate::domain::host::RandomIdentifiers;
 use crate::domain::{Definition, Host};
 use crate::guest::amend;
@@ -18,7 +18,7 @@ use bulkhead_actors::snapshot::Snapshot;
 use bulkhead_actors::stack::Stack;
 use bulkhead_actors::state::Folder;
 use bulkhead_wire::channel::EventSink;
-use bulkhead_wire::control::{Helper, Layout};
+use bulkhead_wire::control::{FilePurpose, Helper, Layout};
 use bulkhead_wire::dispatch::Answer;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::{CallContext, Driver, domain, log};
@@ -48,6 +48,8 @@ pub(crate) struct Environment {
     pub(crate) definitions: Folder,
     /// `NAME.xml`: the domain starts with the stack.
     pub(crate) autostart: Folder,
+    /// `NAME.xml`: the domain starts with the stack once.
+    pub(crate) autostart_once: Folder,
     /// `UUID.json`: running guests.
     pub(crate) live: Folder,
     probes: Arc<Probes>,
@@ -170,6 +172,40 @@ impl Environment {
     /// What a binary can do.
     pub(crate) async fn probe(&self, binary: &str, host: HostFacts) -> Result<Arc<Capabilities>, Error> {
         self.probes.of(binary, host).await
+    }
+
+    /// Asks a binary something more than what is kept of it.
+    pub(crate) async fn ask_binary(
+        &self,
+        binary: &str,
+        kvm: bool,
+        queries: Vec<Query>,
+    ) -> Result<Vec<Reply>, Error> {
+        self.probes.more(binary, kvm, queries).await
+    }
+
+    /// Opens a file that a client named.
+    pub(crate) async fn open_file(
+        &self,
+        what: &str,
+        path: &str,
+        purpose: FilePurpose,
+    ) -> Result<std::fs::File, Error> {
+        if !path.starts_with('/') {
+            let message =
+                format!("{what}: '{path}' does not begin at the root of the host's files; name it whole");
+            return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
+        }
+        match self.stack.open_file(std::path::Path::new(path), purpose).await {
+            Ok(file) => Ok(file.into()),
+            Err(error) => {
+                // Who refused it is nothing to the client.
+                let why =
+                    error.message.split_once("is refused: ").map_or(error.message.as_str(), |(_, why)| why);
+                let message = format!("{what}: {why}");
+                Err(Error { message, origin: Origin::QEMU, ..error.clone() })
+            }
+        }
     }
 
     pub(crate) fn subscribe(&self, sink: EventSink) {
@@ -328,6 +364,7 @@ impl DriverLogic for Qemu {
         let environment = Environment {
             definitions: Folder::open(&etc, "definition", ".xml").map_err(system)?,
             autostart: Folder::open(&etc.join("autostart"), "autostart", ".xml").map_err(system)?,
+            autostart_once: Folder::open(&etc.join("autostart-once"), "autostart", ".xml").map_err(system)?,
             live: Folder::open(&layout.run.join("qemu"), "live", ".json").map_err(system)?,
             installed: Installed::new(host.clone(), programs, Arc::clone(&probes)),
             probes,
@@ -391,16 +428,20 @@ impl Qemu {
         let environment = &self.environment;
         let folder = environment.definitions.clone();
         let files = environment.on_disk("Definitions", move || folder.read_all()).await?;
-        let folder = environment.autostart.clone();
+        let folders = [environment.autostart.clone(), environment.autostart_once.clone()];
         let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
-        let starting: Vec<String> = environment
+        let [starting, starting_once] = environment
             .on_disk("Autostart", move || {
-                let marks = folder.read_all()?.into_iter().map(|(name, _)| name);
-                let (starting, left): (Vec<_>, Vec<_>) = marks.partition(|name| names.contains(name));
-                // Of domains that were undefined by an incarnation which did not come to this. A later one of the same name
-                // is another one.
-                left.iter().try_for_each(|name| folder.remove(name))?;
-                Ok(starting)
+                let mut marks = [Vec::new(), Vec::new()];
+                for (folder, marks) in folders.iter().zip(&mut marks) {
+                    let all = folder.read_all()?.into_iter().map(|(name, _)| name);
+                    let (starting, left): (Vec<_>, Vec<_>) = all.partition(|name| names.contains(name));
+                    // Of domains that were undefined by an incarnation which did not come to this. A later one of the same
+                    // name is another one.
+                    left.iter().try_for_each(|name| folder.remove(name))?;
+                    *marks = starting;
+                }
+                Ok(marks)
             })
             .await?;
         for (name, text) in files {
@@ -416,7 +457,7 @@ impl Qemu {
             });
             match read {
                 Ok((definition, guest)) => {
-                    let starts = starting.contains(&name);
+                    let starts = (starting.contains(&name), starting_once.contains(&name));
                     guest
                         .object
                         .run("recall", move |guest: &mut Guest| {
@@ -450,7 +491,7 @@ impl Qemu {
             let name = record.uuid.clone();
             environment.last_id.fetch_max(record.id, Ordering::Relaxed);
             let runs = match record.phase {
-                Phase::Running | Phase::Saving { .. } => helpers.remove(&record.uuid),
+                Phase::Running | Phase::Saving { .. } | Phase::Dumping { .. } => helpers.remove(&record.uuid),
                 Phase::Starting => None,
             };
             let adopted = match runs {

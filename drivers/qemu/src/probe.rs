@@ -96,7 +96,27 @@ impl Probes {
         Ok(capabilities)
     }
 
+    /// Asks a binary something more than what is kept of it.
+    pub(crate) async fn more(
+        &self,
+        binary: &str,
+        kvm: bool,
+        queries: Vec<Query>,
+    ) -> Result<Vec<Reply>, Error> {
+        self.asked(binary, kvm, async |monitor| answers(monitor, queries).await).await
+    }
+
     async fn ask(&self, binary: &str, kvm: bool) -> Result<Capabilities, Error> {
+        self.asked(binary, kvm, questions).await
+    }
+
+    /// Has a QEMU without a machine answer questions.
+    async fn asked<R>(
+        &self,
+        binary: &str,
+        kvm: bool,
+        questions: impl AsyncFnOnce(&Monitor) -> Result<R, String>,
+    ) -> Result<R, Error> {
         let system =
             |error: std::io::Error| Error::system(Origin::QEMU, format!("Probe of {binary}"), &error);
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
@@ -128,7 +148,17 @@ impl Probes {
         let stream = std::os::unix::net::UnixStream::from(ours);
         let stream =
             stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)).map_err(system)?;
-        let asked = questions(stream).await;
+        let asked = async {
+            let (events, _unread) = mpsc::channel(8);
+            let mut options = Options::new(Entry::Fresh);
+            options.handshake = ANSWER_WITHIN;
+            let monitor =
+                Monitor::attach(stream, events, options).await.map_err(|error| error.to_string())?;
+            let answer = questions(&monitor).await?;
+            let _ = monitor.within(ANSWER_WITHIN).quit().await;
+            Ok(answer)
+        };
+        let asked = asked.await;
         let _ = self.stack.kill_helper(&key).await;
         let failed = |why: String| {
             let message = format!("{binary} can't be asked what it can do: {why}");
@@ -139,16 +169,11 @@ impl Probes {
 }
 
 /// Asks everything, and reads the answers.
-async fn questions(stream: UnixStream) -> Result<Capabilities, String> {
-    let (events, _unread) = mpsc::channel(8);
-    let mut options = Options::new(Entry::Fresh);
-    options.handshake = ANSWER_WITHIN;
-    let monitor = Monitor::attach(stream, events, options).await.map_err(|error| error.to_string())?;
-    let replies = answers(&monitor, queries()).await?;
+async fn questions(monitor: &Monitor) -> Result<Capabilities, String> {
+    let replies = answers(monitor, queries()).await?;
     let mut capabilities = Capabilities::from_replies(&replies).map_err(|error| error.to_string())?;
-    let replies = answers(&monitor, host_model_queries(&capabilities)).await?;
+    let replies = answers(monitor, host_model_queries(&capabilities)).await?;
     capabilities.read_host_model(&replies).map_err(|error| error.to_string())?;
-    let _ = monitor.within(ANSWER_WITHIN).quit().await;
     Ok(capabilities)
 }
 

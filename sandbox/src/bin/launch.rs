@@ -54,6 +54,10 @@ fn launch() -> Result<std::convert::Infallible, String> {
     let program = arguments.first().cloned().ok_or("no program named")?;
     // Descriptors that are not close-on-exec are the program's; rules name some more that must last until they are used.
     let keep: Vec<RawFd> = open_descriptors().map_err(|error| format!("descriptors: {error}"))?;
+    // Before it can't be done any more, and before there is anything to count.
+    if let Some(key) = &profile.group {
+        bulkhead_sandbox::group::enter(key);
+    }
     confine(&profile, &keep).map_err(|error| error.to_string())?;
     for rule in &profile.files {
         if let Place::Opened(number) | Place::Shown(number, _) = rule.place {

@@ -9,7 +9,7 @@ use bulkhead_sandbox::matrix::Wish;
 use bulkhead_sandbox::{Profile, confine};
 use bulkhead_wire::codec;
 use bulkhead_wire::control::{
-    Access, FromDriver, HelperRequest, Layout, Opening, Request, Response, Side, ToDriver,
+    Access, FilePurpose, FromDriver, HelperRequest, Layout, Request, Response, Side, ToDriver,
 };
 use bulkhead_wire::descriptor::Descriptor;
 use bulkhead_wire::error::Error;
@@ -444,8 +444,8 @@ impl Captured {
             Request::Terminal { key: foreign(), path: "/dev/pts/0".into() },
         )
         .await;
-        let opening = Opening::Read;
-        let open = Request::Open { key: foreign(), path: "/etc/hostname".into(), opening };
+        let purpose = FilePurpose::Read;
+        let open = Request::Open { key: foreign(), path: "/etc/hostname".into(), purpose };
         self.attack(Wish::OtherHelper, "open", open).await;
         self.attack(Wish::OtherHelper, "start", Request::HelperStart(Box::new(helper("foreign")))).await;
         for key in ["victim", "unknown", "", "../foreign", "1"] {

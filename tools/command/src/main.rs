@@ -6,6 +6,7 @@ mod doctor;
 mod domains;
 mod embed;
 mod job;
+mod networks;
 mod options;
 mod output;
 mod run;
@@ -68,6 +69,7 @@ async fn act(options: Options) -> Result<ExitCode> {
         Action::Status => status::show(&stack, &output).await?,
         Action::Hold(name) => stack.hold(driver(&name.driver)?).await?,
         Action::Release(name) => stack.release(driver(&name.driver)?).await?,
+        Action::Net { action } => networks::act(&stack, action, &output).await?,
         Action::Secret(action) => secrets::act(&stack, action, &output).await?,
         action => domains::act(&stack, action, &output).await?,
     }

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::networks::NetworkAction;
 use crate::secrets::SecretAction;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -155,6 +156,11 @@ pub(crate) enum Action {
     Argv {
         /// The domain XML
         file: PathBuf,
+    },
+    /// Networks, their leases and ports
+    Net {
+        #[command(subcommand)]
+        action: NetworkAction,
     },
     #[command(flatten)]
     Secret(SecretAction),

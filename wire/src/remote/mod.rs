@@ -2,6 +2,7 @@
 //!
 //! Nothing here is written per procedure: a [`Translation`] is made by the tables' macro for each call, from the same types.
 
+pub mod absent;
 mod error;
 mod frame;
 mod names;

@@ -414,6 +414,141 @@ calls! {
     /// Lets a client of the guest's display in, over a socket that it is given.
     642 domain_open_graphics_fd(domain: DomainRef, display: u32, flags: u32) -> Descriptor
         { remote: Some(343) }
+    /// Stores a guest's memory and devices in a file and ends it.
+    700 domain_save(domain: DomainRef, file: String) -> ()
+        { remote: Some(55), class: Class::Job, deadline: Duration::ZERO }
+    /// Stores a guest's memory and devices in a file and ends it; `xml` is the definition that it is to go on with.
+    701 domain_save_flags(domain: DomainRef, file: String, xml: Option<String>, flags: u32) -> ()
+        { remote: Some(232), class: Class::Job, deadline: Duration::ZERO, body_max_bytes: 8 << 20 }
+    /// The same, with everything in named values.
+    702 domain_save_params(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(440), class: Class::Job, deadline: Duration::ZERO, body_max_bytes: 8 << 20 }
+    /// Has a guest go on from a file.
+    703 domain_restore(file: String) -> ()
+        { remote: Some(54), class: Class::Job, deadline: Duration::ZERO }
+    /// Has a guest go on from a file; `xml` is the definition that it goes on with.
+    704 domain_restore_flags(file: String, xml: Option<String>, flags: u32) -> ()
+        { remote: Some(233), class: Class::Job, deadline: Duration::ZERO, body_max_bytes: 8 << 20 }
+    /// The same, with everything in named values.
+    705 domain_restore_params(parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(441), class: Class::Job, deadline: Duration::ZERO, body_max_bytes: 8 << 20 }
+    /// The definition in a file that a guest can go on from.
+    706 domain_save_image_get_xml_desc(file: String, flags: u32) -> String
+        { remote: Some(235), class: Class::Query, repeatable: true }
+    /// Changes it.
+    707 domain_save_image_define_xml(file: String, xml: String, flags: u32) -> ()
+        { remote: Some(236), repeatable: true, deadline: Duration::from_secs(60), body_max_bytes: 8 << 20 }
+    /// Changes the definition in the stored state that the next start goes on from.
+    708 domain_managed_save_define_xml(domain: DomainRef, xml: Option<String>, flags: u32) -> ()
+        { remote: Some(389), repeatable: true, deadline: Duration::from_secs(60), body_max_bytes: 8 << 20 }
+    /// Writes a guest's memory into a file; `flags` are `virDomainCoreDumpFlags`.
+    709 domain_core_dump(domain: DomainRef, file: String, flags: u32) -> ()
+        { remote: Some(53), class: Class::Job, deadline: Duration::ZERO }
+    /// Writes a guest's memory into a file; `format` is a `virDomainCoreDumpFormat`.
+    710 domain_core_dump_with_format(domain: DomainRef, file: String, format: u32, flags: u32) -> ()
+        { remote: Some(334), class: Class::Job, deadline: Duration::ZERO }
+    /// Wants the domain's lasting work to end; `flags` are `virDomainAbortJobFlagsValues`.
+    711 domain_abort_job_flags(domain: DomainRef, flags: u32) -> ()
+        { remote: Some(442), repeatable: true }
+    /// Reads from a disk of a domain.
+    712 domain_block_peek(domain: DomainRef, path: String, offset: u64, size: u32, flags: u32) -> ByteString
+        { remote: Some(103), class: Class::Query, repeatable: true }
+    /// Has an event sent when a disk's image has been written up to a place.
+    713 domain_set_block_threshold(domain: DomainRef, device: String, threshold: u64, flags: u32) -> ()
+        { remote: Some(386), repeatable: true }
+    /// Makes a group of disks that share limits of throughput, or gives it other limits.
+    714 domain_set_throttle_group(domain: DomainRef, group: String, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(451), repeatable: true }
+    /// Removes a group that no disk is in.
+    715 domain_del_throttle_group(domain: DomainRef, group: Option<String>, flags: u32) -> ()
+        { remote: Some(452) }
+    /// Limits of an interface's throughput.
+    716 domain_get_interface_parameters(domain: DomainRef, device: String, count: i32, flags: u32) -> ParameterList
+        { remote: Some(257), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Sets limits of an interface's throughput.
+    717 domain_set_interface_parameters(domain: DomainRef, device: String, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(256), repeatable: true }
+    /// Says which of the host's performance counters count for it.
+    718 domain_set_perf_events(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(366), repeatable: true }
+    /// Says where an I/O thread may run.
+    719 domain_pin_iothread(domain: DomainRef, thread: u32, map: ByteString, flags: u32) -> ()
+        { remote: Some(352), repeatable: true }
+    /// Says how an I/O thread polls.
+    720 domain_set_iothread_params(domain: DomainRef, thread: u32, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(402), repeatable: true }
+    /// Plugs virtual CPUs, or takes them away.
+    721 domain_set_vcpu(domain: DomainRef, map: String, state: i32, flags: u32) -> ()
+        { remote: Some(384), repeatable: true }
+    /// Virtual CPUs as the guest sees them, by its agent.
+    722 domain_get_guest_vcpus(domain: DomainRef, flags: u32) -> Vec<Parameter>
+        { remote: Some(371), class: Class::Query, repeatable: true }
+    /// Switches virtual CPUs in the guest, by its agent.
+    723 domain_set_guest_vcpus(domain: DomainRef, map: String, state: i32, flags: u32) -> ()
+        { remote: Some(372), repeatable: true }
+    /// How long the guest's agent is waited for.
+    724 domain_agent_set_response_timeout(domain: DomainRef, timeout: i32, flags: u32) -> i32
+        { remote: Some(420), repeatable: true }
+    /// Keys that a user of the guest may log in with, by its agent.
+    725 domain_authorized_ssh_keys_get(domain: DomainRef, user: String, flags: u32) -> Vec<String>
+        { remote: Some(424), class: Class::Query, repeatable: true }
+    /// Sets, adds or removes keys that a user of the guest may log in with, by its agent.
+    726 domain_authorized_ssh_keys_set(domain: DomainRef, user: String, keys: Vec<String>, flags: u32) -> ()
+        { remote: Some(425), repeatable: true, body_max_bytes: 1 << 20 }
+    /// Has the guest go to sleep, by its agent; `target` is a `virNodeSuspendTarget`.
+    727 domain_pm_suspend_for_duration(domain: DomainRef, target: u32, seconds: u64, flags: u32) -> ()
+        { remote: Some(261) }
+    /// Wakes a guest that sleeps.
+    728 domain_pm_wakeup(domain: DomainRef, flags: u32) -> ()
+        { remote: Some(267) }
+    /// What follows when the guest powers off, reboots or crashes.
+    729 domain_set_lifecycle_action(domain: DomainRef, kind: u32, action: u32, flags: u32) -> ()
+        { remote: Some(390), repeatable: true }
+    /// Puts a secret into a confidential guest before it runs.
+    730 domain_set_launch_security_state(domain: DomainRef, parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(439), sensitive: true }
+    /// Has a display read its certificates again.
+    731 domain_graphics_reload(domain: DomainRef, kind: u32, flags: u32) -> ()
+        { remote: Some(448), repeatable: true }
+    /// Starts it with the host once.
+    732 domain_set_autostart_once(domain: DomainRef, autostart: i32) -> ()
+        { remote: Some(450), repeatable: true }
+    /// Compares a CPU with the host's; the answer is a `virCPUCompareResult`.
+    740 connect_compare_cpu(xml: String, flags: u32) -> i32
+        { remote: Some(158), permission: Permission::Read, class: Class::Query, repeatable: true,
+          deadline: Duration::from_secs(60), body_max_bytes: 1 << 20 }
+    /// The best CPU that all of these have.
+    741 connect_baseline_cpu(cpus: Vec<String>, flags: u32) -> String
+        { remote: Some(162), permission: Permission::Read, class: Class::Query, repeatable: true,
+          deadline: Duration::from_secs(60), body_max_bytes: 8 << 20 }
+    /// Compares a CPU with what an emulator can give.
+    742 connect_compare_hypervisor_cpu(
+        emulator: Option<String>, arch: Option<String>, machine: Option<String>, accelerator: Option<String>, xml: String, flags: u32,
+    ) -> i32
+        { remote: Some(393), class: Class::Query, repeatable: true, deadline: Duration::from_secs(60), body_max_bytes: 1 << 20 }
+    /// The best CPU that an emulator can give on hosts with all of these.
+    743 connect_baseline_hypervisor_cpu(
+        emulator: Option<String>, arch: Option<String>, machine: Option<String>, accelerator: Option<String>, cpus: Vec<String>, flags: u32,
+    ) -> String
+        { remote: Some(394), class: Class::Query, repeatable: true, deadline: Duration::from_secs(60), body_max_bytes: 8 << 20 }
+    /// What the host's firmware says of the host, as XML.
+    744 connect_get_sysinfo(flags: u32) -> String
+        { remote: Some(203), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Has the host go to sleep.
+    745 node_suspend_for_duration(target: u32, seconds: u64, flags: u32) -> ()
+        { remote: Some(250) }
+    /// How the host shares equal pages of memory.
+    746 node_get_memory_parameters(count: i32, flags: u32) -> ParameterList
+        { remote: Some(289), permission: Permission::Read, class: Class::Query, repeatable: true }
+    /// Says how it does that.
+    747 node_set_memory_parameters(parameters: Vec<Parameter>, flags: u32) -> ()
+        { remote: Some(288), repeatable: true }
+    /// Reserves huge pages of the host, or gives them back.
+    748 node_alloc_pages(sizes: Vec<u32>, counts: Vec<u64>, start_cell: i32, cells: u32, flags: u32) -> i32
+        { remote: Some(347), repeatable: true }
+    /// What the host can do for confidential guests.
+    749 node_get_sev_info(count: i32, flags: u32) -> ParameterList
+        { remote: Some(395), class: Class::Query, repeatable: true }
     /// A command for QEMU's monitor; `flags` are `virDomainQemuMonitorCommandFlags`.
     593 domain_monitor_command(domain: DomainRef, command: String, flags: u32) -> String
         { qemu: Some(1) }

@@ -390,7 +390,11 @@ impl Client {
                 no_flags(flags)?;
                 let text = text.unwrap_or_default();
                 logs::filters(&text)?;
-                self.change(|settings| Ok(settings.filters = Some(text))).await
+                self.change(|settings| {
+                    settings.filters = Some(text);
+                    Ok(())
+                })
+                .await
             }
             _ => {
                 let (text, flags): (Option<String>, u32) = decode(payload)?;
@@ -399,7 +403,11 @@ impl Client {
                 let text =
                     text.filter(|text| !text.trim().is_empty()).unwrap_or_else(|| "2:stderr".to_owned());
                 logs::outputs(&text, own_file)?;
-                self.change(|settings| Ok(settings.outputs = Some(text))).await
+                self.change(|settings| {
+                    settings.outputs = Some(text);
+                    Ok(())
+                })
+                .await
             }
         }
     }

@@ -7,7 +7,7 @@
 use super::builder::{invalid, unsupported};
 use super::option;
 use super::{DescriptorUse, Purpose};
-use bulkhead_wire::control::Opening;
+use bulkhead_wire::control::FilePurpose;
 use bulkhead_wire::error::Error;
 use bulkhead_xml::Element;
 use serde_json::{Map, Value, json};
@@ -18,7 +18,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct File {
     pub(crate) path: PathBuf,
-    pub(crate) opening: Opening,
+    pub(crate) opening: FilePurpose,
     /// Past the host's cache.
     pub(crate) direct: bool,
     /// By what the set of descriptors is known: who uses it.
@@ -168,7 +168,7 @@ impl Reader<'_> {
         let append = element.and_then(|element| element.attr("append")) == Some("on");
         Ok(File {
             path: PathBuf::from(path),
-            opening: Opening::Output { append },
+            opening: if append { FilePurpose::Append } else { FilePurpose::Fill },
             direct: false,
             owner: format!("{owner}-{kind}"),
             pointer,
@@ -184,7 +184,7 @@ impl Reader<'_> {
                 let writes = arguments.get("read-only") == Some(&Value::Bool(false));
                 files.push(File {
                     path: PathBuf::from(path),
-                    opening: if writes { Opening::ReadWrite } else { Opening::Read },
+                    opening: if writes { FilePurpose::Change } else { FilePurpose::Read },
                     direct: arguments.get("cache").and_then(|cache| cache.get("direct"))
                         == Some(&Value::Bool(true)),
                     owner: node.clone(),
@@ -211,7 +211,7 @@ impl Reader<'_> {
         match text("qom-type") {
             "rng-random" => files.push(File {
                 path: PathBuf::from(text("filename")),
-                opening: Opening::Read,
+                opening: FilePurpose::Read,
                 direct: false,
                 owner: id.clone(),
                 pointer: "/filename",
@@ -370,10 +370,7 @@ mod tests {
         );
         let files: Vec<_> =
             steps[0].files.iter().map(|file| (file.path.to_str().unwrap(), file.opening)).collect();
-        assert_eq!(
-            files,
-            [("/a,b", Opening::Output { append: false }), ("/l", Opening::Output { append: true })]
-        );
+        assert_eq!(files, [("/a,b", FilePurpose::Fill), ("/l", FilePurpose::Append)]);
         assert_eq!(steps[0].undo, ("chardev-remove", json!({"id": "charchannel0"})));
         assert_eq!((steps[1].command, steps[1].undo.0), ("device_add", "device_del"));
     }
@@ -386,9 +383,9 @@ mod tests {
             r#"{"driver":"file","filename":"/d","node-name":"n","read-only":false,"cache":{"direct":true}}"#,
         );
         let file = writes.unwrap().remove(0).files.remove(0);
-        assert_eq!((file.opening, file.direct, file.owner.as_str()), (Opening::ReadWrite, true, "n"));
+        assert_eq!((file.opening, file.direct, file.owner.as_str()), (FilePurpose::Change, true, "n"));
         let reads = node(r#"{"driver":"file","filename":"/d","node-name":"n","auto-read-only":true}"#);
-        assert_eq!(reads.unwrap().remove(0).files.remove(0).opening, Opening::Read);
+        assert_eq!(reads.unwrap().remove(0).files.remove(0).opening, FilePurpose::Read);
         assert!(node(r#"{"driver":"nbd","node-name":"n"}"#).is_err());
     }
 

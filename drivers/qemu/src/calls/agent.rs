@@ -48,7 +48,7 @@ const COMMAND_MAX: Duration = Duration::from_secs(55);
 const TIME_SYNC: u32 = 1;
 const NS_PER_SECOND: i64 = 1_000_000_000;
 
-fn senseless(guest: &Observed<'_>, what: &str) -> Error {
+pub(super) fn senseless(guest: &Observed<'_>, what: &str) -> Error {
     guest.wrong(Code::INTERNAL, &format!("its agent's answer about {what} makes no sense"))
 }
 

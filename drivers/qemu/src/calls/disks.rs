@@ -57,7 +57,7 @@ pub(super) async fn domain_block_resize(
 }
 
 /// The limits of a disk in libvirt's order: parameter and element share the name; QEMU's argument stands beside it.
-const TUNE: [(&str, &str); 13] = [
+pub(super) const TUNE: [(&str, &str); 13] = [
     ("total_bytes_sec", "bps"),
     ("read_bytes_sec", "bps_rd"),
     ("write_bytes_sec", "bps_wr"),
@@ -72,7 +72,7 @@ const TUNE: [(&str, &str); 13] = [
     ("write_iops_sec_max", "iops_wr_max"),
     ("size_iops_sec", "iops_size"),
 ];
-const TUNE_LENGTHS: [(&str, &str); 6] = [
+pub(super) const TUNE_LENGTHS: [(&str, &str); 6] = [
     ("total_bytes_sec_max_length", "bps_max_length"),
     ("read_bytes_sec_max_length", "bps_rd_max_length"),
     ("write_bytes_sec_max_length", "bps_wr_max_length"),
@@ -113,7 +113,7 @@ pub(super) async fn domain_get_block_io_tune(
 }
 
 /// Puts limits into a disk. A total replaces the limits of both directions, and the other way round.
-fn tuned(old: Option<&Element>, parameters: &[Parameter]) -> Element {
+pub(super) fn tuned(old: Option<&Element>, parameters: &[Parameter]) -> Element {
     let text = |name: &str| -> Option<String> {
         let given = parameters.iter().find(|parameter| parameter.field == name);
         match given.map(|parameter| &parameter.value) {

@@ -1,9 +1,9 @@
 //! What is done to the machine of a guest, or looked at in it: keys, interrupts, memory, disks, threads.
 
+use super::pins::iothread_cpus;
 use super::processors::{CONFIG, LIVE, side};
 use super::sizes::iothread_ids;
 use super::stats::TEXT_OKAY;
-use super::tunables::host_cpus;
 use super::unsupported_flags;
 use crate::driver::Qemu;
 use crate::guest::Guest;
@@ -194,8 +194,9 @@ pub(super) async fn domain_get_iothread_info(
         }
         threads.sort_by_key(|thread| thread.id);
     } else {
-        let ids = iothread_ids(side(&view, arguments.flags)?);
-        threads.extend(ids.into_iter().map(|id| IoThread { id, map: ByteString(host_cpus()) }));
+        let root = side(&view, arguments.flags)?;
+        let thread = |id| IoThread { id, map: ByteString(iothread_cpus(root, id)) };
+        threads.extend(iothread_ids(root).into_iter().map(thread));
     }
     Ok(IoThreads { count: u32::try_from(threads.len()).unwrap_or(u32::MAX), threads })
 }

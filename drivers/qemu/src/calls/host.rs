@@ -11,12 +11,12 @@ use bulkhead_wire::types::CpuModels;
 /// Most numbers in one answer about nodes and pages.
 const ANSWERS_MAX: usize = 1024;
 
-fn invalid(origin: Origin, message: String) -> Error {
+pub(super) fn invalid(origin: Origin, message: String) -> Error {
     Error::new(Code::INVALID_ARG, origin, message)
 }
 
 /// Nodes from one on, so many at most. The first must be there.
-fn cells(first: i32, most: usize) -> Result<Vec<usize>, Error> {
+pub(super) fn cells(first: i32, most: usize) -> Result<Vec<usize>, Error> {
     let there = node::nodes();
     let last = there.last().copied().unwrap_or(0);
     let first = usize::try_from(first).ok().filter(|first| *first <= last).ok_or_else(|| {

@@ -70,9 +70,25 @@ async fn set_vcpus(driver: &Qemu, domain: &DomainRef, count: u32, flags: u32) ->
                     }
                     Ok(())
                 };
-                let amended = guest
-                    .amended(sides, |root| {
+                // A guest that goes on from a stored state must have the CPUs that it began with, and the others beside them.
+                let live = crate::guest::amend::Sides { live: sides.live, config: false };
+                let named = guest
+                    .amended(live, |root| {
                         most(root)?;
+                        super::machine::set_count(root, count);
+                        Ok(())
+                    })
+                    .await?;
+                let config = crate::guest::amend::Sides { live: false, config: sides.config };
+                let amended = guest
+                    .amended(config, |root| {
+                        most(root)?;
+                        if root.child("vcpus").is_some() && flags & MAXIMUM == 0 {
+                            super::machine::set_count(root, count);
+                            return Ok(());
+                        }
+                        // A list of them is of the number that there was.
+                        root.take("vcpus");
                         let (now, most) = (current(root), maximum(root));
                         let (now, most) =
                             if flags & MAXIMUM != 0 { (now.min(count), count) } else { (count, most) };
@@ -83,16 +99,12 @@ async fn set_vcpus(driver: &Qemu, domain: &DomainRef, count: u32, flags: u32) ->
                         } else {
                             vcpu.unset("current");
                         }
-                        let switched = root.child("vcpus").is_some();
-                        if switched {
-                            let why = "its CPUs are switched one by one in <vcpus>; change them there";
-                            return Err(wrong(Code::OPERATION_UNSUPPORTED, &view.name, why));
-                        }
                         Ok(())
                     })
                     .await?;
                 if sides.live {
                     guest.plug_cpus(count).await?;
+                    guest.apply(named).await?;
                 }
                 guest.apply(amended).await
             })
@@ -292,7 +304,7 @@ pub(super) fn iothread_ids(root: &Element) -> Vec<u32> {
     ids
 }
 
-fn set_iothreads(root: &mut Element, ids: &[u32]) {
+pub(super) fn set_iothreads(root: &mut Element, ids: &[u32]) {
     root.take("iothreads");
     let old = root.take("iothreadids");
     if ids.is_empty() {

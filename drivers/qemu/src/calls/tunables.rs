@@ -1,30 +1,26 @@
-//! How the host treats a guest: shares, limits, places. All of it is kept in the definition; what would have to be done to a
-//! guest that runs needs cgroups, which this stack does not put guests into, and says so.
+//! How the host treats a guest: shares and limits, in its definition and on its control groups.
 
-use super::processors::{current, fit, side};
+use super::hold::Change;
+use super::processors::side;
 use super::stats::TEXT_OKAY;
 use super::unsupported_flags;
 use crate::domain::{PERF_EVENTS, sets};
 use crate::driver::Qemu;
 use crate::guest::Guest;
 use crate::guest::amend::{CONFIG, LIVE, place};
-use crate::guest::process;
+use crate::guest::group::{Disk, Group, Memory, Part, UNLIMITED_KIB};
 use crate::guest::view::View;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::table::CallContext;
 use bulkhead_wire::table::domain::{
-    domain_get_blkio_parameters, domain_get_emulator_pin_info, domain_get_memory_parameters,
-    domain_get_numa_parameters, domain_get_perf_events, domain_get_scheduler_parameters,
-    domain_get_scheduler_parameters_flags, domain_get_scheduler_type, domain_get_vcpu_pin_info,
-    domain_pin_emulator, domain_pin_vcpu, domain_pin_vcpu_flags, domain_set_blkio_parameters,
-    domain_set_memory_parameters, domain_set_numa_parameters, domain_set_scheduler_parameters,
-    domain_set_scheduler_parameters_flags,
+    domain_get_blkio_parameters, domain_get_memory_parameters, domain_get_numa_parameters,
+    domain_get_perf_events, domain_get_scheduler_parameters, domain_get_scheduler_parameters_flags,
+    domain_get_scheduler_type, domain_set_blkio_parameters, domain_set_memory_parameters,
+    domain_set_numa_parameters, domain_set_scheduler_parameters, domain_set_scheduler_parameters_flags,
 };
-use bulkhead_wire::types::{
-    ByteString, CpuMaps, DomainRef, Parameter, ParameterList, ParameterValue, SchedulerType,
-};
+use bulkhead_wire::types::{DomainRef, Parameter, ParameterList, ParameterValue, SchedulerType};
 use bulkhead_xml::Element;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// A parameter, the element that keeps it, and whether it may be negative.
 const SCHEDULER: [(&str, &str, bool); 9] = [
@@ -38,10 +34,9 @@ const SCHEDULER: [(&str, &str, bool); 9] = [
     ("iothread_period", "iothread_period", false),
     ("iothread_quota", "iothread_quota", true),
 ];
-const MEMORY: [(&str, &str); 3] =
-    [("hard_limit", "hard_limit"), ("soft_limit", "soft_limit"), ("swap_hard_limit", "swap_hard_limit")];
-/// No limit, in KiB.
-const UNLIMITED: u64 = (1 << 53) - 1;
+/// Parameters and elements share their names.
+const MEMORY: [(&str, Memory); 3] =
+    [("hard_limit", Memory::Hard), ("soft_limit", Memory::Soft), ("swap_hard_limit", Memory::Swap)];
 const BLKIO_DEVICES: [(&str, &str); 5] = [
     ("device_weight", "weight"),
     ("device_read_iops_sec", "read_iops_sec"),
@@ -52,34 +47,40 @@ const BLKIO_DEVICES: [(&str, &str); 5] = [
 /// `virDomainNumatuneMemMode`.
 const NUMA_MODES: [&str; 4] = ["strict", "preferred", "interleave", "restrictive"];
 
-/// The error of whoever wants something that takes a cgroup.
-fn without_cgroup(name: &str, controller: &str) -> Error {
-    let message = format!(
-        "Domain '{name}': there is no cgroup with the {controller} controller for it, so that nothing of this holds while it runs; ask for its definition (--config)"
-    );
-    Error::new(Code::OPERATION_INVALID, Origin::QEMU, message)
-}
-
-/// The definition that is asked about. Of a guest that runs without a cgroup there is nothing to tell.
-fn defined<'a>(view: &'a View, flags: u32, controller: &str) -> Result<&'a Element, Error> {
+/// The definition that is asked about, unless the guest runs and its groups tell how things are.
+fn defined(view: &View, flags: u32) -> Result<Option<&Element>, Error> {
     let flags = flags & (LIVE | CONFIG);
-    if flags == LIVE || (flags == 0 && view.live.is_some()) {
-        side(view, LIVE)?;
-        return Err(without_cgroup(&view.name, controller));
-    }
-    side(view, flags)
+    let live = flags == LIVE || (flags == 0 && view.live.is_some());
+    let root = side(view, flags)?;
+    Ok((!live).then_some(root))
 }
 
 fn number(element: Option<&Element>, name: &str) -> Option<String> {
     Some(element?.child_text(name)?.trim().to_owned())
 }
 
-/// Has a definition changed. A guest that runs is not: it has no cgroup.
-async fn define(
+/// The groups of a guest, for those who only look.
+fn group<'a>(driver: &'a Qemu, view: &'a View) -> Group<'a> {
+    Group { stack: &driver.environment.stack, key: view.uuid.to_string(), name: &view.name }
+}
+
+/// Nothing is told of a guest whose group can't be looked into.
+fn told<R>(value: Option<R>, view: &View, controller: &str) -> Result<R, Error> {
+    value.ok_or_else(|| {
+        let message = format!(
+            "Domain '{}': there is no cgroup with the {controller} controller for it; ask for its definition (--config)",
+            view.name
+        );
+        Error::new(Code::OPERATION_INVALID, Origin::QEMU, message)
+    })
+}
+
+/// Changes the definition, and the guest that runs.
+pub(super) async fn define(
     driver: &Qemu,
     domain: &DomainRef,
     flags: u32,
-    controller: &'static str,
+    change: Change,
     edit: impl Fn(&mut Element) -> Result<(), Error> + Send + Sync + 'static,
 ) -> Result<(), Error> {
     driver
@@ -88,16 +89,17 @@ async fn define(
         .run("domain_set_parameters", move |guest: &mut Guest| {
             Box::pin(async move {
                 let sides = guest.sides(flags)?;
+                let amended = guest.amended(sides, edit).await?;
                 if sides.live {
-                    return Err(without_cgroup(&guest.view().name, controller));
+                    change.make(guest).await?;
                 }
-                guest.amend(sides, edit).await
+                guest.apply(amended).await
             })
         })
         .await?
 }
 
-fn unknown(field: &str) -> Error {
+pub(super) fn unknown(field: &str) -> Error {
     Error::new(
         Code::ARGUMENT_UNSUPPORTED,
         Origin::NONE,
@@ -105,14 +107,14 @@ fn unknown(field: &str) -> Error {
     )
 }
 
-fn wrong_kind(parameter: &Parameter, expected: &str) -> Error {
+pub(super) fn wrong_kind(parameter: &Parameter, expected: &str) -> Error {
     let message =
         format!("Parameter '{}' is of type {}, and not {expected}", parameter.field, parameter.value.kind());
     Error::new(Code::INVALID_ARG, Origin::NONE, message)
 }
 
 /// Sets a number in an element of the domain; none of it is left if nothing is in it.
-fn set_number(root: &mut Element, parent: &str, child: Element, present: bool) {
+pub(super) fn set_number(root: &mut Element, parent: &str, child: Element, present: bool) {
     let mut element = root.take(parent).unwrap_or_else(|| Element::new(parent));
     element.take(&child.name);
     if present {
@@ -150,17 +152,43 @@ pub(super) async fn domain_get_scheduler_parameters_flags(
 ) -> Result<Vec<Parameter>, Error> {
     unsupported_flags(&call, arguments.flags, LIVE | CONFIG | TEXT_OKAY)?;
     let view = driver.guest(&arguments.domain)?.view.get();
-    let tune = defined(&view, arguments.flags, "cpu")?.child("cputune");
-    let parameters = SCHEDULER.into_iter().map(|(name, element, signed)| {
-        let text = number(tune, element).unwrap_or_default();
-        if signed {
-            Parameter::new(name, text.parse::<i64>().unwrap_or(0))
-        } else {
-            Parameter::new(name, text.parse::<u64>().unwrap_or(0))
+    let known: BTreeMap<&str, i64> = match defined(&view, arguments.flags)? {
+        Some(root) => {
+            let tune = root.child("cputune");
+            let value = |element| number(tune, element).and_then(|text| text.parse().ok()).unwrap_or(0);
+            SCHEDULER.into_iter().map(|(_, element, _)| (element, value(element))).collect()
         }
+        None => held(&group(driver, &view), &view).await?,
+    };
+    let parameters = SCHEDULER.into_iter().map(|(name, element, signed)| {
+        let value = known.get(element).copied().unwrap_or(0);
+        if signed { Parameter::new(name, value) } else { Parameter::new(name, value.unsigned_abs()) }
     });
     Ok(parameters.take(usize::try_from(arguments.count).unwrap_or(0)).collect())
 }
+
+/// The scheduler's parameters that a guest which runs has, by their elements.
+async fn held(group: &Group<'_>, view: &View) -> Result<BTreeMap<&'static str, i64>, Error> {
+    let shares = told(group.shares().await, view, "cpu")?;
+    let mut known = BTreeMap::from([("shares", i64::try_from(shares).unwrap_or(i64::MAX))]);
+    let parts: [(&str, &str, Part<'_>); 4] = [
+        ("global_period", "global_quota", None),
+        ("period", "quota", Some("vcpu0")),
+        ("emulator_period", "emulator_quota", Some("emulator")),
+        ("iothread_period", "iothread_quota", Some("iothread1")),
+    ];
+    for (period_name, quota_name, part) in parts {
+        // A part that is not there has no quota of its own.
+        let (quota, period) = group.quota(part).await.unwrap_or((-1, 100_000));
+        known.insert(quota_name, quota);
+        known.insert(period_name, i64::try_from(period).unwrap_or(i64::MAX));
+    }
+    Ok(known)
+}
+
+/// The numbers that the kernel takes, in us.
+const PERIODS: std::ops::RangeInclusive<i64> = 1_000..=1_000_000;
+const QUOTAS: std::ops::RangeInclusive<i64> = 1_000..=17_592_186_044_415;
 
 pub(super) async fn domain_set_scheduler_parameters(
     driver: &Qemu,
@@ -184,17 +212,33 @@ pub(super) async fn domain_set_scheduler_parameters_flags(
             .into_iter()
             .find(|(name, _, _)| *name == parameter.field)
             .ok_or_else(|| unknown(&parameter.field))?;
-        let text = match (&parameter.value, signed) {
-            (ParameterValue::UnsignedLong(value), false) => value.to_string(),
-            (ParameterValue::Long(value), true) => value.to_string(),
+        let value = match (&parameter.value, signed) {
+            (ParameterValue::UnsignedLong(value), false) => i64::try_from(*value).unwrap_or(i64::MAX),
+            (ParameterValue::Long(value), true) => *value,
             (_, true) => return Err(wrong_kind(parameter, "llong")),
             (_, false) => return Err(wrong_kind(parameter, "ullong")),
         };
-        changes.push((element, text));
+        let range = match element {
+            _ if element.ends_with("period") => Some(PERIODS),
+            _ if signed && value > 0 => Some(QUOTAS),
+            _ => None,
+        };
+        if let Some(range) = range.filter(|range| value != 0 && !range.contains(&value)) {
+            let message = format!(
+                "invalid argument: value of '{}' is out of range [{}, {}]",
+                parameter.field,
+                range.start(),
+                range.end()
+            );
+            return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
+        }
+        changes.push((element, value));
     }
-    define(driver, &arguments.domain, arguments.flags, "cpu", move |root| {
-        for (element, text) in &changes {
-            set_number(root, "cputune", Element::new(element).with_text(text.clone()), text != "0");
+    let change = Change::Scheduler(changes.clone());
+    define(driver, &arguments.domain, arguments.flags, change, move |root| {
+        for (element, value) in &changes {
+            let child = Element::new(element).with_text(value.to_string());
+            set_number(root, "cputune", child, *value != 0);
         }
         Ok(())
     })
@@ -208,10 +252,19 @@ pub(super) async fn domain_get_memory_parameters(
 ) -> Result<ParameterList, Error> {
     unsupported_flags(&call, arguments.flags, LIVE | CONFIG | TEXT_OKAY)?;
     let view = driver.guest(&arguments.domain)?.view.get();
-    let tune = defined(&view, arguments.flags, "memory")?.child("memtune");
-    let limit = |element| number(tune, element).and_then(|text| text.parse().ok()).unwrap_or(UNLIMITED);
-    let parameters = MEMORY.into_iter().map(|(name, element)| Parameter::new(name, limit(element)));
-    Ok(ParameterList::answer(parameters.collect(), arguments.count))
+    let root = defined(&view, arguments.flags)?;
+    let group = group(driver, &view);
+    let mut parameters = Vec::new();
+    for (name, limit) in MEMORY {
+        let value = match root {
+            Some(root) => number(root.child("memtune"), name).and_then(|text| text.parse().ok()),
+            // Not every host counts what is swapped out.
+            None if limit == Memory::Swap => group.memory(limit).await,
+            None => Some(told(group.memory(limit).await, &view, "memory")?),
+        };
+        parameters.push(Parameter::new(name, value.unwrap_or(UNLIMITED_KIB)));
+    }
+    Ok(ParameterList::answer(parameters, arguments.count))
 }
 
 pub(super) async fn domain_set_memory_parameters(
@@ -223,16 +276,23 @@ pub(super) async fn domain_set_memory_parameters(
     let mut changes = Vec::new();
     for parameter in &arguments.parameters {
         let known = MEMORY.into_iter().find(|(name, _)| *name == parameter.field);
-        let (_, element) = known.ok_or_else(|| unknown(&parameter.field))?;
+        let (element, kind) = known.ok_or_else(|| unknown(&parameter.field))?;
         let ParameterValue::UnsignedLong(limit) = parameter.value else {
             return Err(wrong_kind(parameter, "ullong"));
         };
-        changes.push((element, limit));
+        changes.push((element, kind, limit));
     }
-    define(driver, &arguments.domain, arguments.flags, "memory", move |root| {
-        for (element, limit) in &changes {
+    let change = Change::Memory(changes.iter().map(|(_, kind, limit)| (*kind, *limit)).collect());
+    define(driver, &arguments.domain, arguments.flags, change, move |root| {
+        for (element, _, limit) in &changes {
             let child = Element::new(element).with("unit", "KiB").with_text(limit.to_string());
-            set_number(root, "memtune", child, *limit < UNLIMITED);
+            set_number(root, "memtune", child, *limit < UNLIMITED_KIB);
+        }
+        let tune = root.child("memtune");
+        let limit = |name| number(tune, name).and_then(|text| text.parse().ok()).unwrap_or(UNLIMITED_KIB);
+        if limit("hard_limit") > limit("swap_hard_limit") {
+            let message = "memory hard_limit tunable value must be lower than or equal to swap_hard_limit";
+            return Err(Error::new(Code::INVALID_ARG, Origin::DOMAIN, message));
         }
         Ok(())
     })
@@ -246,8 +306,13 @@ pub(super) async fn domain_get_blkio_parameters(
 ) -> Result<ParameterList, Error> {
     unsupported_flags(&call, arguments.flags, LIVE | CONFIG | TEXT_OKAY)?;
     let view = driver.guest(&arguments.domain)?.view.get();
-    let tune = defined(&view, arguments.flags, "io")?.child("blkiotune");
-    let weight: u32 = number(tune, "weight").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let root = defined(&view, arguments.flags)?;
+    // What holds for single disks of the host is what was set.
+    let tune = root.or(view.root()).and_then(|root| root.child("blkiotune"));
+    let weight: u32 = match root {
+        Some(_) => number(tune, "weight").and_then(|text| text.parse().ok()).unwrap_or(0),
+        None => told(group(driver, &view).weight().await, &view, "io")?,
+    };
     let mut parameters = vec![Parameter::new("weight", weight)];
     for (name, element) in BLKIO_DEVICES {
         let devices = tune.into_iter().flat_map(|tune| tune.all("device"));
@@ -291,7 +356,18 @@ pub(super) async fn domain_set_blkio_parameters(
             devices.push((element, (*path).to_owned(), (*value).to_owned()));
         }
     }
-    define(driver, &arguments.domain, arguments.flags, "io", move |root| {
+    let disks = |(element, path, value): &(&str, String, String)| {
+        let disk = match *element {
+            "weight" => Disk::Weight,
+            "read_iops_sec" => Disk::ReadRequests,
+            "write_iops_sec" => Disk::WriteRequests,
+            "read_bytes_sec" => Disk::ReadBytes,
+            _ => Disk::WriteBytes,
+        };
+        Some((disk, path.clone(), value.parse().ok()?))
+    };
+    let change = Change::Disks { weight, disks: devices.iter().filter_map(disks).collect() };
+    define(driver, &arguments.domain, arguments.flags, change, move |root| {
         if let Some(weight) = weight {
             let child = Element::new("weight").with_text(weight.to_string());
             set_number(root, "blkiotune", child, weight > 0);
@@ -367,7 +443,8 @@ pub(super) async fn domain_set_numa_parameters(
             _ => return Err(unknown(&parameter.field)),
         }
     }
-    define(driver, &arguments.domain, arguments.flags, "cpuset", move |root| {
+    let change = Change::Nodes { mode, nodes: nodes.clone() };
+    define(driver, &arguments.domain, arguments.flags, change, move |root| {
         let mut tune = root.take("numatune").unwrap_or_else(|| Element::new("numatune"));
         let memory = tune.child_or_insert("memory");
         if let Some(mode) = mode {
@@ -398,164 +475,4 @@ pub(super) async fn domain_get_perf_events(
             && events.any(|event| event.attr("name") == Some(name) && event.attr("enabled") == Some("yes"))
     };
     Ok(PERF_EVENTS.iter().map(|name| Parameter::new(*name, enabled(name))).collect())
-}
-
-/// The host's CPUs that are there, as a map.
-pub(super) fn host_cpus() -> Vec<u8> {
-    let present = std::fs::read_to_string("/sys/devices/system/cpu/present").unwrap_or_default();
-    map_of(&sets::parse(present.trim()).unwrap_or_else(|| BTreeSet::from([0])))
-}
-
-fn map_of(set: &BTreeSet<u32>) -> Vec<u8> {
-    let mut map = Vec::new();
-    for cpu in set {
-        let byte = usize::try_from(cpu / 8).unwrap_or(0);
-        if map.len() <= byte {
-            map.resize(byte + 1, 0);
-        }
-        if let Some(byte) = map.get_mut(byte) {
-            *byte |= 1 << (cpu % 8);
-        }
-    }
-    map
-}
-
-fn set_of(map: &[u8]) -> BTreeSet<u32> {
-    let bits = map.iter().enumerate().flat_map(|(index, byte)| {
-        (0..8_u32).filter(move |bit| byte >> bit & 1 != 0).map(move |bit| (index, bit))
-    });
-    bits.filter_map(|(index, bit)| Some(u32::try_from(index).ok()? * 8 + bit)).collect()
-}
-
-/// Where a definition says that a CPU, or QEMU's other threads, may run: its own place, that of all, or anywhere.
-fn pinned(root: &Element, own: Option<&Element>) -> Vec<u8> {
-    let text = own.and_then(|pin| pin.attr("cpuset")).or_else(|| root.path_attr("vcpu", "cpuset"));
-    text.and_then(sets::parse).map_or_else(host_cpus, |set| map_of(&set))
-}
-
-fn vcpu_pin(root: &Element, number: u32) -> Option<&Element> {
-    let number = number.to_string();
-    root.child("cputune")?.all("vcpupin").find(|pin| pin.attr("vcpu") == Some(&number))
-}
-
-pub(super) async fn domain_get_vcpu_pin_info(
-    driver: &Qemu,
-    call: CallContext,
-    arguments: domain_get_vcpu_pin_info::Arguments,
-) -> Result<CpuMaps, Error> {
-    unsupported_flags(&call, arguments.flags, LIVE | CONFIG)?;
-    let view = driver.guest(&arguments.domain)?.view.get();
-    let root = side(&view, arguments.flags)?;
-    let (bytes, most) = sizes(&view, arguments.map_bytes, arguments.cpus)?;
-    let mut maps = CpuMaps { maps: ByteString::default(), count: 0 };
-    for number in (0..current(root)).take(most) {
-        maps.maps.0.extend(fit(pinned(root, vcpu_pin(root, number)), bytes));
-        maps.count += 1;
-    }
-    Ok(maps)
-}
-
-/// Sizes that a client asked for, as far as they make sense.
-fn sizes(view: &View, bytes: i32, most: i32) -> Result<(usize, usize), Error> {
-    let fits = |bytes: usize, most: usize| bytes.saturating_mul(most) <= 8 << 20;
-    match (usize::try_from(bytes), usize::try_from(most)) {
-        (Ok(bytes), Ok(most)) if fits(bytes, most) => Ok((bytes, most)),
-        _ => {
-            let message = format!("Domain '{}': maps of {bytes} bytes for {most} do not fit", view.name);
-            Err(Error::new(Code::INVALID_ARG, Origin::DOMAIN, message))
-        }
-    }
-}
-
-pub(super) async fn domain_get_emulator_pin_info(
-    driver: &Qemu,
-    call: CallContext,
-    arguments: domain_get_emulator_pin_info::Arguments,
-) -> Result<CpuMaps, Error> {
-    unsupported_flags(&call, arguments.flags, LIVE | CONFIG)?;
-    let view = driver.guest(&arguments.domain)?.view.get();
-    let root = side(&view, arguments.flags)?;
-    let (bytes, _) = sizes(&view, arguments.map_bytes, 1)?;
-    let live = view.live.as_ref().filter(|_| arguments.flags & CONFIG == 0);
-    let map = match live.and_then(|live| process::thread_cpus(live.pid, live.pid.cast_signed())) {
-        Some(map) => map,
-        None => pinned(root, root.at("cputune/emulatorpin")),
-    };
-    Ok(CpuMaps { maps: ByteString(fit(map, bytes)), count: 1 })
-}
-
-/// The set that a client's map means, within the host's CPUs.
-fn wanted(domain: &DomainRef, map: &ByteString) -> Result<BTreeSet<u32>, Error> {
-    let host = set_of(&host_cpus());
-    let set: BTreeSet<u32> = set_of(&map.0).intersection(&host).copied().collect();
-    if set.is_empty() {
-        let message = format!("Domain '{}': none of the host's CPUs is named to pin it to", domain.name);
-        return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
-    }
-    Ok(set)
-}
-
-pub(super) async fn domain_pin_vcpu(
-    driver: &Qemu,
-    call: CallContext,
-    arguments: domain_pin_vcpu::Arguments,
-) -> Result<(), Error> {
-    let domain_pin_vcpu::Arguments { domain, vcpu, map } = arguments;
-    domain_pin_vcpu_flags(driver, call, domain_pin_vcpu_flags::Arguments { domain, vcpu, map, flags: LIVE })
-        .await
-}
-
-pub(super) async fn domain_pin_vcpu_flags(
-    driver: &Qemu,
-    call: CallContext,
-    arguments: domain_pin_vcpu_flags::Arguments,
-) -> Result<(), Error> {
-    unsupported_flags(&call, arguments.flags, LIVE | CONFIG)?;
-    let set = wanted(&arguments.domain, &arguments.map)?;
-    let (vcpu, name) = (arguments.vcpu, arguments.domain.name.clone());
-    define(driver, &arguments.domain, arguments.flags, "cpuset", move |root| {
-        if vcpu >= current(root) {
-            let message = format!("Domain '{name}': it has no virtual CPU {vcpu}, only {}", current(root));
-            return Err(Error::new(Code::INVALID_ARG, Origin::QEMU, message));
-        }
-        let number = vcpu.to_string();
-        let pin = Element::new("vcpupin").with("vcpu", number.as_str()).with("cpuset", sets::format(&set));
-        let mut tune = root.take("cputune").unwrap_or_else(|| Element::new("cputune"));
-        let same = |other: &&mut Element| other.name == "vcpupin" && other.attr("vcpu") == Some(&number);
-        if let Some(other) = tune.elements_mut().find(same) {
-            *other = pin;
-        } else {
-            tune.push(pin);
-        }
-        place(root, tune);
-        Ok(())
-    })
-    .await
-}
-
-pub(super) async fn domain_pin_emulator(
-    driver: &Qemu,
-    call: CallContext,
-    arguments: domain_pin_emulator::Arguments,
-) -> Result<(), Error> {
-    unsupported_flags(&call, arguments.flags, LIVE | CONFIG)?;
-    let set = wanted(&arguments.domain, &arguments.map)?;
-    define(driver, &arguments.domain, arguments.flags, "cpuset", move |root| {
-        set_number(root, "cputune", Element::new("emulatorpin").with("cpuset", sets::format(&set)), true);
-        Ok(())
-    })
-    .await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn maps_and_sets_are_the_same_thing() {
-        let set = BTreeSet::from([0, 7, 8, 17]);
-        assert_eq!(map_of(&set), [0x81, 0x01, 0x02]);
-        assert_eq!(set_of(&map_of(&set)), set);
-        assert_eq!(set_of(&[]), BTreeSet::new());
-    }
 }

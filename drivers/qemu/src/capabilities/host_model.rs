@@ -24,7 +24,7 @@ pub(crate) const NOT_MOVABLE: &str = "invtsc";
 const BY_TOPOLOGY: &str = "topoext";
 
 /// Features that libvirt names otherwise than QEMU does: QEMU's name and libvirt's.
-const RENAMED: &[(&str, &str)] = &[
+pub(super) const RENAMED: &[(&str, &str)] = &[
     ("cmp-legacy", "cmp_legacy"),
     ("ds-cpl", "ds_cpl"),
     ("fxsr-opt", "fxsr_opt"),
@@ -62,11 +62,16 @@ impl HostModel {
 
 /// What the table says of one model.
 #[derive(Debug, Clone)]
-struct Known {
-    vendor: &'static str,
-    name: &'static str,
-    has: Vec<&'static str>,
-    lacks: Vec<&'static str>,
+pub(super) struct Known {
+    pub(super) vendor: &'static str,
+    pub(super) name: &'static str,
+    pub(super) has: Vec<&'static str>,
+    pub(super) lacks: Vec<&'static str>,
+}
+
+/// Does QEMU switch this by accelerator?
+pub(super) fn is_by_accelerator(name: &str) -> bool {
+    name == BY_EVERY_ACCELERATOR || BY_ACCELERATOR.contains(&name)
 }
 
 fn lines(table: &'static str) -> impl Iterator<Item = &'static str> {
@@ -74,7 +79,7 @@ fn lines(table: &'static str) -> impl Iterator<Item = &'static str> {
 }
 
 /// The models of the table, in its order.
-fn known_models() -> Vec<Known> {
+pub(super) fn known_models() -> Vec<Known> {
     let mut models = Vec::new();
     for line in lines(MODELS) {
         let Some((vendor, rest)) = line.split_once(" [") else { continue };
@@ -91,7 +96,7 @@ fn known_models() -> Vec<Known> {
 }
 
 /// Places of features in the order of the processor's registers; features that software alone knows have none.
-fn places() -> BTreeMap<&'static str, usize> {
+pub(super) fn places() -> BTreeMap<&'static str, usize> {
     let registers = lines(FEATURES).filter_map(|line| line.split_once(": "));
     registers
         .flat_map(|(_, names)| names.split_whitespace())

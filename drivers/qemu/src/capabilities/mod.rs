@@ -6,6 +6,7 @@
 //! taken over, so every list and text in them is bounded.
 
 mod cache;
+pub(crate) mod comparison;
 mod host_model;
 mod query;
 

@@ -264,6 +264,21 @@ fn features(flags: &str) -> Vec<&str> {
     found
 }
 
+/// What the host's processor has, in libvirt's words; nothing where that is not told.
+pub(crate) fn processor_features(arch: &str) -> Vec<String> {
+    if arch != "x86_64" {
+        return Vec::new();
+    }
+    let flags = of_processor(&content("/proc/cpuinfo"), "flags").unwrap_or_default();
+    let found = features(&flags).into_iter().chain(OF_MODEL.iter().copied());
+    found.map(str::to_owned).collect()
+}
+
+/// Whose processor the host's is.
+pub(crate) fn processor_vendor() -> Option<&'static str> {
+    of_processor(&content("/proc/cpuinfo"), "vendor_id").and_then(|own| usual_vendor(&own))
+}
+
 /// The processor.
 fn processor(arch: &str, cpuinfo: &str) -> Element {
     let info = node::info(arch);

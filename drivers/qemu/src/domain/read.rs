@@ -124,6 +124,7 @@ fn complete(input: &Element, settled: Settled<'_>) -> Result<Element, Error> {
     push_all(&mut root, iothreads(input)?);
     Simple(input, &mut root).add(&tuning::IOTHREAD_IDS)?;
     Simple(input, &mut root).add(&tuning::DEFAULT_IOTHREAD)?;
+    Simple(input, &mut root).add(&tuning::THROTTLE_GROUPS)?;
     push_all(&mut root, tuning::cpu_tune(input)?);
     push_all(&mut root, tuning::numa_tune(input, cpu.as_ref())?);
     Simple(input, &mut root).add(&tuning::RESOURCE)?;

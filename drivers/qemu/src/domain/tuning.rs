@@ -150,6 +150,39 @@ pub(super) const IOTHREAD_IDS: Shape = shape(
 pub(super) const DEFAULT_IOTHREAD: Shape =
     shape("defaultiothread", &[number("thread_pool_min"), number("thread_pool_max")], &[]);
 
+/// `<throttlegroups>`.
+pub(super) const THROTTLE_GROUPS: Shape = shape(
+    "throttlegroups",
+    &[],
+    &[shape(
+        "throttlegroup",
+        &[],
+        &[
+            content("total_bytes_sec", U64),
+            content("read_bytes_sec", U64),
+            content("write_bytes_sec", U64),
+            content("total_iops_sec", U64),
+            content("read_iops_sec", U64),
+            content("write_iops_sec", U64),
+            content("total_bytes_sec_max", U64),
+            content("read_bytes_sec_max", U64),
+            content("write_bytes_sec_max", U64),
+            content("total_iops_sec_max", U64),
+            content("read_iops_sec_max", U64),
+            content("write_iops_sec_max", U64),
+            content("size_iops_sec", U64),
+            content("group_name", Kind::Text),
+            content("total_bytes_sec_max_length", U64),
+            content("read_bytes_sec_max_length", U64),
+            content("write_bytes_sec_max_length", U64),
+            content("total_iops_sec_max_length", U64),
+            content("read_iops_sec_max_length", U64),
+            content("write_iops_sec_max_length", U64),
+        ],
+    )
+    .many()],
+);
+
 /// `<resource>`.
 pub(super) const RESOURCE: Shape =
     shape("resource", &[], &[content("partition", Kind::Text), shape("fibrechannel", &[text("appid")], &[])]);

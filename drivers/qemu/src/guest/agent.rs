@@ -14,6 +14,8 @@ use tokio::sync::Mutex;
 
 /// Time that an agent gets for one command; below every deadline in the table.
 pub(crate) const AGENT_WITHIN: Duration = Duration::from_secs(5);
+/// The longest: whoever calls gives up then anyway.
+const AGENT_LONGEST: Duration = Duration::from_secs(9);
 /// Time after which an agent that was told to end its guest and says nothing is believed to be doing it.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// Time that QEMU gets to tell whether an agent has opened its channel.
@@ -21,8 +23,17 @@ const MONITOR_WITHIN: Duration = Duration::from_secs(2);
 /// The channel's name in the guest.
 const CHANNEL: &str = "org.qemu.guest_agent.0";
 
-/// Whoever holds it speaks with the agent.
-pub(crate) type Turn = Arc<Mutex<()>>;
+/// Whoever holds it speaks with the agent. It says how long the agent is waited for, if a client said so.
+pub(crate) type Turn = Arc<Mutex<Option<Duration>>>;
+
+/// What a client's number of seconds means: -2 as long as it takes, -1 as long as usual, 0 not at all.
+pub(crate) fn patience(seconds: i32) -> Option<Duration> {
+    match seconds {
+        -2 => Some(AGENT_LONGEST),
+        -1 => None,
+        seconds => Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(AGENT_LONGEST)),
+    }
+}
 
 /// The way to one guest's agent.
 pub(crate) struct AgentLine<'a> {
@@ -76,7 +87,7 @@ impl AgentLine<'_> {
         Ok(Agent::new(stream))
     }
 
-    async fn turn(&self, within: Duration) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
+    async fn turn(&self, within: Duration) -> Result<tokio::sync::MutexGuard<'_, Option<Duration>>, Error> {
         tokio::time::timeout(within, self.live.agent.lock())
             .await
             .map_err(|_elapsed| self.absent("it is still at an earlier command"))
@@ -89,9 +100,21 @@ impl AgentLine<'_> {
         arguments: Value,
         within: Duration,
     ) -> Result<Value, Error> {
-        let _turn = self.turn(within).await?;
+        let turn = self.turn(within).await?;
+        // Whoever has a time of its own for this command keeps it.
+        let within = turn.filter(|_| within == AGENT_WITHIN).unwrap_or(within);
         let mut agent = self.connect().await?;
         agent.execute(command, arguments, within).await.map_err(|error| self.failed(&error))
+    }
+
+    /// Has the guest go to sleep. The agent does not answer that, if it does it.
+    pub(crate) async fn suspend(&self, command: &str) -> Result<(), Error> {
+        let _turn = self.turn(AGENT_WITHIN).await?;
+        let mut agent = self.connect().await?;
+        match agent.execute(command, Value::Null, SHUTDOWN_GRACE).await {
+            Ok(_) | Err(AgentError::Deadline { .. }) => Ok(()),
+            Err(error) => Err(self.failed(&error)),
+        }
     }
 
     /// Has the agent end its guest. It does not answer that, if it does it.

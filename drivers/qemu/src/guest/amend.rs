@@ -34,6 +34,7 @@ const ORDER: &[&str] = &[
     "iothreads",
     "iothreadids",
     "defaultiothread",
+    "throttlegroups",
     "cputune",
     "numatune",
     "resource",

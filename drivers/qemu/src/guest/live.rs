@@ -11,7 +11,7 @@ use std::io;
 const FORMAT: u32 = 1;
 
 /// How far a start has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Phase {
     /// The intent: QEMU may or may not exist. Undone after a crash.
     Starting,
@@ -19,6 +19,14 @@ pub(crate) enum Phase {
     Running,
     /// It runs, and its state is being stored. Adopted after a crash; a save without a complete file is undone.
     Saving {
+        /// Did its CPUs run before?
+        was_running: bool,
+        /// Into which file of a client's; else beside the definition.
+        #[serde(default)]
+        file: Option<String>,
+    },
+    /// It runs, and its memory is being written to a file. Adopted after a crash, and goes on when QEMU is done.
+    Dumping {
         /// Did its CPUs run before?
         was_running: bool,
     },

@@ -14,14 +14,15 @@
 //! [`amend`] and [`rename`] how its description changes, [`agent`] the way to the guest's agent,
 //! [`owner`] the client that it ends with, [`process`] and [`blocks`] what kernel and QEMU count of it,
 //! [`plug`] devices that come and go,
-//! [`process`] and [`blocks`] what kernel and QEMU count of it,
 //! [`prepare`] what a start needs beside the definition, [`tpm`] the TPM beside QEMU, [`display`] where displays listen,
-//! [`save`] and [`image`] the state that a guest goes on from.
+//! [`save`], [`target`], [`stable`] and [`image`] the state that a guest goes on from, [`dump`] what is written of its memory.
 
 pub(crate) mod agent;
 pub(crate) mod amend;
 pub(crate) mod blocks;
 mod display;
+pub(crate) mod dump;
+pub(crate) mod group;
 mod image;
 pub(crate) mod live;
 mod monitor_events;
@@ -33,11 +34,14 @@ pub(crate) mod process;
 mod rename;
 mod save;
 mod secrets;
+mod stable;
 mod start;
 pub(crate) use start::has_balloon;
 mod stop;
 mod streams;
+mod target;
 pub(crate) mod tpm;
+pub(crate) mod tuning;
 pub(crate) mod variables;
 pub(crate) mod view;
 
@@ -80,6 +84,7 @@ pub(crate) mod lifecycle {
     pub(crate) const RESUMED_FROM_STATE: (i32, i32) = (4, 2);
     pub(crate) const STOPPED_SHUTDOWN: (i32, i32) = (5, 0);
     pub(crate) const STOPPED_DESTROYED: (i32, i32) = (5, 1);
+    pub(crate) const STOPPED_CRASHED: (i32, i32) = (5, 2);
     pub(crate) const STOPPED_SAVED: (i32, i32) = (5, 4);
     pub(crate) const STOPPED_FAILED: (i32, i32) = (5, 5);
     pub(crate) const SHUTDOWN_FINISHED: (i32, i32) = (6, 0);
@@ -131,11 +136,15 @@ pub(crate) struct Guest {
     uuid: Uuid,
     persistent: Option<Arc<Definition>>,
     autostart: bool,
+    /// It starts with the stack the next time alone.
+    autostart_once: bool,
     /// A state is stored that the next start goes on from.
     saved: bool,
     state: State,
     reason: i32,
     running: Option<Running>,
+    /// How long its agent is waited for, if a client said so.
+    agent_patience: Option<Duration>,
     /// Somebody wants it to end; a start that is under way gives up.
     destroyed: Arc<watch::Sender<bool>>,
     view: Arc<Snapshot<View>>,
@@ -164,10 +173,12 @@ impl GuestHandle {
             uuid,
             persistent: None,
             autostart: false,
+            autostart_once: false,
             saved: false,
             state: State::Shutoff,
             reason: reason::SHUTOFF_UNKNOWN,
             running: None,
+            agent_patience: None,
             destroyed: heard,
             view: shared,
             myself,
@@ -210,6 +221,7 @@ impl Guest {
             state: self.state,
             reason: self.reason,
             autostart: self.autostart,
+            autostart_once: self.autostart_once,
             saved: self.saved,
             persistent: self.persistent.clone(),
             live,
@@ -319,9 +331,10 @@ impl Guest {
     }
 
     /// Takes up a definition found on disk.
-    pub(crate) fn recall(&mut self, definition: Definition, autostart: bool) {
+    pub(crate) fn recall(&mut self, definition: Definition, (autostart, once): (bool, bool)) {
         self.persistent = Some(Arc::new(definition));
         self.autostart = autostart;
+        self.autostart_once = once;
         self.recall_saved();
         self.publish();
     }
@@ -348,14 +361,17 @@ impl Guest {
         let name = self.name.clone();
         environment
             .on_disk(&format!("Definition of domain '{name}'"), {
-                let (definitions, autostart) =
-                    (environment.definitions.clone(), environment.autostart.clone());
+                let definitions = environment.definitions.clone();
+                let marks = [environment.autostart.clone(), environment.autostart_once.clone()];
                 // With its definition the domain is gone; a mark that a crash leaves means nothing, and is removed after it.
-                move || definitions.remove(&name).and_then(|()| autostart.remove(&name))
+                move || {
+                    definitions.remove(&name)?;
+                    marks.iter().try_for_each(|mark| mark.remove(&name))
+                }
             })
             .await?;
         self.persistent = None;
-        self.autostart = false;
+        (self.autostart, self.autostart_once) = (false, false);
         if self.running.is_some() {
             self.record(Phase::Running).await?;
         } else {
@@ -379,6 +395,22 @@ impl Guest {
             })
             .await?;
         self.autostart = wanted;
+        self.publish();
+        Ok(())
+    }
+
+    /// Starts it with the stack the next time alone, or no longer.
+    pub(crate) async fn set_autostart_once(&mut self, wanted: bool) -> Result<(), Error> {
+        if self.persistent.is_none() {
+            return Err(self.invalid("cannot set autostart for transient domain"));
+        }
+        let (folder, name) = (self.environment.autostart_once.clone(), self.name.clone());
+        self.environment
+            .on_disk(&format!("Autostart of domain '{name}'"), move || {
+                if wanted { folder.write(&name, b"") } else { folder.remove(&name) }
+            })
+            .await?;
+        self.autostart_once = wanted;
         self.publish();
         Ok(())
     }
@@ -445,6 +477,17 @@ impl Guest {
         self.become_state(State::Running, reason::RUNNING_UNPAUSED).await;
         self.emit(lifecycle::RESUMED);
         Ok(())
+    }
+
+    /// Says how long the guest's agent is waited for.
+    pub(crate) fn set_agent_timeout(&mut self, seconds: i32) {
+        let patience = agent::patience(seconds);
+        self.agent_patience = patience;
+        if let Some(running) = &self.running {
+            // Whoever speaks with it now has his own time.
+            let turn = Arc::clone(&running.agent);
+            tokio::spawn(async move { *turn.lock().await = patience });
+        }
     }
 
     /// Resets the hardware.

@@ -31,21 +31,23 @@ impl Guest {
         let (definition, _) = self.environment.read(root.to_xml().as_bytes()).await?;
         let (before, after) =
             (self.place(), super::image::Place::new(Path::new(&self.environment.host.state_folder), &name));
-        let (definitions, autostart) =
-            (self.environment.definitions.clone(), self.environment.autostart.clone());
-        let (from, to, text, starts) =
-            (self.name.clone(), name.clone(), definition.root.to_xml(), self.autostart);
+        let definitions = self.environment.definitions.clone();
+        let marks = [
+            (self.environment.autostart.clone(), self.autostart),
+            (self.environment.autostart_once.clone(), self.autostart_once),
+        ];
+        let (from, to, text) = (self.name.clone(), name.clone(), definition.root.to_xml());
         self.environment
             .on_disk(&format!("Renaming domain '{from}'"), move || {
                 definitions.write(&to, text.as_bytes())?;
-                if starts {
-                    autostart.write(&to, b"")?;
+                for (marks, _) in marks.iter().filter(|(_, marked)| *marked) {
+                    marks.write(&to, b"")?;
                 }
                 before.rename_to(&after)?;
                 if moves && old.exists() {
                     std::fs::rename(&old, &new)?;
                 }
-                autostart.remove(&from)?;
+                marks.iter().try_for_each(|(marks, _)| marks.remove(&from))?;
                 definitions.remove(&from)
             })
             .await?;

@@ -4,7 +4,7 @@
 //! exception is a save whose file is complete and whose QEMU has not ended yet; whoever finds that ends the QEMU.
 
 use super::image::{Image, Place};
-use super::live::Phase;
+use super::target::Target;
 use super::view::reason;
 use super::{COMMAND_WITHIN, Guest, lifecycle};
 use crate::domain::Definition;
@@ -40,7 +40,7 @@ const QUIT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Which way a state goes.
 #[derive(Debug, Clone, Copy)]
-enum Direction {
+pub(super) enum Direction {
     /// From QEMU into the file.
     Out,
     /// From the file into QEMU.
@@ -48,11 +48,18 @@ enum Direction {
 }
 
 /// A stored state that a start goes on from.
-pub(super) struct Stored {
+pub(crate) struct Stored {
     /// Do the CPUs run then?
     pub(super) runs: bool,
-    file: File,
-    offset: u64,
+    pub(super) file: File,
+    pub(super) offset: u64,
+}
+
+/// Reads the head of a stored state; QEMU's part begins where the file stands then.
+pub(super) fn read(mut file: File) -> std::io::Result<(Image, File, u64)> {
+    let (image, offset) = Image::decode(&mut file)?;
+    file.seek(SeekFrom::Start(offset))?;
+    Ok((image, file, offset))
 }
 
 impl Guest {
@@ -61,13 +68,17 @@ impl Guest {
     }
 
     /// Does something with the stored state's file.
-    async fn on_image<R: Send + 'static>(
+    pub(super) async fn on_image<R: Send + 'static>(
         &self,
         work: impl FnOnce(&Place) -> std::io::Result<R> + Send + 'static,
     ) -> Result<R, Error> {
         let place = self.place();
-        let what = format!("Stored state of domain '{}'", self.name);
-        self.environment.on_disk(&what, move || work(&place)).await
+        self.environment.on_disk(&self.image_name(), move || work(&place)).await
+    }
+
+    /// What errors about its stored state begin with.
+    pub(super) fn image_name(&self) -> String {
+        format!("Stored state of domain '{}'", self.name)
     }
 
     /// Looks for a stored state, when the domain is found on disk.
@@ -88,14 +99,7 @@ impl Guest {
         if !self.saved {
             return Ok(None);
         }
-        let (image, file, offset) = self
-            .on_image(|place| {
-                let mut file = place.open()?;
-                let (image, offset) = Image::decode(&mut file)?;
-                file.seek(SeekFrom::Start(offset))?;
-                Ok((image, file, offset))
-            })
-            .await?;
+        let (image, file, offset) = self.on_image(|place| read(place.open()?)).await?;
         let read = self.environment.read(image.xml.as_bytes()).await;
         let (mut definition, _) = read.map_err(|error| self.named(&error))?;
         // It may have been renamed since.
@@ -125,19 +129,37 @@ impl Guest {
         self.transfer(monitor, Direction::In, stored.file.into(), stored.offset, job).await
     }
 
+    /// Changes the definition in the stored state.
+    pub(crate) async fn amend_saved(&mut self, xml: Option<String>, runs: Option<bool>) -> Result<(), Error> {
+        if !self.saved {
+            return Err(self.invalid("no state of it is stored"));
+        }
+        let (image, ..) = self.on_image(|place| read(place.open()?)).await?;
+        let amended = self.environment.amended_image(image, xml, runs).await?;
+        self.on_image(move |place| amended.replace(&place.open_to_change()?)).await
+    }
+
     /// Takes up a save that this driver's predecessor was at when it ended.
-    pub(super) async fn resume_saving(&mut self, was_running: bool) {
-        if self.place().is_stored() {
+    pub(super) async fn resume_saving(&mut self, was_running: bool, target: Target) {
+        if self.is_complete(&target).await {
             let monitor = self.monitor().ok();
-            if let Err(error) = self.saved(monitor.as_ref()).await {
+            if let Err(error) = self.stored(&target, monitor.as_ref()).await {
                 tracing::error!(domain = self.name, %error, "a save could not be finished");
             }
             return;
         }
         let Ok(monitor) = self.monitor() else { return };
         tracing::warn!(domain = self.name, "a save that was cut short is undone");
+        self.stop_transfer(&monitor).await;
+        if let Err(error) = self.abandon(&target).await {
+            tracing::error!(domain = self.name, %error, "an unfinished state is left behind");
+        }
+        self.go_on(&monitor, was_running).await;
+    }
+
+    /// Has QEMU give up what it moves. While a transfer is being canceled the CPUs can't go on.
+    pub(super) async fn stop_transfer(&self, monitor: &Monitor) {
         let _ = monitor.execute("migrate_cancel", serde_json::Value::Null, COMMAND_WITHIN).await;
-        // While a transfer is being canceled the CPUs can't go on.
         let settled = async {
             while monitor
                 .within(COMMAND_WITHIN)
@@ -151,47 +173,84 @@ impl Guest {
         if tokio::time::timeout(SETTLED_WITHIN, settled).await.is_err() {
             tracing::error!(domain = self.name, "QEMU does not let go of a save that was canceled");
         }
-        if let Err(error) = self.on_image(Place::abandon).await {
-            tracing::error!(domain = self.name, %error, "an unfinished state is left behind");
-        }
-        self.go_on(&monitor, was_running).await;
     }
 
-    /// Stores the guest's state and ends it.
+    /// Stores the guest's state beside its definition and ends it.
     pub(crate) async fn managed_save(&mut self, flags: u32, job: &Job) -> Result<(), Error> {
-        let monitor = self.attached().await?;
+        self.active()?;
         if self.persistent.is_none() {
             return Err(self.invalid("a transient domain has no definition to store its state beside"));
         }
+        self.save_to(&Target::Managed, None, flags, job).await
+    }
+
+    /// Stores the guest's state in a file of a client's and ends it. It is to go on with another definition, if one is given.
+    pub(crate) async fn save(
+        &mut self,
+        file: String,
+        xml: Option<String>,
+        flags: u32,
+        job: &Job,
+    ) -> Result<(), Error> {
+        let xml = match xml {
+            Some(xml) => {
+                let (wanted, _) = self.environment.read(xml.as_bytes()).await?;
+                super::stable::check(&self.active()?.definition.root, &wanted.root)?;
+                Some(wanted.root.to_xml())
+            }
+            None => None,
+        };
+        self.save_to(&Target::File(file), xml, flags, job).await
+    }
+
+    async fn save_to(
+        &mut self,
+        target: &Target,
+        xml: Option<String>,
+        flags: u32,
+        job: &Job,
+    ) -> Result<(), Error> {
+        let monitor = self.attached().await?;
         let was_running = match self.state {
             State::Running => true,
             State::Paused => false,
             _ => return Err(self.invalid("its state can be stored while it runs or is paused")),
         };
         let runs = if flags & THEN_RUNNING != 0 { true } else { was_running && flags & THEN_PAUSED == 0 };
+        // Before anything changes: a file that can't be made is no reason to stop the guest.
+        let file = self.begin_image(target).await?;
         let before = (self.state, self.reason);
         (self.state, self.reason) = (State::Paused, reason::PAUSED_SAVE);
         // The intent: whoever finds it without a complete file lets the guest go on.
-        if let Err(error) = self.record(Phase::Saving { was_running }).await {
+        if let Err(error) = self.record(target.phase(was_running)).await {
             (self.state, self.reason) = before;
+            let _ = self.abandon(target).await;
             return Err(error);
         }
         fault::point("save", "before_store");
-        match self.store(&monitor, runs, was_running, job).await {
+        match self.store(&monitor, target, file, xml, runs, was_running, job).await {
             Ok(()) => {
                 fault::point("save", "after_store");
-                self.saved(Some(&monitor)).await
+                self.stored(target, Some(&monitor)).await
             }
             Err(error) => {
+                let _ = self.abandon(target).await;
                 self.go_on(&monitor, was_running).await;
                 Err(error)
             }
         }
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a state is stored in one place, with all that belongs to it"
+    )]
     async fn store(
         &mut self,
         monitor: &Monitor,
+        target: &Target,
+        mut file: File,
+        xml: Option<String>,
         runs: bool,
         was_running: bool,
         job: &Job,
@@ -201,32 +260,27 @@ impl Guest {
             self.publish();
             self.emit(lifecycle::PAUSED);
         }
-        let xml = self.active()?.definition.root.to_xml();
+        let xml = match xml {
+            Some(xml) => xml,
+            None => self.active()?.definition.root.to_xml(),
+        };
         let (file, theirs, offset) = self
-            .on_image(move |place| {
-                let mut file = place.begin()?;
+            .environment
+            .on_disk(&self.image_name(), move || {
                 let head = Image { xml, runs }.encode();
                 file.write_all(&head)?;
                 let theirs = OwnedFd::from(file.try_clone()?);
                 Ok((file, theirs, head.len() as u64))
             })
             .await?;
-        let moved = self.transfer(monitor, Direction::Out, theirs, offset, job).await;
-        if let Err(error) = moved {
-            let _ = self.on_image(Place::abandon).await;
-            return Err(error);
-        }
+        self.transfer(monitor, Direction::Out, theirs, offset, job).await?;
         fault::point("save", "before_rename");
-        let finished = self.on_image(move |place| place.finish(&file)).await;
-        if finished.is_err() {
-            let _ = self.on_image(Place::abandon).await;
-        }
-        finished
+        self.finish_image(target, file).await
     }
 
     /// The state is stored: QEMU ends, and with it the run.
-    async fn saved(&mut self, monitor: Option<&Monitor>) -> Result<(), Error> {
-        self.saved = true;
+    async fn stored(&mut self, target: &Target, monitor: Option<&Monitor>) -> Result<(), Error> {
+        self.saved |= matches!(target, Target::Managed);
         let key = self.key();
         let Some(running) = &mut self.running else { return Ok(()) };
         running.ending = Some((reason::SHUTOFF_SAVED, lifecycle::STOPPED_SAVED));
@@ -243,7 +297,7 @@ impl Guest {
     }
 
     /// A save that did not come to its end: the guest is as it was before.
-    async fn go_on(&mut self, monitor: &Monitor, was_running: bool) {
+    pub(super) async fn go_on(&mut self, monitor: &Monitor, was_running: bool) {
         let (state, why) = if was_running {
             (State::Running, reason::RUNNING_SAVE_CANCELED)
         } else {
@@ -261,7 +315,7 @@ impl Guest {
     }
 
     /// Has QEMU write its state into an open file, or read it from there.
-    async fn transfer(
+    pub(super) async fn transfer(
         &self,
         monitor: &Monitor,
         direction: Direction,

@@ -75,13 +75,30 @@ impl Guest {
 
     /// Starts the guest from this definition, or from the state that is stored of it.
     pub(crate) async fn start(&mut self, definition: Definition, flags: u32, job: &Job) -> Result<(), Error> {
+        self.start_from(definition, None, flags, job).await
+    }
+
+    /// Starts the guest from this definition, and from a state that is given.
+    pub(crate) async fn start_from(
+        &mut self,
+        definition: Definition,
+        given: Option<Stored>,
+        flags: u32,
+        job: &Job,
+    ) -> Result<(), Error> {
         self.enroll()?;
-        let started = self.start_enrolled(definition, flags, job).await;
+        let started = self.start_enrolled(definition, given, flags, job).await;
         self.forget_if_gone();
         started
     }
 
-    async fn start_enrolled(&mut self, definition: Definition, flags: u32, job: &Job) -> Result<(), Error> {
+    async fn start_enrolled(
+        &mut self,
+        definition: Definition,
+        given: Option<Stored>,
+        flags: u32,
+        job: &Job,
+    ) -> Result<(), Error> {
         if self.running.is_some() {
             let message = format!("Domain '{}': domain is already active", self.name);
             return Err(Error::new(Code::OPERATION_INVALID, Origin::DOMAIN, message));
@@ -94,9 +111,14 @@ impl Guest {
         if flags & FLAG_FORCE_BOOT != 0 {
             self.remove_saved().await?;
         }
-        let (definition, stored) = match self.open_saved().await? {
-            Some((definition, stored)) => (definition, Some(stored)),
-            None => (definition, None),
+        if given.is_some() && self.saved {
+            return Err(self.invalid(
+                "another state of it is stored, which its next start would go on from; remove that first",
+            ));
+        }
+        let (definition, stored) = match (given, self.open_saved().await?) {
+            (None, Some((definition, stored))) => (definition, Some(stored)),
+            (given, _) => (definition, given),
         };
         let going_on = stored.as_ref().map(|stored| stored.runs);
         self.destroyed.send_replace(false);
@@ -265,6 +287,8 @@ impl Guest {
         };
         self.name_terminals(&attached, pid, &mut live).await?;
         self.open_displays(&attached, &live).await?;
+        self.plug_named_cpus(&attached, &live).await?;
+        self.tune(&attached, pid, &live).await?;
         if let Some(stored) = stored {
             self.unless_destroyed(self.restore(&attached, stored, job)).await?;
         }
@@ -284,9 +308,9 @@ impl Guest {
             memory_kib,
             ending: None,
             reboot: false,
-            agent: super::agent::Turn::default(),
             devices: Devices { next_node, network, ..Devices::default() },
             waiting: super::plug::Waiting::default(),
+            agent: Arc::new(tokio::sync::Mutex::new(self.agent_patience)),
         })
     }
 
@@ -656,22 +680,18 @@ impl Guest {
             memory_kib,
             ending: None,
             reboot: false,
-            agent: super::agent::Turn::default(),
             devices: record.devices,
             waiting: super::plug::Waiting::default(),
+            agent: Arc::new(tokio::sync::Mutex::new(self.agent_patience)),
         });
         (self.state, self.reason) = (State::from_number(record.state), record.reason);
-        let saving = match record.phase {
-            Phase::Saving { was_running } => Some(was_running),
-            Phase::Starting | Phase::Running => None,
-        };
         self.publish();
-        self.attach_later(seen, saving);
+        self.attach_later(seen, record.phase);
         Ok(())
     }
 
     /// Attaches to the monitor of an adopted guest as soon as QEMU answers, then compares what was with what is.
-    fn attach_later(&self, seen: watch::Sender<Option<Monitor>>, saving: Option<bool>) {
+    fn attach_later(&self, seen: watch::Sender<Option<Monitor>>, phase: Phase) {
         let (stack, key, myself, name) =
             (self.environment.stack.clone(), self.key(), self.myself.clone(), self.name.clone());
         let process = self.running.as_ref().map(|running| Arc::clone(&running.process));
@@ -699,9 +719,12 @@ impl Guest {
                         let _ = guest.post("adopt", move |guest: &mut Guest| {
                             Box::pin(async move {
                                 guest.follow(received, seen);
-                                match saving {
-                                    Some(was_running) => guest.resume_saving(was_running).await,
-                                    None => guest.compare().await,
+                                match phase {
+                                    Phase::Saving { was_running, file } => {
+                                        guest.resume_saving(was_running, file.into()).await;
+                                    }
+                                    Phase::Dumping { was_running } => guest.resume_dumping(was_running).await,
+                                    Phase::Starting | Phase::Running => guest.compare().await,
                                 }
                             })
                         });

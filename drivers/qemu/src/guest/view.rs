@@ -23,6 +23,8 @@ pub(crate) mod reason {
     pub(crate) const PAUSED_USER: i32 = 1;
     /// Paused: its state is being stored.
     pub(crate) const PAUSED_SAVE: i32 = 3;
+    /// Paused: its memory is being written to a file.
+    pub(crate) const PAUSED_DUMP: i32 = 4;
     /// Paused: a disk failed.
     pub(crate) const PAUSED_IO_ERROR: i32 = 5;
     /// Paused: the watchdog expired.
@@ -74,6 +76,7 @@ pub(crate) struct View {
     pub(crate) state: State,
     pub(crate) reason: i32,
     pub(crate) autostart: bool,
+    pub(crate) autostart_once: bool,
     /// A state is stored that the next start goes on from.
     pub(crate) saved: bool,
     /// The definition that outlives the run, if there is one.
@@ -91,6 +94,7 @@ impl View {
             state: State::Shutoff,
             reason: reason::SHUTOFF_UNKNOWN,
             autostart: false,
+            autostart_once: false,
             saved: false,
             persistent: None,
             live: None,

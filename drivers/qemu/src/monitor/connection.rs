@@ -428,7 +428,7 @@ impl<T: Transport> Connection<T> {
         self.announce_loss();
         if self.lost > 0 {
             self.lost = self.lost.saturating_add(1);
-        } else if let Err(TrySendError::Full(_)) = self.events.try_send(Notice::Event(event)) {
+        } else if let Err(TrySendError::Full(_)) = self.events.try_send(Notice::Event(Box::new(event))) {
             self.lost = 1;
         }
     }

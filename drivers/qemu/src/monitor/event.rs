@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Notice {
     /// An event.
-    Event(Event),
+    Event(Box<Event>),
     /// That many events were lost here, since the reader lagged. What they told must be asked for.
     Lagged(u64),
 }
