@@ -1,7 +1,7 @@
 //! Pools and volumes, as libvirt's own clients use them.
 #![expect(clippy::unwrap_used, reason = "a test ends where something can't be had")]
 
-use bulkhead::wire::table::{Driver, storage};
+use bulkhead::wire::table::Driver;
 use bulkhead::{Connection, FaultRule};
 use bulkhead_base::points::{FILE_KINDS, FILE_MOMENTS, POINTS};
 use bulkhead_tests::fixture::{Root, driver, kill, libexec, skip, wait_for};
@@ -79,7 +79,7 @@ impl Served {
         self.virsh(&["pool-start", "images"]).await;
     }
 
-    fn pools(&self) -> storage::Client {
+    fn pools(&self) -> bulkhead::Pools {
         self.stack.pools()
     }
 }

@@ -1,34 +1,12 @@
 //! The daemon in session mode: it may die and be replaced while guests run.
 
-use bulkhead::Connection;
 use bulkhead::wire::types::State;
-use bulkhead_tests::fixture::{Root, domain, driver, guest_files, libexec, skip, ticker_xml, wait_for};
+use bulkhead_tests::daemon::{daemon, reach};
+use bulkhead_tests::fixture::{Root, domain, driver, guest_files, skip, ticker_xml, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::Path;
 use std::time::Duration;
-use tokio::process::{Child, Command};
-
-fn daemon(home: &Path) -> Child {
-    let run = home.join("run");
-    std::fs::create_dir_all(&run).expect("the runtime folder can be made");
-    Command::new(libexec().join("bulkheadd"))
-        .arg("--session")
-        .env("HOME", home)
-        .env("XDG_RUNTIME_DIR", run)
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the daemon can be started")
-}
-
-async fn reach(home: &Path) -> Connection {
-    // The same folders as the daemon's, named without touching this process's own environment.
-    let layout = bulkhead::wire::control::Layout::session(home, &home.join("run"));
-    wait_for("the daemon answers", Duration::from_secs(10), || async {
-        Connection::attach_to(&layout).await.map_err(|error| error.to_string())
-    })
-    .await
-}
 
 /// The numbers of the complete lines.
 fn numbers(text: &str) -> Vec<u64> {

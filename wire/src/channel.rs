@@ -8,7 +8,7 @@ use crate::codec;
 use crate::error::{Code, Error, Origin};
 use crate::frame::{Header, Kind, Token};
 use crate::link::{self, Frame, LinkError, LinkReader, LinkWriter};
-use crate::table::{CallContext, CallInfo, Driver, REVISION};
+use crate::table::{CallContext, CallInfo, Driver, Object, REVISION};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
@@ -95,6 +95,29 @@ impl Connection {
         if let Some(broken) = lock(&self.broken).take() {
             let _ = broken.send(reason);
         }
+    }
+}
+
+/// What makes the calls of a table: a [`Caller`], or whatever else reaches who serves them.
+pub trait Calls: Send + Sync {
+    /// Makes a call.
+    ///
+    /// # Errors
+    /// What the server answers; a deadline that passed; a server that is gone.
+    fn call<A: Serialize + Object + Send, R: DeserializeOwned + Send>(
+        &self,
+        info: &'static CallInfo,
+        arguments: A,
+    ) -> impl Future<Output = Result<R, Error>> + Send;
+}
+
+impl Calls for Caller {
+    async fn call<A: Serialize + Object + Send, R: DeserializeOwned + Send>(
+        &self,
+        info: &'static CallInfo,
+        arguments: A,
+    ) -> Result<R, Error> {
+        Self::call(self, info, arguments).await
     }
 }
 

@@ -34,11 +34,23 @@
 //! # }
 //! ```
 //!
+//! `qemu:///system` and `qemu:///session` are reached over libvirt's protocol, so the daemon may be of any version, or
+//! stock libvirt; `?socket=/path` names its socket where it is not at its usual place. A daemon that ends and is replaced
+//! is reached again by itself: calls that may be repeated are, others fail with what is known. What libvirt's protocol does
+//! not have ([`Connection::status`], say) goes over the stack's control socket, where this process may reach it.
+//!
+//! A call that opens a stream gives a descriptor. In libvirt's protocol that is one end of a socket pair: a download, or a
+//! picture, that did not come whole ends with "connection reset", not as a file ends; after an upload, who shuts down writing
+//! and reads to the end finds nothing if all was written, and else why it was not.
+//!
 //! Programs without a runtime of their own use [`blocking`].
 
 pub mod blocking;
+mod caller;
 mod embed;
 mod events;
+mod owner;
+mod remote;
 mod uri;
 
 pub use bulkhead_broker::manifest::Intensity;
@@ -46,25 +58,45 @@ pub use bulkhead_sandbox::landlock_version;
 pub use bulkhead_wire as wire;
 pub use bulkhead_wire::control::FaultRule;
 pub use bulkhead_wire::error::Error;
+pub use caller::Caller;
 pub use uri::{Uri, UriError, Which};
 
 use bulkhead_broker::control::SOCKET;
 use bulkhead_broker::{Handle, manifest, root};
-use bulkhead_wire::channel::Caller;
+use bulkhead_wire::channel;
 use bulkhead_wire::control::{Identity, Layout};
 use bulkhead_wire::error::{Code, Origin};
 use bulkhead_wire::frame::Token;
 use bulkhead_wire::table::{Driver, domain, lock, network, secret, stack, storage};
+use bulkhead_wire::types::network::NetworkEvent;
 use bulkhead_wire::types::secret::SecretEvent;
+use bulkhead_wire::types::storage::PoolEvent;
 use bulkhead_wire::types::{DomainEvent, StackStatus};
+use caller::Way;
+use owner::Owner;
+use remote::{Failure, Place};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
+
+/// The qemu driver's calls.
+pub type Domains = domain::Client<Caller>;
+/// The network driver's calls.
+pub type Networks = network::Client<Caller>;
+/// The storage driver's calls.
+pub type Pools = storage::Client<Caller>;
+/// The secret driver's calls.
+pub type Secrets = secret::Client<Caller>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these hold is whole at all times.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Why a stack can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +115,7 @@ pub enum OpenError {
     /// Nobody serves the stack that was named.
     #[error("No stack answers at {}: {source}", .path.display())]
     NotRunning {
-        /// The control socket.
+        /// The socket.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -167,13 +199,12 @@ impl Builder {
                 let client = hold.handle.client_up(identity(self.read_only)).await?;
                 Ok(Connection::new(
                     Backend::Embedded { client, hold },
-                    uri.driver,
+                    Some(uri.driver),
                     self.read_only,
                     Arc::default(),
                 ))
             }
-            Which::System => Connection::attach_at(&Layout::system(), uri.driver, self.read_only).await,
-            Which::Session => Connection::attach_at(&session_layout()?, uri.driver, self.read_only).await,
+            Which::System | Which::Session => Connection::reach(&uri, self.read_only).await,
         }
     }
 }
@@ -218,6 +249,8 @@ enum Backend {
     },
     /// It lives elsewhere and is reached over its control socket.
     Attached { control: stack::Client, _link: Task },
+    /// A daemon, reached over libvirt's protocol.
+    Remote { caller: remote::Caller, task: Mutex<Task> },
 }
 
 /// Where channels come from. Keeps no stack open.
@@ -244,10 +277,12 @@ pub struct Connection(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     // Dropped before the backend: nobody asks for channels of a stack that is left.
-    callers: Mutex<HashMap<Driver, (Caller, Task)>>,
+    callers: Mutex<HashMap<Driver, (channel::Caller, Task)>>,
     backend: Backend,
     read_only: bool,
     events: Arc<events::Listeners<DomainEvent>>,
+    network_events: Arc<events::Listeners<NetworkEvent>>,
+    pool_events: Arc<events::Listeners<PoolEvent>>,
     secret_events: Arc<events::Listeners<SecretEvent>>,
     /// Becomes true, or goes away, when nothing more will come.
     closed: Arc<watch::Sender<bool>>,
@@ -282,7 +317,7 @@ impl Connection {
     /// # Errors
     /// Nobody has it open, or it is of another revision.
     pub async fn attach(root: &Path) -> Result<Self, OpenError> {
-        Self::attach_at(&Layout::embed(root), Driver::Qemu, false).await
+        Self::attach_to(&Layout::embed(root)).await
     }
 
     /// Reaches the stack with these folders.
@@ -290,16 +325,55 @@ impl Connection {
     /// # Errors
     /// Nobody serves it, or it is of another revision.
     pub async fn attach_to(layout: &Layout) -> Result<Self, OpenError> {
-        Self::attach_at(layout, Driver::Qemu, false).await
+        Ok(Self::attach_at(layout, Some(Driver::Qemu), false).await?.0)
     }
 
-    async fn attach_at(layout: &Layout, driver: Driver, read_only: bool) -> Result<Self, OpenError> {
+    /// Reaches a daemon over libvirt's protocol.
+    async fn reach(uri: &Uri, read_only: bool) -> Result<Self, OpenError> {
+        let place = Place::find(uri, read_only)?;
+        let usual = match uri.stack {
+            Which::System => Some(Layout::system()),
+            _ => session_layout().ok(),
+        };
+        let run = usual.as_ref().map(|layout| layout.run.clone());
+        let run = remote::run_folder(&place.path, run, uri.socket.is_some());
+        let path = place.path.clone();
+        match remote::Caller::open(place, Owner::new(run, read_only)).await {
+            Ok((caller, door)) => {
+                let task = tokio::spawn(remote::keep_up(caller.clone(), Some(door)));
+                let task = Mutex::new(Task(task.abort_handle()));
+                Ok(Self::new(Backend::Remote { caller, task }, None, read_only, Arc::default()))
+            }
+            Err(Failure::Unreached(source)) => {
+                let not_running = OpenError::NotRunning { path, source };
+                // A stack that serves none of libvirt's clients is there for its owner all the same.
+                let Some(layout) = usual.filter(|_| uri.socket.is_none()) else { return Err(not_running) };
+                match Self::attach_at(&layout, Some(uri.driver), read_only).await {
+                    Ok((connection, _)) => Ok(connection),
+                    Err(OpenError::NotRunning { .. }) => Err(not_running),
+                    Err(error) => Err(error),
+                }
+            }
+            Err(Failure::Lost(reason)) => {
+                Err(OpenError::NotRunning { path, source: io::Error::other(reason) })
+            }
+            Err(Failure::Refused(error)) => Err(error.into()),
+        }
+    }
+
+    /// Also tells the process that made the socket.
+    async fn attach_at(
+        layout: &Layout,
+        driver: Option<Driver>,
+        read_only: bool,
+    ) -> Result<(Self, Option<i32>), OpenError> {
         let path = layout.run.join(SOCKET);
         let not_running = |source| OpenError::NotRunning { path: path.clone(), source };
         let (short, _handle) = root::short_socket_path(&layout.run, SOCKET).map_err(not_running)?;
         let stream = tokio::net::UnixStream::connect(short).await.map_err(not_running)?;
+        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let socket = OwnedFd::from(stream.into_std().map_err(not_running)?);
-        let caller = Caller::new(Driver::Broker);
+        let caller = channel::Caller::new(Driver::Broker);
         let closed = Arc::new(watch::Sender::new(false));
         let (task_caller, task_closed) = (caller.clone(), Arc::clone(&closed));
         let link = tokio::spawn(async move {
@@ -307,70 +381,98 @@ impl Connection {
             task_caller.hold(error.to_string());
             task_closed.send_replace(true);
         });
-        let backend = Backend::Attached { control: stack::Client(caller), _link: Task(link.abort_handle()) };
+        let control = stack::Client(caller);
+        let backend = Backend::Attached { control: control.clone(), _link: Task(link.abort_handle()) };
         let connection = Self::new(backend, driver, read_only, closed);
         // Speaks of the revision, if that is what is wrong.
-        connection.status().await?;
-        Ok(connection)
+        control.stack_status().await?;
+        Ok((connection, pid))
     }
 
-    fn new(backend: Backend, driver: Driver, read_only: bool, closed: Arc<watch::Sender<bool>>) -> Self {
+    fn new(
+        backend: Backend,
+        driver: Option<Driver>,
+        read_only: bool,
+        closed: Arc<watch::Sender<bool>>,
+    ) -> Self {
         let inner = Inner {
             callers: Mutex::default(),
             backend,
             read_only,
             events: Arc::default(),
+            network_events: Arc::default(),
+            pool_events: Arc::default(),
             secret_events: Arc::default(),
             closed,
             runtime: tokio::runtime::Handle::current(),
         };
         let connection = Self(Arc::new(inner));
-        let _first = connection.caller(driver);
+        if let Some(driver) = driver {
+            let _first = connection.caller(driver);
+        }
         connection
     }
 
-    fn source(&self) -> Source {
-        match &self.0.backend {
-            Backend::Embedded { client, hold } => Source::Embedded(hold.handle.clone(), client.token()),
-            Backend::Attached { control, .. } => Source::Attached(control.clone()),
-        }
+    fn runtime(&self) -> tokio::runtime::Handle {
+        tokio::runtime::Handle::try_current().unwrap_or_else(|_| self.0.runtime.clone())
     }
 
-    /// The channel to a driver, kept up over the driver's deaths for as long as the connection lives, by the runtime that
-    /// this was first called in. When that runtime has gone, the next call of this moves the channel to the current one.
+    fn is_closed(&self) -> bool {
+        *self.0.closed.borrow()
+    }
+
+    /// What makes the calls of a driver: its channel, or the connection to the daemon. Either is kept up over deaths for as long
+    /// as this connection lives, by the runtime that this was first called in. When that runtime has gone, the next call of
+    /// this moves it to the current one.
     #[must_use]
     pub fn caller(&self, driver: Driver) -> Caller {
-        let start = |caller: Caller| {
-            let work = keep_up(self.source(), driver, caller, self.0.read_only, Arc::clone(&self.0.closed));
-            let runtime = tokio::runtime::Handle::try_current().unwrap_or_else(|_| self.0.runtime.clone());
-            Task(runtime.spawn(work).abort_handle())
+        let source = match &self.0.backend {
+            Backend::Remote { caller, task } => {
+                let mut task = lock(task);
+                if task.0.is_finished() {
+                    *task = Task(self.runtime().spawn(remote::keep_up(caller.clone(), None)).abort_handle());
+                }
+                return Caller(Way::Remote(caller.clone()));
+            }
+            Backend::Embedded { client, hold } => Source::Embedded(hold.handle.clone(), client.token()),
+            Backend::Attached { control, .. } => Source::Attached(control.clone()),
         };
-        let mut callers = self.0.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        let (caller, task) = callers.entry(driver).or_insert_with(|| {
-            let caller = Caller::new(driver);
-            (caller.clone(), start(caller))
-        });
-        if task.0.is_finished() {
-            *task = start(caller.clone());
-        }
-        caller.clone()
+        let start = |caller: channel::Caller| {
+            let work = keep_up(source, driver, caller, self.0.read_only, Arc::clone(&self.0.closed));
+            Task(self.runtime().spawn(work).abort_handle())
+        };
+        let mut callers = lock(&self.0.callers);
+        let caller = match callers.get_mut(&driver) {
+            Some((caller, task)) => {
+                if task.0.is_finished() {
+                    *task = start(caller.clone());
+                }
+                caller.clone()
+            }
+            None => {
+                let caller = channel::Caller::new(driver);
+                callers.insert(driver, (caller.clone(), start(caller.clone())));
+                caller
+            }
+        };
+        Caller(Way::Channel(caller))
     }
 
     /// The qemu driver's calls.
     #[must_use]
-    pub fn domains(&self) -> domain::Client {
+    pub fn domains(&self) -> Domains {
         domain::Client(self.caller(Driver::Qemu))
     }
 
     /// The storage driver's calls.
     #[must_use]
-    pub fn pools(&self) -> storage::Client {
+    pub fn pools(&self) -> Pools {
         storage::Client(self.caller(Driver::Storage))
     }
 
     /// The network driver's calls.
     #[must_use]
-    pub fn networks(&self) -> network::Client {
+    pub fn networks(&self) -> Networks {
         network::Client(self.caller(Driver::Network))
     }
 
@@ -380,14 +482,36 @@ impl Connection {
     /// # Errors
     /// A driver that can't be had.
     pub async fn domain_events(&self) -> Result<mpsc::Receiver<DomainEvent>, Error> {
-        let runtime = tokio::runtime::Handle::try_current().unwrap_or_else(|_| self.0.runtime.clone());
-        let closed = self.0.closed.subscribe();
-        self.0.events.listen(self.caller(Driver::Qemu), closed, &runtime).await
+        self.listen(&self.0.events, Driver::Qemu).await
+    }
+
+    /// Events of networks, as [`Connection::domain_events`] has those of domains.
+    ///
+    /// # Errors
+    /// A driver that can't be had.
+    pub async fn network_events(&self) -> Result<mpsc::Receiver<NetworkEvent>, Error> {
+        self.listen(&self.0.network_events, Driver::Network).await
+    }
+
+    /// Events of pools, as [`Connection::domain_events`] has those of domains.
+    ///
+    /// # Errors
+    /// A driver that can't be had.
+    pub async fn pool_events(&self) -> Result<mpsc::Receiver<PoolEvent>, Error> {
+        self.listen(&self.0.pool_events, Driver::Storage).await
+    }
+
+    async fn listen<E: events::Event>(
+        &self,
+        listeners: &Arc<events::Listeners<E>>,
+        driver: Driver,
+    ) -> Result<mpsc::Receiver<E>, Error> {
+        listeners.listen(self.caller(driver), self.0.closed.subscribe(), &self.runtime()).await
     }
 
     /// The secret driver's calls. An embedded stack starts that driver when it is first needed.
     #[must_use]
-    pub fn secrets(&self) -> secret::Client {
+    pub fn secrets(&self) -> Secrets {
         secret::Client(self.caller(Driver::Secret))
     }
 
@@ -402,9 +526,26 @@ impl Connection {
     /// # Errors
     /// A driver that can't be had.
     pub async fn secret_events(&self) -> Result<mpsc::Receiver<SecretEvent>, Error> {
-        let runtime = tokio::runtime::Handle::try_current().unwrap_or_else(|_| self.0.runtime.clone());
-        let closed = self.0.closed.subscribe();
-        self.0.secret_events.listen(self.caller(Driver::Secret), closed, &runtime).await
+        self.listen(&self.0.secret_events, Driver::Secret).await
+    }
+
+    /// The broker's calls; `what` is wanted of it.
+    async fn control(&self, what: &str) -> Result<stack::Client, Error> {
+        match &self.0.backend {
+            Backend::Remote { caller, .. } => caller.owner().control(what, caller.pid()).await,
+            _ => self.own_control(what),
+        }
+    }
+
+    fn own_control(&self, what: &str) -> Result<stack::Client, Error> {
+        match &self.0.backend {
+            Backend::Attached { control, .. } => Ok(control.clone()),
+            _ => Err(Error::new(
+                Code::NO_SUPPORT,
+                Origin::RPC,
+                format!("{what}: this stack has no control socket"),
+            )),
+        }
     }
 
     /// The whole stack's state.
@@ -414,7 +555,7 @@ impl Connection {
     pub async fn status(&self) -> Result<StackStatus, Error> {
         match &self.0.backend {
             Backend::Embedded { hold, .. } => hold.handle.status().await,
-            Backend::Attached { control, .. } => control.stack_status().await,
+            _ => self.control("stack_status").await?.stack_status().await,
         }
     }
 
@@ -425,7 +566,7 @@ impl Connection {
     pub async fn hold(&self, driver: Driver) -> Result<(), Error> {
         match &self.0.backend {
             Backend::Embedded { hold, .. } => hold.handle.hold(driver).await,
-            Backend::Attached { control, .. } => control.driver_hold(driver).await,
+            _ => self.control("driver_hold").await?.driver_hold(driver).await,
         }
     }
 
@@ -436,7 +577,7 @@ impl Connection {
     pub async fn release(&self, driver: Driver) -> Result<(), Error> {
         match &self.0.backend {
             Backend::Embedded { hold, .. } => hold.handle.release(driver).await,
-            Backend::Attached { control, .. } => control.driver_release(driver).await,
+            _ => self.control("driver_release").await?.driver_release(driver).await,
         }
     }
 
@@ -452,7 +593,7 @@ impl Connection {
                 hold.ended.clone().wait().await;
                 Ok(())
             }
-            Backend::Attached { control, .. } => control.stack_stop().await,
+            _ => self.control("stack_stop").await?.stack_stop().await,
         }
     }
 
@@ -462,6 +603,7 @@ impl Connection {
             Backend::Embedded { hold, .. } => hold.ended.clone().wait().await,
             // That its connection is gone is all that can be seen of it from here.
             Backend::Attached { .. } => drop(self.0.closed.subscribe().wait_for(|closed| *closed).await),
+            Backend::Remote { caller, .. } => caller.ended().await,
         }
     }
 
@@ -470,7 +612,7 @@ impl Connection {
     pub async fn close(self) {
         let ending = match &self.0.backend {
             Backend::Embedded { hold, .. } => Some((Arc::downgrade(hold), hold.ended.clone())),
-            Backend::Attached { .. } => None,
+            Backend::Attached { .. } | Backend::Remote { .. } => None,
         };
         drop(self);
         if let Some((hold, ended)) = ending
@@ -488,7 +630,7 @@ const NONSENSE_PAUSE: Duration = Duration::from_millis(500);
 async fn keep_up(
     source: Source,
     driver: Driver,
-    caller: Caller,
+    caller: channel::Caller,
     read_only: bool,
     closed: Arc<watch::Sender<bool>>,
 ) {

@@ -1,4 +1,5 @@
-//! The URIs that name a stack: `qemu:///system`, `qemu:///session`, `qemu:///embed?root=/path`.
+//! The URIs that name a stack: `qemu:///system`, `qemu:///session`, `qemu:///embed?root=/path`; the first two also with
+//! `?socket=/path`, as libvirt has it.
 
 use bulkhead_wire::table::Driver;
 use std::path::PathBuf;
@@ -10,6 +11,8 @@ pub struct Uri {
     pub driver: Driver,
     /// The stack.
     pub stack: Which,
+    /// Where the daemon of libvirt's protocol is, if that is said.
+    pub socket: Option<PathBuf>,
 }
 
 /// Which stack.
@@ -43,6 +46,7 @@ impl Uri {
         let (scheme, rest) = text
             .split_once(':')
             .ok_or_else(|| wrong("it has no scheme; try 'qemu:///embed?root=/path'".to_owned()))?;
+        let (scheme, unix) = scheme.strip_suffix("+unix").map_or((scheme, false), |scheme| (scheme, true));
         if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_lowercase()) {
             return Err(wrong(format!("the scheme '{scheme}' must consist of the letters a to z")));
         }
@@ -61,37 +65,42 @@ impl Uri {
         }
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         match path {
-            "/system" | "/session" if !query.is_empty() => {
-                Err(wrong(format!("'{query}' means nothing for this path")))
+            "/system" | "/session" => {
+                let stack = if path == "/system" { Which::System } else { Which::Session };
+                Ok(Self { driver, stack, socket: absolute("socket", query).map_err(wrong)? })
             }
-            "/system" => Ok(Self { driver, stack: Which::System }),
-            "/session" => Ok(Self { driver, stack: Which::Session }),
-            "/embed" => Ok(Self { driver, stack: Which::Embed(root(query).map_err(wrong)?) }),
+            "/embed" if unix => Err(wrong("an embedded stack is reached over no transport".to_owned())),
+            "/embed" => {
+                let root = absolute("root", query).map_err(wrong)?;
+                let root = root.ok_or_else(|| {
+                    wrong("'root' is missing: name the folder, as in '?root=/path'".to_owned())
+                })?;
+                Ok(Self { driver, stack: Which::Embed(root), socket: None })
+            }
             other => Err(wrong(format!("the path '{other}' must be /system, /session or /embed"))),
         }
     }
 }
 
-fn root(query: &str) -> Result<PathBuf, String> {
-    let mut root = None;
+/// The one parameter that a URI may have: a path.
+fn absolute(wanted: &str, query: &str) -> Result<Option<PathBuf>, String> {
+    let mut found = None;
     for (name, value) in query
         .split('&')
         .filter(|part| !part.is_empty())
         .map(|part| part.split_once('=').unwrap_or((part, "")))
     {
         match name {
-            "root" if root.is_none() => root = Some(decode(value)?),
-            "root" => return Err("'root' is given twice".to_owned()),
-            other => return Err(format!("the parameter '{other}' is unknown")),
+            name if name != wanted => return Err(format!("the parameter '{name}' is unknown")),
+            _ if found.is_none() => found = Some(decode(value)?),
+            _ => return Err(format!("'{wanted}' is given twice")),
         }
     }
-    let root = root
-        .filter(|root| !root.is_empty())
-        .ok_or("'root' is missing: name the folder, as in '?root=/path'")?;
-    if !root.starts_with('/') {
-        return Err(format!("the root '{root}' must be an absolute path"));
+    let Some(path) = found.filter(|path| !path.is_empty()) else { return Ok(None) };
+    if !path.starts_with('/') {
+        return Err(format!("the {wanted} '{path}' must be an absolute path"));
     }
-    Ok(PathBuf::from(root))
+    Ok(Some(PathBuf::from(path)))
 }
 
 /// Resolves `%20` and the like. A lone percent sign stands for itself, as people type paths.
@@ -112,7 +121,7 @@ fn decode(text: &str) -> Result<String, String> {
             }
         }
     }
-    String::from_utf8(out).map_err(|_| "the root is not UTF-8".to_owned())
+    String::from_utf8(out).map_err(|_| "the path is not UTF-8".to_owned())
 }
 
 #[cfg(test)]
@@ -126,6 +135,9 @@ mod tests {
         assert_eq!(stack("qemu:///session"), Which::Session);
         assert_eq!(stack("qemu:///embed?root=/a%20b/100%"), Which::Embed("/a b/100%".into()));
         assert_eq!(Uri::parse("network:///embed?root=/r").unwrap().driver, Driver::Network);
+        assert_eq!(Uri::parse("qemu:///system").unwrap().socket, None);
+        let named = Uri::parse("qemu+unix:///session?socket=/run/a%20b").unwrap();
+        assert_eq!((named.stack, named.socket), (Which::Session, Some("/run/a b".into())));
     }
 
     #[test]
@@ -142,6 +154,10 @@ mod tests {
             ("qemu:///embed?root=r", "absolute"),
             ("qemu:///embed?root=/r&root=/s", "twice"),
             ("qemu:///embed?root=/r&x=1", "'x' is unknown"),
+            ("qemu+unix:///embed?root=/r", "no transport"),
+            ("qemu+tls:///system", "letters a to z"),
+            ("qemu:///system?root=/r", "'root' is unknown"),
+            ("qemu:///session?socket=s", "absolute"),
             ("qemu:///elsewhere", "must be /system"),
         ] {
             let error = Uri::parse(text).unwrap_err().to_string();

@@ -92,7 +92,8 @@ async fn write(terminal: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> Result<()> {
         match nix::unistd::write(terminal.get_ref(), bytes) {
             Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
             Err(nix::errno::Errno::EAGAIN) => ready.clear_ready(),
-            Err(nix::errno::Errno::EIO) => return Ok(()),
+            // A terminal, or a socket, whose other side has gone.
+            Err(nix::errno::Errno::EIO | nix::errno::Errno::EPIPE) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
     }

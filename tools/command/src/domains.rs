@@ -5,7 +5,7 @@ use crate::output::Output;
 use crate::{console, job};
 use anyhow::{Context, Result, bail};
 use bulkhead::Connection;
-use bulkhead::wire::table::domain::Client;
+use bulkhead::Domains;
 use bulkhead::wire::types::{DomainEvent, DomainRef, State, Uuid};
 use serde_json::json;
 use std::io::Read;
@@ -15,7 +15,7 @@ use std::path::Path;
 const BY_AGENT: u32 = 2;
 
 /// A domain by name, or by uuid.
-pub(crate) async fn find(domains: &Client, text: &str) -> Result<DomainRef> {
+pub(crate) async fn find(domains: &Domains, text: &str) -> Result<DomainRef> {
     let by_name = domains.domain_lookup_by_name(text.to_owned()).await;
     match (by_name, Uuid::parse(text)) {
         (Ok(domain), _) => Ok(domain),
@@ -149,7 +149,7 @@ fn report(output: &Output, domain: &DomainRef, done: &str) -> Result<()> {
     }
 }
 
-async fn list(domains: &Client, all: bool, output: &Output) -> Result<()> {
+async fn list(domains: &Domains, all: bool, output: &Output) -> Result<()> {
     // VIR_CONNECT_LIST_DOMAINS_ACTIVE.
     let flags = u32::from(!all);
     let mut rows = Vec::new();

@@ -1,8 +1,8 @@
 //! Work that lasts: how far it has come stands on the terminal, and Ctrl-C ends it where it can.
 
 use anyhow::Result;
+use bulkhead::Domains;
 use bulkhead::Error;
-use bulkhead::wire::table::domain::Client;
 use bulkhead::wire::types::DomainRef;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -12,7 +12,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Waits for a call of class job on this domain, and shows how far it has come if a person watches.
 pub(crate) async fn watch<T>(
-    domains: &Client,
+    domains: &Domains,
     domain: &DomainRef,
     doing: &str,
     call: impl Future<Output = Result<T, Error>>,

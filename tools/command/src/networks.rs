@@ -3,10 +3,10 @@
 use crate::domains::read_xml;
 use crate::output::Output;
 use anyhow::{Context, Result};
-use bulkhead::Connection;
-use bulkhead::wire::table::network::Client;
+use bulkhead::wire::error::Code;
 use bulkhead::wire::types::Uuid;
-use bulkhead::wire::types::network::NetworkRef;
+use bulkhead::wire::types::network::{NetworkOverview, NetworkRef};
+use bulkhead::{Connection, Networks};
 use bulkhead_xml::Limits;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -59,7 +59,7 @@ pub(crate) struct NamedNetwork {
 }
 
 /// A network by name, or by uuid.
-async fn find(networks: &Client, named: &NamedNetwork) -> Result<NetworkRef> {
+async fn find(networks: &Networks, named: &NamedNetwork) -> Result<NetworkRef> {
     let by_name = networks.network_lookup_by_name(named.network.clone()).await;
     match (by_name, Uuid::parse(&named.network)) {
         (Ok(network), _) => Ok(network),
@@ -107,8 +107,23 @@ pub(crate) async fn act(stack: &Connection, action: NetworkAction, output: &Outp
     }
 }
 
-async fn list(networks: &Client, output: &Output) -> Result<()> {
-    let all = networks.networks_overview().await?;
+/// The networks at a glance, by calls that libvirt has too.
+async fn overview(networks: &Networks) -> Result<Vec<NetworkOverview>> {
+    let mut all = Vec::new();
+    for network in networks.connect_list_all_networks(1, 0).await?.networks {
+        // It may have gone since.
+        let Ok(active) = networks.network_is_active(network.clone()).await else { continue };
+        let persistent = networks.network_is_persistent(network.clone()).await.is_ok_and(|is| is != 0);
+        all.push(NetworkOverview { network, active: active != 0, persistent, degraded: None });
+    }
+    Ok(all)
+}
+
+async fn list(networks: &Networks, output: &Output) -> Result<()> {
+    let all = match networks.networks_overview().await {
+        Err(error) if error.code == Code::NO_SUPPORT => overview(networks).await?,
+        all => all?,
+    };
     if output.json {
         return output.value(&all);
     }
@@ -131,7 +146,7 @@ async fn list(networks: &Client, output: &Output) -> Result<()> {
     output.table(&["Name", "Bridge", "Persistent", "State"], &rows)
 }
 
-async fn leases(networks: &Client, network: NetworkRef, output: &Output) -> Result<()> {
+async fn leases(networks: &Networks, network: NetworkRef, output: &Output) -> Result<()> {
     let leases = networks.network_get_dhcp_leases(network, None, 1, 0).await?.leases;
     if output.json {
         return output.value(&leases);
@@ -156,7 +171,7 @@ async fn leases(networks: &Client, network: NetworkRef, output: &Output) -> Resu
     output.table(&["Address", "MAC", "Name", "Left"], &rows)
 }
 
-async fn ports(networks: &Client, network: NetworkRef, output: &Output) -> Result<()> {
+async fn ports(networks: &Networks, network: NetworkRef, output: &Output) -> Result<()> {
     let (mut rows, mut values) = (Vec::new(), Vec::new());
     for port in networks.network_list_all_ports(network, 1, 0).await?.ports {
         let uuid = port.uuid.to_string();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "bulkhead", version, arg_required_else_help = true)]
 pub(crate) struct Options {
-    /// Which stack: qemu:///system, qemu:///session or qemu:///embed?root=DIR
+    /// Which stack: qemu:///system or qemu:///session, also of libvirt's own daemon, or qemu:///embed?root=DIR
     #[arg(short, long, global = true, env = "BULKHEAD_URI", value_name = "URI")]
     pub(crate) connect: Option<String>,
     /// The root of a private stack; the same as -c qemu:///embed?root=DIR

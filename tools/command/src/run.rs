@@ -4,8 +4,8 @@ use crate::options::Options;
 use crate::output::{self, Output};
 use crate::{console, domains, open_own, uri};
 use anyhow::{Context, Result};
-use bulkhead::Connection;
 use bulkhead::wire::types::{DomainEvent, DomainRef};
+use bulkhead::{Connection, Which};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -34,7 +34,9 @@ pub(crate) async fn run(
     };
     let stack = open_own(options, &uri).await?;
     let done = guest(&stack, xml, with_console, output).await;
-    let stopped = stack.stop().await;
+    // A daemon's stack is others' too.
+    let own = matches!(bulkhead::Uri::parse(&uri)?.stack, Which::Embed(_));
+    let stopped = if own { stack.stop().await } else { Ok(()) };
     drop(stack);
     if let Some(folder) = temporary {
         std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;

@@ -4,7 +4,8 @@ use crate::domains::read_xml;
 use crate::output::Output;
 use anyhow::{Context, Result};
 use bulkhead::Connection;
-use bulkhead::wire::table::secret::{Client, VALUE_MAX_BYTES};
+use bulkhead::Secrets;
+use bulkhead::wire::table::secret::VALUE_MAX_BYTES;
 use bulkhead::wire::types::Uuid;
 use bulkhead::wire::types::secret::{SecretRef, SecretValue};
 use clap::{Args, Subcommand};
@@ -74,7 +75,7 @@ fn usage(secret: &SecretRef) -> &'static str {
 }
 
 /// A secret by uuid, or by the one thing of any kind that it is for.
-async fn find(secrets: &Client, named: &NamedSecret) -> Result<SecretRef> {
+async fn find(secrets: &Secrets, named: &NamedSecret) -> Result<SecretRef> {
     if let Some(uuid) = Uuid::parse(&named.secret) {
         return Ok(secrets.secret_lookup_by_uuid(uuid).await?);
     }

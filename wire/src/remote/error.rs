@@ -1,6 +1,6 @@
 //! An error as libvirt's clients read it.
 
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, Origin};
 use crate::types::DomainRef;
 use serde::{Deserialize, Serialize};
 
@@ -49,5 +49,34 @@ impl From<&Error> for NetworkError {
             int2: -1,
             network: None,
         }
+    }
+}
+
+impl From<NetworkError> for Error {
+    fn from(error: NetworkError) -> Self {
+        let (code, origin) = (Code(error.code), Origin(error.domain));
+        let message = error.message.unwrap_or_else(|| format!("error {} without a text", error.code));
+        // As libvirt's own clients have it: what a daemon has never heard of is what it does not support.
+        let unknown = code == Code::RPC && origin == Origin::RPC && message.starts_with("unknown procedure");
+        let int1 = if code == Code::SYSTEM_ERROR { error.int1 } else { 0 };
+        Self { code: if unknown { Code::NO_SUPPORT } else { code }, origin, message, int1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_comes_back_as_it_was() {
+        let gone = std::io::Error::from_raw_os_error(2);
+        for error in [
+            Error::new(Code::NO_DOMAIN, Origin::QEMU, "Domain not found: no domain with matching name 'x'"),
+            Error::system(Origin::STORAGE, "cannot open /x", &gone),
+        ] {
+            assert_eq!(Error::from(NetworkError::from(&error)), error);
+        }
+        let unknown = Error::new(Code::RPC, Origin::RPC, "unknown procedure: 4711");
+        assert_eq!(Error::from(NetworkError::from(&unknown)).code, Code::NO_SUPPORT);
     }
 }

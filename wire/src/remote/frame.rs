@@ -83,6 +83,12 @@ pub enum FrameError {
 }
 
 impl Header {
+    /// A call.
+    #[must_use]
+    pub const fn call(program: u32, procedure: i32, serial: u32, kind: Kind) -> Self {
+        Self { program, version: 1, procedure, kind: Some(kind), serial, status: Status::Ok as i32 }
+    }
+
     /// The answer to this frame: everything but kind and status is echoed.
     #[must_use]
     pub fn answer(self, kind: Kind, status: Status) -> Self {

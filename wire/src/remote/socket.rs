@@ -66,7 +66,7 @@ impl Reader {
         let frame = self.0.buffered(length).await?;
         let mut begin = FRAME_MIN_BYTES;
         let mut count = 0;
-        if header.kind == Some(Kind::CallWithFiles) {
+        if matches!(header.kind, Some(Kind::CallWithFiles | Kind::ReplyWithFiles)) {
             let word = frame.get(begin..begin + 4).and_then(|word| word.try_into().ok());
             count = u32::from_be_bytes(word.ok_or_else(|| violation("no count of descriptors".to_owned()))?)
                 as usize;

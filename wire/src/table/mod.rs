@@ -16,9 +16,14 @@ pub mod domain;
 pub mod lock;
 pub mod log;
 pub mod network;
+mod object;
 pub mod secret;
 pub mod stack;
 pub mod storage;
+
+pub use object::Object;
+#[doc(hidden)]
+pub use object::{Named, Unnamed};
 
 use crate::frame::Token;
 use std::time::Duration;
@@ -295,6 +300,15 @@ macro_rules! calls {
                     )*
                 }
 
+                impl crate::table::Object for Arguments {
+                    #[allow(clippy::needless_borrow, reason = "which of the two is meant depends on it")]
+                    fn object(&self) -> Option<String> {
+                        #[allow(unused_imports, reason = "a call may have arguments of one kind alone")]
+                        use crate::table::{Named, Unnamed};
+                        None$(.or_else(|| (&self.$argument).named()))*
+                    }
+                }
+
                 /// Its reply.
                 pub type Reply = $reply;
             }
@@ -354,10 +368,10 @@ macro_rules! calls {
         /// Makes the calls of this table.
         #[cfg(feature = "link")]
         #[derive(Debug, Clone)]
-        pub struct Client(pub crate::channel::Caller);
+        pub struct Client<C = crate::channel::Caller>(pub C);
 
         #[cfg(feature = "link")]
-        impl Client {
+        impl<C: crate::channel::Calls> Client<C> {
             $(
                 $(#[doc = $doc])+
                 ///
