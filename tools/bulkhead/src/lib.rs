@@ -92,6 +92,8 @@ pub type Networks = network::Client<Caller>;
 pub type Pools = storage::Client<Caller>;
 /// The secret driver's calls.
 pub type Secrets = secret::Client<Caller>;
+/// The lock driver's calls over a connection.
+pub type Locks = lock::Client<Caller>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these hold is whole at all times.
@@ -517,7 +519,7 @@ impl Connection {
 
     /// The lock driver's calls: who has which disk. That driver is started when it is first needed.
     #[must_use]
-    pub fn locks(&self) -> lock::Client {
+    pub fn locks(&self) -> Locks {
         lock::Client(self.caller(Driver::Lock))
     }
 
