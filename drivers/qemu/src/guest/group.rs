@@ -75,7 +75,9 @@ fn parse_max(text: &str) -> (i64, u64) {
 
 /// Reads a number of bytes, of which some are as many as none.
 fn parse_limit(text: &str) -> u64 {
-    text.trim().parse::<u64>().map_or(UNLIMITED_KIB, |bytes| (bytes / 1024).min(UNLIMITED_KIB))
+    // Version 1 says the largest number of whole pages, the largest of which have 64 KiB.
+    let limited = text.trim().parse::<u64>().ok().map(|bytes| bytes / 1024);
+    limited.filter(|kib| *kib < UNLIMITED_KIB - 64).unwrap_or(UNLIMITED_KIB)
 }
 
 /// The numbers of a disk of the host, from the kernel's list.
