@@ -202,7 +202,7 @@ fn read_bounded(file: &Path, most_bytes: usize) -> std::io::Result<Vec<u8>> {
 fn base64(text: &[u8]) -> Option<Vec<u8>> {
     let mut text: Vec<u8> = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
-    if text.len() % 4 != 0 || padding > 2 {
+    if !text.len().is_multiple_of(4) || padding > 2 {
         return None;
     }
     text.truncate(text.len() - padding);
