@@ -5,7 +5,7 @@ use bulkhead_broker::root::short_socket_path;
 use bulkhead_wire::channel::Bytes;
 use bulkhead_wire::error::{Code, Error, Origin};
 use bulkhead_wire::remote::{
-    Header, Incoming, Kind, NetworkError, Reader, Status, Writer, frame, program, split,
+    FRAME_MIN_BYTES, Header, Incoming, Kind, NetworkError, Reader, Status, Writer, frame, program, split,
 };
 use bulkhead_wire::xdr;
 use serde::Serialize;
@@ -29,8 +29,8 @@ const KEEPALIVE: i32 = 10;
 /// Ways to authenticate.
 const NONE: i32 = 0;
 const POLKIT: i32 = 2;
-/// Frames of a stream that may come before the answer to the call that opens it.
-const EARLY: usize = 64;
+/// Bytes of a stream that may come before the answer to the call that opens it.
+const EARLY_BYTES: usize = 32 << 20;
 /// Procedures of the keepalive program.
 pub(super) const PING: i32 = 1;
 pub(super) const PONG: i32 = 2;
@@ -180,7 +180,7 @@ impl Door {
         self.serial = serial.wrapping_add(1);
         let bytes = request.frame(serial, files.len()).map_err(Failure::Refused)?;
         self.writer.write(&bytes, files).await.map_err(lost)?;
-        let mut early = Vec::new();
+        let (mut early, mut bytes_early) = (Vec::new(), 0);
         loop {
             let frame = self.reader.read().await.map_err(lost)?;
             let ours = frame.header.serial == serial && frame.header.procedure == request.procedure;
@@ -193,11 +193,13 @@ impl Door {
                         Err(Failure::Refused(error_of(&frame)))
                     };
                 }
-                Some(Kind::Stream | Kind::StreamHole) if ours && early.len() < EARLY => early.push(frame),
                 Some(Kind::Stream | Kind::StreamHole) if ours => {
-                    return Err(Failure::Lost(
-                        "a stream came, and no answer to the call that opens it".to_owned(),
-                    ));
+                    bytes_early += FRAME_MIN_BYTES + frame.payload.len();
+                    if bytes_early > EARLY_BYTES {
+                        let reason = "a stream came, and no answer to the call that opens it";
+                        return Err(Failure::Lost(reason.to_owned()));
+                    }
+                    early.push(frame);
                 }
                 _ => {}
             }
