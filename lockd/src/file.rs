@@ -28,6 +28,10 @@ pub(crate) enum Locked {
     Others(Option<i32>),
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the system's constants are small and its field is a short"
+)]
 fn lock_of(shared: bool) -> libc::flock {
     libc::flock {
         l_type: if shared { F_RDLCK as c_short } else { F_WRLCK as c_short },

@@ -67,7 +67,8 @@ async fn a_killed_application_leaves_its_guest_and_the_next_one_adopts_it() {
     let Some(xml) = ticker(&root) else { return };
     let mut app = App::start(root.path(), "plain", Some(&xml), |_| {}).unwrap();
     let (drivers, guest) = (drivers(root.path()), guest_of(&root));
-    assert_eq!(drivers.len(), 3);
+    // Log, network and qemu, and the lock driver, which began with the guest.
+    assert_eq!(drivers.len(), 4);
     app.kill();
     wait_gone(&drivers, SECOND);
     assert!(runs(guest));

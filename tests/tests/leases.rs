@@ -59,7 +59,8 @@ fn assert_busy(error: &bulkhead::Error, says: &[&str]) {
 fn is_locked(disk: &Path, shared: bool) -> bool {
     let file = OpenOptions::new().read(true).write(true).open(disk).unwrap();
     let kind = if shared { libc::F_RDLCK } else { libc::F_WRLCK };
-    let mut lock = libc::flock { l_type: kind as i16, l_whence: 0, l_start: 0, l_len: 1, l_pid: 0 };
+    let mut lock =
+        libc::flock { l_type: i16::try_from(kind).unwrap(), l_whence: 0, l_start: 0, l_len: 1, l_pid: 0 };
     fcntl(&file, FcntlArg::F_GETLK(&mut lock)).unwrap();
     i32::from(lock.l_type) != libc::F_UNLCK
 }
