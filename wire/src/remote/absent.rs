@@ -44,38 +44,8 @@ pub const ABSENT: &[Absent] = &[
     },
     Absent { names: &["domain_migrate_*"], reason: "migration follows as a whole", put_off: true },
     Absent {
-        names: &[
-            "domain_attach_device",
-            "domain_attach_device_flags",
-            "domain_detach_device",
-            "domain_detach_device_flags",
-            "domain_detach_device_alias",
-            "domain_update_device_flags",
-        ],
-        reason: "devices do not come and go yet while a guest is defined; its whole definition is changed instead",
-        put_off: false,
-    },
-    Absent {
-        names: &[
-            "domain_open_graphics",
-            "domain_open_graphics_fd",
-            "domain_fd_associate",
-            "qemu_domain_monitor_command_with_files",
-        ],
-        reason: "descriptors do not travel between libvirt's clients and the gateway yet",
-        put_off: false,
-    },
-    Absent {
-        names: &["domain_open_channel"],
-        reason: "of a guest's character devices only consoles are opened as streams yet",
-        put_off: false,
-    },
-    Absent {
-        names: &[
-            "qemu_connect_domain_monitor_event_register",
-            "qemu_connect_domain_monitor_event_deregister",
-        ],
-        reason: "events of QEMU's own are not handed on yet",
+        names: &["domain_fd_associate", "qemu_domain_monitor_command_with_files"],
+        reason: "descriptors that clients bring are not handed to QEMU yet",
         put_off: false,
     },
     Absent {
