@@ -48,7 +48,7 @@ pub enum OpenError {
     #[error("The program {} is not there; set the folder of the drivers' programs", .0.display())]
     Libexec(PathBuf),
     /// A socket can't be made.
-    #[error("Can't listen on {}", .path.display())]
+    #[error("Can't listen on {}: {source}", .path.display())]
     Control {
         /// The socket.
         path: PathBuf,
@@ -149,9 +149,8 @@ pub fn open(mut config: Config, layout: Layout) -> Result<(Handle, Ended), OpenE
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Thread)?;
     let (listener, connected) = {
         let _inside = runtime.enter();
-        let sockets = config.sockets.as_ref();
-        let given = config.kept.as_mut();
-        let public = sockets.map_or(Ok(Vec::new()), |sockets| public::bind(sockets, config.mode, given))?;
+        let bind = |sockets| public::bind(sockets, config.mode, config.kept.as_mut());
+        let public = config.sockets.as_ref().map_or(Ok(Vec::new()), bind)?;
         (control::bind(&layout.run)?, public::accept(public))
     };
     let (orders, received) = mpsc::channel(ORDERS);

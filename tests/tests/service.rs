@@ -228,6 +228,8 @@ async fn sockets_that_the_service_manager_listens_on_are_served_and_no_others_ar
     let (late, mut second) =
         tokio::join!(virsh(&readers, &["secret-list"]), async { manager.start(home.path()) });
     assert!(late.1 && late.0.lines().count() == 2, "{}", late.0);
+    // From then on an end is an orderly one.
+    manager.hears("READY=1", 2).await;
     kill(Pid::from_raw(i32::try_from(second.id().unwrap()).unwrap()), Signal::SIGTERM).unwrap();
     assert!(second.wait().await.unwrap().success());
 

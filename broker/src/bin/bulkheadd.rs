@@ -3,12 +3,11 @@
 //! `bulkheadd --system|--session [--libexec DIR]`. Drivers leave with it; guests live on, and the next one finds them.
 
 use bulkhead_broker::manifest::{Intensity, MANIFESTS};
-use bulkhead_broker::{Config, Handle, Mode, OpenError, Sockets};
+use bulkhead_broker::{Config, Handle, Mode, Sockets};
 use bulkhead_sandbox::inherited;
 use bulkhead_wire::control::Layout;
 use bulkhead_wire::table::Driver;
 use sd_notify::NotifyState;
-use std::error::Error;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -44,9 +43,7 @@ fn serve() -> Result<(), String> {
     // Without sockets there is nobody for the gateway to serve.
     let served = |driver: &Driver| config.sockets.is_some() || *driver != Driver::Gateway;
     let drivers = MANIFESTS.iter().map(|manifest| manifest.driver).filter(served).collect();
-    let whole =
-        |error: OpenError| error.source().map_or(error.to_string(), |cause| format!("{error}: {cause}"));
-    let (stack, _ended) = bulkhead_broker::open(config, layout).map_err(whole)?;
+    let (stack, _ended) = bulkhead_broker::open(config, layout).map_err(|error| error.to_string())?;
     runtime.block_on(supervise(stack, drivers))
 }
 

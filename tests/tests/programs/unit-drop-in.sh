@@ -11,6 +11,6 @@ fact links readlink /run/libvirt/virtqemud-sock /run/libvirt/virtnetworkd-sock-r
 fact define virsh -q -c qemu:///system define /rig/guest.xml
 fact list virsh -q -c qemu:///system list --all --name
 fact reads virsh -q -r -c qemu:///system domstate web
-fact pools virsh -q -c storage:///system pool-list --all --name
+fact pools virsh -q -c qemu:///system pool-list --all --name
 fact served systemctl is-active bulkheadd.service
 fact own ls -A /run/bulkhead-clients
