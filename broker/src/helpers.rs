@@ -322,7 +322,8 @@ fn write_record(layout: &Layout, record: &Record) -> io::Result<()> {
 /// Forgets a helper that has ended, and removes its folder.
 pub(crate) fn forget(layout: &Layout, key: &str, pid: u32) {
     clear(&layout.guest(key), pid);
-    bulkhead_sandbox::group::remove(key, pid);
+    let group = key.to_owned();
+    tokio::task::spawn_blocking(move || bulkhead_sandbox::group::remove(&group, pid));
     let _ = fs::remove_file(record_path(layout, key));
     // Most helpers leave nothing in theirs; what is in there stays.
     let _ = fs::remove_dir(layout.guest(key));

@@ -42,6 +42,7 @@ const ERRORS: &[(&str, &str)] = &[
     ("domain_authorized_ssh_keys_get", "no agent"),
     ("domain_authorized_ssh_keys_set", "no agent"),
     ("qemu_domain_agent_command", "no agent"),
+    ("domain_detach_device_alias", "no device has the alias that is tried"),
     // Until there are networks the probe's guest has a user interface.
     ("domain_set_interface_parameters", "a user interface can't be limited"),
     ("domain_interface_stats", "a user interface has no tap"),

@@ -9,7 +9,7 @@
 //!                      └──────────── QEMU's end (destroy, quit, crash) ◄───────────────┘
 //! ```
 //!
-//! [`view`] is what readers see, [`live`] what is on disk while it runs, [`start`] and [`stop`] the two sagas,
+//! [`view`] is what readers see, [`live`] what is on disk while it runs, [`start`] and [`stop`] the two sagas, [`adopt`] how one that runs is taken over,
 //! [`monitor_events`] what QEMU tells, [`streams`] what is handed out as open files,
 //! [`amend`] and [`rename`] how its description changes, [`agent`] the way to the guest's agent,
 //! [`owner`] the client that it ends with, [`process`] and [`blocks`] what kernel and QEMU count of it,
@@ -17,6 +17,7 @@
 //! [`prepare`] what a start needs beside the definition, [`tpm`] the TPM beside QEMU, [`display`] where displays listen,
 //! [`save`], [`target`], [`stable`] and [`image`] the state that a guest goes on from, [`dump`] what is written of its memory.
 
+mod adopt;
 pub(crate) mod agent;
 pub(crate) mod amend;
 pub(crate) mod blocks;

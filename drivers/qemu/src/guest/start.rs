@@ -1,4 +1,4 @@
-//! The start of a guest, and the adoption of one that runs already.
+//! The start of a guest.
 //!
 //! A saga: intent, log, taps, QEMU, monitor, resume. Each step can be undone, and what a crash leaves between two steps is
 //! undone or completed by the next incarnation of this driver, by the phase that the record on disk names.
@@ -41,17 +41,17 @@ const FLAG_FORCE_BOOT: u32 = 8;
 pub(crate) const FLAGS: u32 = FLAG_PAUSED | FLAG_AUTODESTROY | FLAG_BYPASS_CACHE | FLAG_FORCE_BOOT;
 
 /// Time in which QEMU must answer first; a loaded host and a large guest need some.
-const MONITOR_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const MONITOR_WITHIN: Duration = Duration::from_secs(30);
 /// Bytes of a guest's log file before it is rotated, and how many old ones are kept.
 const LOG_BYTES: u64 = 2 << 20;
 const LOG_KEEP: u32 = 3;
 /// The monitor's socket in the guest's folder.
-const MONITOR_SOCKET: &str = "monitor.sock";
+pub(super) const MONITOR_SOCKET: &str = "monitor.sock";
 /// Among what is given to QEMU, the leases of its disks; and the number of the first where it inherits nothing else.
 const LEASES: &str = "leases";
 const FREE_NUMBER: i32 = 3;
 /// Events of a monitor that wait for the guest's task.
-const EVENTS: usize = 256;
+pub(super) const EVENTS: usize = 256;
 
 /// What a start has taken so far, to be given back if it fails.
 #[derive(Default)]
@@ -624,7 +624,7 @@ impl Guest {
     }
 
     /// Brings what QEMU tells to this guest's own task.
-    fn follow(&self, mut events: mpsc::Receiver<Notice>, seen: watch::Sender<Option<Monitor>>) {
+    pub(super) fn follow(&self, mut events: mpsc::Receiver<Notice>, seen: watch::Sender<Option<Monitor>>) {
         let myself = self.myself.clone();
         tokio::spawn(async move {
             while let Some(notice) = events.recv().await {
@@ -675,93 +675,6 @@ impl Guest {
             }
         }
     }
-
-    /// Takes over a guest that runs, from what is on disk about it. Does not wait for QEMU: one that hangs is seen as it was.
-    pub(crate) fn adopt(
-        &mut self,
-        record: Record,
-        definition: Definition,
-        live: Element,
-        helper: Helper,
-        tpm: Option<Helper>,
-    ) -> Result<(), Error> {
-        let (pid, process) = process(helper)?;
-        let tpm = tpm.map(self::process).transpose()?.map(|(_, process)| process);
-        self.own(record.owner);
-        let (seen, monitor) = watch::channel(None);
-        let wanted = leases::wanted(&live);
-        let memory_kib = memory_kib(&live);
-        self.running = Some(Running {
-            id: record.id,
-            definition,
-            live: Arc::new(live),
-            monitor,
-            pid,
-            process,
-            tpm,
-            taps: record.taps,
-            autodestroy: record.autodestroy,
-            memory_kib,
-            ending: None,
-            reboot: false,
-            devices: record.devices,
-            waiting: super::plug::Waiting::default(),
-            agent: Arc::new(tokio::sync::Mutex::new(self.agent_patience)),
-        });
-        (self.state, self.reason) = (State::from_number(record.state), record.reason);
-        self.publish();
-        self.announce_leases(wanted);
-        self.attach_later(seen, record.phase);
-        Ok(())
-    }
-
-    /// Attaches to the monitor of an adopted guest as soon as QEMU answers, then compares what was with what is.
-    fn attach_later(&self, seen: watch::Sender<Option<Monitor>>, phase: Phase) {
-        let (stack, key, myself, name) =
-            (self.environment.stack.clone(), self.key(), self.myself.clone(), self.name.clone());
-        let process = self.running.as_ref().map(|running| Arc::clone(&running.process));
-        tokio::spawn(async move {
-            let Some(process) = process else { return };
-            let mut pause = Duration::from_millis(20);
-            loop {
-                let (events, received) = mpsc::channel(EVENTS);
-                let attached = async {
-                    let stream = stack.connect_helper(&key, MONITOR_SOCKET).await?;
-                    let stream =
-                        stream_of(stream).map_err(|error| Error::system(Origin::QEMU, "monitor", &error))?;
-                    let mut options = Options::new(Entry::Fresh);
-                    options.handshake = MONITOR_WITHIN;
-                    Monitor::attach(stream, events, options).await.map_err(|error| Error::from(&error))
-                };
-                let attached = tokio::select! {
-                    attached = attached => attached,
-                    _ = process.readable() => return,
-                };
-                match attached {
-                    Ok(monitor) => {
-                        let Some(guest) = myself.upgrade() else { return };
-                        seen.send_replace(Some(monitor));
-                        let _ = guest.post("adopt", move |guest: &mut Guest| {
-                            Box::pin(async move {
-                                guest.follow(received, seen);
-                                match phase {
-                                    Phase::Saving { was_running, file } => {
-                                        guest.resume_saving(was_running, file.into()).await;
-                                    }
-                                    Phase::Dumping { was_running } => guest.resume_dumping(was_running).await,
-                                    Phase::Starting | Phase::Running => guest.compare().await,
-                                }
-                            })
-                        });
-                        return;
-                    }
-                    Err(error) => tracing::warn!(domain = name, %error, "monitor of an adopted guest"),
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(5));
-            }
-        });
-    }
 }
 
 /// What the guest has at its start, in KiB.
@@ -802,7 +715,7 @@ fn output_of(live: &Element, alias: &str, logs: bool) -> Option<(PathBuf, bool)>
     Some((PathBuf::from(element.attr(attribute)?), element.attr("append") == Some("on")))
 }
 
-fn stream_of(socket: OwnedFd) -> std::io::Result<UnixStream> {
+pub(super) fn stream_of(socket: OwnedFd) -> std::io::Result<UnixStream> {
     let stream = std::os::unix::net::UnixStream::from(socket);
     stream.set_nonblocking(true)?;
     UnixStream::from_std(stream)
