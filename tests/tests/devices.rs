@@ -61,11 +61,11 @@ async fn a_guest_with_firmware_layers_display_and_agent_starts_and_shows_its_scr
     std::fs::File::from(picture.file.into_owned().unwrap()).read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"\x89PNG\r\n\x1a\n");
 
-    // QEMU's own lock refuses a second guest on the same images, and its words reach the caller.
+    // A second guest on the same images is refused before its QEMU opens them, and told who has them.
     let other = live_name(&secure);
     let clash = domains.domain_define_xml_flags(other, 0).await.unwrap();
     let refusal = domains.domain_create_with_flags(clash, 0).await.unwrap_err();
-    assert!(refusal.message.contains("'other'") && refusal.message.contains("lock"), "{refusal}");
+    assert!(refusal.message.contains("'other'") && refusal.message.contains("'big'"), "{refusal}");
 
     domains.domain_destroy_flags(guest, 0).await.unwrap();
     assert!(domain(&stack, "big").await.is_ok() && root.helpers().is_empty());

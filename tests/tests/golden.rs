@@ -55,6 +55,11 @@ const STORY: &[&str] = &[
 
 /// What differs, and why: how the procedure's name begins, how the value's place begins, the reason.
 const EXPLAINED: &[(&str, &str, &str)] = &[
+    (
+        "DOMAIN_OPEN_CONSOLE stream",
+        "",
+        "a guest answers when it has come that far, and an emulated one is slow",
+    ),
     ("NODE_GET_INFO", "/", "another machine, and other memory"),
     ("NODE_GET_CPU_STATS", "/params", "another machine, at another time"),
     ("NODE_GET_MEMORY_STATS", "/params", "another machine, at another time"),
