@@ -133,7 +133,8 @@ async fn limits_hold_and_outlive_the_gateway() {
     admin(&served, &["srv-clients-set", "libvirtd", "--max-clients", "1", "--max-unauth-clients", "1"]).await;
     let first = shell(&served).await;
     let (text, well) = served.said("virsh", &["list"]).await;
-    assert!(!well && text.contains("error"), "{text}");
+    // A client that is closed before its first word has no words for it: it is ended by the pipe's signal.
+    assert!(!well && (text.is_empty() || text.contains("error")), "{text}");
     // The administrator is not one of them.
     let limits = admin(&served, &["srv-clients-info", "libvirtd"]).await;
     assert_eq!((figure(&limits, "nclients_max"), figure(&limits, "nclients")), (1, 1));
