@@ -126,13 +126,15 @@ async fn a_stuck_guest_is_not_waited_for_twice() {
     let root = Root::new();
     let stack = root.open().await.unwrap();
     let domains = stack.domains();
+    let mut stuck = 0;
     for name in ["stuck", "well"] {
         let disk = root.path().join(format!("{name}.img"));
         std::fs::copy(files.join("ticker.img"), &disk).unwrap();
         let guest = define(&stack, ticker_xml(name, &disk, "")).await;
         domains.domain_create_with_flags(guest, 0).await.unwrap();
         if name == "stuck" {
-            kill(root.helpers()[0], Signal::SIGSTOP);
+            stuck = root.helpers()[0];
+            kill(stuck, Signal::SIGSTOP);
         }
     }
     let blocks = |stats: &[bulkhead::wire::types::DomainStats], name: &str| {
@@ -152,7 +154,7 @@ async fn a_stuck_guest_is_not_waited_for_twice() {
         }
         assert!(quickest < Duration::from_millis(700), "{quickest:?}");
     }
-    kill(root.helpers()[0], Signal::SIGCONT);
+    kill(stuck, Signal::SIGCONT);
     bulkhead_tests::fixture::wait_for("it is asked again", Duration::from_secs(20), || async {
         let stats = domains.connect_get_all_domain_stats(Vec::new(), 0, 0).await.unwrap();
         if blocks(&stats, "stuck") { Ok(()) } else { Err("not yet".to_owned()) }

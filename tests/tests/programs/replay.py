@@ -249,7 +249,7 @@ def replay(story, trace):
                     same = same and record["status"] == line["status"] and (record["data"]["len"] == 0) == empty  # noqa: B023
                 return same and (kind == "message" or record["serial"] == line["serial"])  # noqa: B023
 
-            seen = connections[number].find(fits, PATIENCE if kind == "reply" else MESSAGE_PATIENCE)
+            seen = connections[number].find(fits, PATIENCE if kind in ("reply", "stream") else MESSAGE_PATIENCE)
             if seen is None or "undecoded" in seen:
                 say(what=what, differences=[["", "an answer", seen and seen["undecoded"]]])
                 continue

@@ -125,6 +125,8 @@ pub struct Host {
     pub facilities: Facilities,
     /// Numbers for UUIDs and MAC addresses that the input leaves open.
     pub identifiers: Arc<dyn Identifiers>,
+    /// Is this what a definition that was accepted before tells of its host? Limits that came later do not hold for it.
+    pub told: bool,
 }
 
 impl Host {
@@ -138,6 +140,7 @@ impl Host {
             state_folder,
             facilities: Facilities { networks: vec!["default".to_owned()], ..Facilities::default() },
             identifiers,
+            told: false,
         }
     }
 
@@ -216,6 +219,7 @@ impl Host {
         Self {
             emulators: BTreeMap::from([(arch, emulator)]),
             firmware: if firmware.kind.is_empty() { Vec::new() } else { vec![firmware] },
+            told: true,
             ..self.clone()
         }
     }

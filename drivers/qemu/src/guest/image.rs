@@ -168,6 +168,11 @@ impl Place {
         self.sync()
     }
 
+    /// The file of a stored state.
+    pub(super) fn path(&self) -> &Path {
+        &self.complete
+    }
+
     /// Opens the stored state.
     pub(super) fn open(&self) -> io::Result<File> {
         File::open(&self.complete)

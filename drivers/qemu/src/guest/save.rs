@@ -105,7 +105,16 @@ impl Guest {
         if !self.saved {
             return Ok(None);
         }
-        let (image, file, offset) = self.on_image(|place| read(place.open()?)).await?;
+        let (image, file, offset) = self.on_image(|place| read(place.open()?)).await.map_err(|error| {
+            let message = format!(
+                "Domain '{}': its stored state {} can't be read: {}; remove it ('virsh managedsave-remove', 'bulkhead \
+                 save-remove'), and the next start boots",
+                self.name,
+                self.place().path().display(),
+                error.message
+            );
+            Error::new(Code::OPERATION_FAILED, Origin::QEMU, message)
+        })?;
         let read = self.environment.read(image.xml.as_bytes()).await;
         let (mut definition, _) = read.map_err(|error| self.named(&error))?;
         // It may have been renamed since.

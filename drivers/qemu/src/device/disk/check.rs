@@ -18,6 +18,14 @@ pub(crate) fn check(disk: &Element, _context: &Context<'_>) -> Result<(), Error>
             format!("model '{model}' of '{target}' needs bus 'virtio', not '{bus}'"),
         ));
     }
+    if bus == "usb" && disk.child("source").is_none() {
+        return Err(refusal::unsupported_by_qemu(
+            disk,
+            format!(
+                "'{target}' is an empty drive on bus 'usb', which can hold none; use bus 'sata', 'scsi' or 'ide'"
+            ),
+        ));
+    }
     if let Some(driver) = disk.child("driver") {
         for name in
             ["queues", "queue_size", "ioeventfd", "event_idx", "iommu", "ats", "packed", "page_per_vq"]
