@@ -65,6 +65,16 @@ impl Root {
         Connection::builder(&self.uri()).libexec(libexec()).open().await
     }
 
+    /// Are all helpers gone? The broker hears of an end by itself, at the same time as the driver does: it has a moment.
+    #[must_use]
+    pub fn helpers_gone(&self) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !self.helpers().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.helpers().is_empty()
+    }
+
     /// Process ids of the helpers that the broker's records name.
     #[must_use]
     pub fn helpers(&self) -> Vec<u32> {

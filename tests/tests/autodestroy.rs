@@ -74,7 +74,7 @@ async fn ends(served: &Served, name: &str) {
         (!runs(served, name).await).then_some(()).ok_or(format!("{name} runs"))
     })
     .await;
-    assert!(served.root.helpers().is_empty(), "its process is gone too");
+    assert!(served.root.helpers_gone(), "its process is gone too");
 }
 
 async fn killed(served: &Served, name: &str) {

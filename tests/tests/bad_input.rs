@@ -196,7 +196,7 @@ impl Victim {
     async fn end(self) {
         self.obeys().await;
         self.owner.domains().domain_destroy_flags(self.guest.clone(), 0).await.unwrap();
-        assert!(self.root.helpers().is_empty());
+        assert!(self.root.helpers_gone());
         drop(self.owner);
         self.app.close().unwrap();
     }

@@ -250,6 +250,6 @@ async fn guests_count_on_over_deaths_of_their_driver() {
         assert_eq!(state.state, State::Running as i32);
         stack.domains().domain_destroy_flags(guest, 0).await.unwrap();
     }
-    assert!(root.helpers().is_empty());
+    assert!(root.helpers_gone());
     stack.stop().await.unwrap();
 }

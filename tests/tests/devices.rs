@@ -68,7 +68,7 @@ async fn a_guest_with_firmware_layers_display_and_agent_starts_and_shows_its_scr
     assert!(refusal.message.contains("'other'") && refusal.message.contains("'big'"), "{refusal}");
 
     domains.domain_destroy_flags(guest, 0).await.unwrap();
-    assert!(domain(&stack, "big").await.is_ok() && root.helpers().is_empty());
+    assert!(domain(&stack, "big").await.is_ok() && root.helpers_gone());
     stack.stop().await.unwrap();
 }
 

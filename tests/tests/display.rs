@@ -39,6 +39,6 @@ async fn a_display_listens_on_a_socket_in_the_guests_folder_and_nowhere_else() {
         ticker_xml("huge", &disk, "").replace("<vcpu>", "<memoryBacking><hugepages/></memoryBacking><vcpu>");
     let error = domains.domain_create_xml(huge, 0).await.unwrap_err();
     assert!(error.message.contains("<hugepages>"), "{error}");
-    assert!(root.helpers().is_empty());
+    assert!(root.helpers_gone());
     stack.stop().await.unwrap();
 }

@@ -128,14 +128,14 @@ async fn one_that_hangs_is_ended_at_the_next_open_or_at_the_close() {
     assert!(runs(guest));
     let stack = root.open().await.unwrap();
     assert!(domain(&stack, "web").await.is_err());
-    assert!(!runs(guest) && root.helpers().is_empty());
+    assert!(!runs(guest) && root.helpers_gone());
     stack.close().await;
 
     let app = App::start(root.path(), "autodestroy", Some(&xml), |_| {}).unwrap();
     let guest = guest_of(&root);
     send(guest, Signal::SIGSTOP);
     assert_eq!(app.close().unwrap(), Vec::<String>::new());
-    assert!(!runs(guest) && root.helpers().is_empty());
+    assert!(!runs(guest) && root.helpers_gone());
 }
 
 #[tokio::test]

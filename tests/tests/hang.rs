@@ -316,7 +316,7 @@ async fn a_qemu_that_hangs_while_it_is_started_is_seen_and_destroyed_at_once() {
     assert!(error.message.contains("'hung' was destroyed"), "{error}");
     assert!(!runs(pid));
     assert_eq!(state(&stack, &guest).await, (State::Shutoff as i32, DESTROYED));
-    assert!(root.helpers().is_empty());
+    assert!(root.helpers_gone());
     start(&stack, &guest).await;
     stack.domains().domain_destroy_flags(guest, 0).await.unwrap();
     stack.stop().await.unwrap();

@@ -32,7 +32,7 @@ async fn a_guest_is_defined_started_suspended_resumed_destroyed_and_undefined() 
 
     domains.domain_destroy_flags(defined.clone(), 0).await.unwrap();
     assert_eq!(state(defined.clone()).await, State::Shutoff as i32);
-    assert!(root.helpers().is_empty());
+    assert!(root.helpers_gone());
     domains.domain_undefine_flags(defined, 0).await.unwrap();
     assert!(domain(&stack, "web").await.is_err());
     stack.stop().await.unwrap();

@@ -151,7 +151,7 @@ async fn die(learnt: &[Seen], what: Act, point: &str, nth: u32, before: &str) {
         assert!(done.is_ok() || twice, "{point} {nth}, afterwards, {step:?}: {done:?}");
     }
     assert_eq!(kernel(), before, "{point} {nth}");
-    assert!(root.helpers().is_empty(), "{point} {nth}");
+    assert!(root.helpers_gone(), "{point} {nth}");
     stack.stop().await.unwrap();
 }
 

@@ -94,7 +94,7 @@ async fn a_stored_guest_goes_on_where_it_was() {
     let domains = counting.stack.domains();
     domains.domain_managed_save(counting.guest.clone(), 0).await.unwrap();
     assert_eq!(counting.state().await, (State::Shutoff as i32, 5), "shut off, saved");
-    assert!(counting.root.helpers().is_empty());
+    assert!(counting.root.helpers_gone());
     assert!(counting.is_stored().await);
     assert_eq!(counting.files(), ["web.save"]);
     let refusal = domains.domain_undefine_flags(counting.guest.clone(), 0).await.unwrap_err();
@@ -161,7 +161,7 @@ async fn a_save_that_its_driver_does_not_survive_is_done_or_undone() {
         let last = counting.numbers().last().copied().unwrap_or(0);
         counting.counts_beyond(last + 3).await;
         domains.domain_destroy_flags(counting.guest.clone(), 0).await.unwrap();
-        assert!(counting.root.helpers().is_empty());
+        assert!(counting.root.helpers_gone());
         counting.stack.stop().await.unwrap();
     }
 }

@@ -166,7 +166,7 @@ async fn without_its_value_a_guest_does_not_start_and_the_secret_is_named() {
     refused(start(&stack, &guest).await.unwrap_err(), 66, 30, UUID);
     set(&stack, &secret, b"another").await;
     refused(start(&stack, &guest).await.unwrap_err(), 1, 10, "Invalid password");
-    assert!(root.helpers().is_empty());
+    assert!(root.helpers_gone());
     // It does once it is there.
     set(&stack, &secret, VALUE).await;
     start(&stack, &guest).await.unwrap();

@@ -80,7 +80,7 @@ async fn a_guest_has_a_tpm_of_its_own_that_lives_and_ends_with_it() {
     assert_eq!(emulators(&root), running, "adopted");
 
     stack.domains().domain_destroy_flags(guest.clone(), 0).await.unwrap();
-    assert!(root.helpers().is_empty(), "it ends with its guest");
+    assert!(root.helpers_gone(), "it ends with its guest");
     start(&stack, &guest).await;
     assert_eq!(emulators(&root).len(), 1);
     let kept = std::fs::read(state(&root, &guest)).unwrap();
@@ -116,7 +116,7 @@ async fn what_a_tpm_can_not_have_is_refused_with_the_reason() {
         let error = stack.domains().domain_create_with_flags(guest.clone(), 0).await.unwrap_err();
         assert_eq!(error.code, Code::CONFIG_UNSUPPORTED);
         assert!(error.message.contains("'odd'") && error.message.contains(says), "{error}");
-        assert!(root.helpers().is_empty());
+        assert!(root.helpers_gone());
         stack.domains().domain_undefine_flags(guest, 0).await.unwrap();
     }
     stack.stop().await.unwrap();
