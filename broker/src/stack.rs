@@ -519,18 +519,21 @@ impl Stack {
             }
             Happening::ClientGone(token) => self.client_gone(token),
             Happening::Done(wish, outcome) => self.done(wish, outcome),
-            Happening::HelperEnded(key, pid, status) => {
-                if self.helpers.get(&key).is_none_or(|helper| helper.record.pid != pid) {
-                    return;
-                }
-                helpers::forget(&self.root.layout, &key, pid);
-                let owner = self.helpers.remove(&key).map(|helper| helper.record.owner);
-                if let Some(owner) =
-                    MANIFESTS.iter().find(|manifest| Some(manifest.driver.name()) == owner.as_deref())
-                {
-                    self.tell_welcomed(owner.driver, &ToDriver::HelperEnded { key, pid, status });
-                }
-            }
+            Happening::HelperEnded(key, pid, status) => self.helper_ended(key, pid, status),
+        }
+    }
+
+    /// What was a helper's is cleared away, once.
+    fn helper_ended(&mut self, key: String, pid: u32, status: Option<i32>) {
+        if self.helpers.get(&key).is_none_or(|helper| helper.record.pid != pid) {
+            return;
+        }
+        helpers::forget(&self.root.layout, &key, pid);
+        let owner = self.helpers.remove(&key).map(|helper| helper.record.owner);
+        if let Some(owner) =
+            MANIFESTS.iter().find(|manifest| Some(manifest.driver.name()) == owner.as_deref())
+        {
+            self.tell_welcomed(owner.driver, &ToDriver::HelperEnded { key, pid, status });
         }
     }
 

@@ -49,8 +49,10 @@ async fn process(root: &Path, guest: &DomainRef) -> u32 {
     loop {
         let text = std::fs::read(&record).unwrap_or_default();
         let record: Option<serde_json::Value> = serde_json::from_slice(&text).ok();
-        if let Some(pid) = record.and_then(|record| record.get("pid")?.as_u64()) {
-            return u32::try_from(pid).unwrap();
+        let pid = record.and_then(|record| u32::try_from(record.get("pid")?.as_u64()?).ok());
+        // The record of the one before may still be there.
+        if let Some(pid) = pid.filter(|pid| runs(*pid)) {
+            return pid;
         }
         assert!(Instant::now() < deadline, "no process of {}", guest.name);
         // Looked for as often as can be: it is to be caught before it says a word.

@@ -209,6 +209,10 @@ impl Stack {
         if self.starting.contains_key(&key) || self.helpers.get(&key).is_some_and(runs) {
             return Err(denied(driver, &format!("has a helper '{key}' already")));
         }
+        if let Some(pid) = self.helpers.get(&key).map(|helper| helper.record.pid) {
+            // Cleared away first: it has the same folder.
+            self.helper_ended(key.clone(), pid, None);
+        }
         let classes = self.helpers.values().map(|helper| &helper.record.class);
         let classes = classes.chain(self.starting.values().map(|starting| &starting.class));
         let count = classes.filter(|class| **class == request.class).count();
